@@ -1,0 +1,229 @@
+// Package ca decides what may be signed, has it signed, records it, renews and revokes it.
+//
+// An act runs through the same steps each time: decide (names from the grant, bounds from the profile), sign,
+// compare what was signed with what was decided, make the record and its audit entry durable in one
+// transaction, and only then return. Package ca knows no HTTP and no store engine; it declares what it needs
+// as Signer, Store and NamePolicy.
+package ca
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// Config is what an Authority needs. All of it is required but Now and Changed.
+type Config struct {
+	Issuer   *Issuer
+	Store    Store
+	Profiles []*Profile
+	// Changed is told the issuer's id after a revocation or release became durable. It must not block.
+	Changed func(issuer string)
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// Authority is an issuing CA in service. All methods may be called at once.
+type Authority struct {
+	issuer   *Issuer
+	store    Store
+	profiles map[string]*Profile
+	changed  func(string)
+	clock    func() time.Time
+	latest   atomic.Int64 // the highest clock reading so far, Unix ms
+}
+
+// New validates c.
+func New(c Config) (*Authority, error) {
+	if c.Issuer == nil || c.Issuer.Signer == nil || c.Issuer.Root == nil || c.Store == nil || len(c.Profiles) == 0 {
+		return nil, errors.New("ca: Issuer with Signer and Root, Store and Profiles are required")
+	}
+	cert := c.Issuer.Signer.Certificate()
+	if err := cert.CheckSignatureFrom(c.Issuer.Root); err != nil {
+		return nil, fmt.Errorf("ca: issuing CA %q is not signed by root %q: %w", cert.Subject, c.Issuer.Root.Subject, err)
+	}
+	a := &Authority{issuer: c.Issuer, store: c.Store, profiles: map[string]*Profile{}, changed: c.Changed, clock: c.Now}
+	if a.clock == nil {
+		a.clock = time.Now
+	}
+	if a.changed == nil {
+		a.changed = func(string) {}
+	}
+	for _, p := range c.Profiles {
+		a.profiles[p.Name()] = p
+	}
+	return a, nil
+}
+
+// Request asks for a first certificate. Its members come from a grant, and Key from the requester.
+type Request struct {
+	Profile  string
+	ClientID string
+	Names    Names
+	Key      ProvenKey
+	Lifetime time.Duration // zero: the profile's
+	Spend    *Spend        // the right that this certificate uses up, if any
+}
+
+// Renewal asks for a certificate like Current, for the same or another key.
+type Renewal struct {
+	Current thumbprint.Cert
+	Key     ProvenKey
+}
+
+// Revocation asks to revoke, to hold (CertificateHold) or to release what is held (RemoveFromCRL).
+type RevocationRequest struct {
+	Serial Serial
+	Reason Reason
+}
+
+// Issued is a certificate that is recorded and may leave the process.
+type Issued struct {
+	Record *Record
+	Chain  []*x509.Certificate // what a client sends after its own certificate
+	Root   *x509.Certificate
+}
+
+// Issue signs a certificate for a grant. A retry, the same Spend with the same Use, returns the certificate
+// of the first time; another Use is a *SpentError.
+func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
+	d, err := a.decide(r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := a.sign(ctx, d, audit.Issue, r.Spend)
+	var spent *SpentError
+	if errors.As(err, &spent) && r.Spend != nil && spent.Use == r.Spend.Use {
+		return a.Issued(ctx, spent.Serial)
+	}
+	return issued, err
+}
+
+// Renew signs a successor for an active certificate: same client, profile, names and length of life. It
+// reads all of these from its own record, never from what the requester sent.
+func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
+	old, err := a.store.ByThumbprint(ctx, r.Current)
+	if err != nil {
+		return nil, fmt.Errorf("certificate to renew: %w", err)
+	}
+	now, err := a.now()
+	if err != nil {
+		return nil, err
+	}
+	if status := old.Status(now); status != Active {
+		return nil, fmt.Errorf("%w: %s is %s; ask the operator for an invitation and enrol again", ErrNotActive, old.Serial, status)
+	}
+	cert, err := x509.ParseCertificate(old.DER)
+	if err != nil {
+		return nil, fmt.Errorf("parsing stored certificate %s: %w", old.Serial, err)
+	}
+	lifetime := old.NotAfter.Sub(old.NotBefore) - backdate
+	if p := a.profiles[old.Profile]; p != nil {
+		lifetime = min(lifetime, p.c.MaxLifetime) // the profile may have been tightened since
+	}
+	d, err := a.decide(old.Profile, old.ClientID, NamesOf(cert), r.Key, lifetime)
+	if err != nil {
+		return nil, err
+	}
+	d.parent = old.Serial
+	return a.sign(ctx, d, audit.Renew, nil)
+}
+
+// Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
+// record is durable. Errors: ErrNotFound, ErrReason, *AlreadyRevokedError.
+func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Record, error) {
+	now, err := a.now()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := a.store.Decide(ctx, r.Serial, func(rec *Record) (*Revocation, audit.Event, error) {
+		return decideRevocation(rec, r.Reason, now, audit.From(ctx))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("revoking %s: %w", r.Serial, err)
+	}
+	a.changed(rec.Issuer)
+	return rec, nil
+}
+
+func decideRevocation(rec *Record, reason Reason, now time.Time, actor audit.Actor) (*Revocation, audit.Event, error) {
+	ev := audit.Event{Time: now, Actor: actor, Action: audit.Revoke, Subject: rec.Serial.String(),
+		Detail: map[string]string{"client": rec.ClientID, "reason": reason.String()}}
+	held := rec.Revocation != nil && rec.Revocation.Reason == CertificateHold
+	if _, ok := reasonNames[reason]; !ok {
+		return nil, ev, fmt.Errorf("%w: %s", ErrReason, reason)
+	}
+	switch {
+	case reason == RemoveFromCRL && held:
+		ev.Action = audit.Release
+		return nil, ev, nil
+	case reason == RemoveFromCRL:
+		return nil, ev, fmt.Errorf("%w: only a held certificate can be released, and this one is %s", ErrReason, rec.Status(now))
+	case rec.Revocation != nil && (!held || reason == CertificateHold):
+		return nil, ev, &AlreadyRevokedError{Serial: rec.Serial, Revocation: *rec.Revocation}
+	case reason == CertificateHold:
+		ev.Action = audit.Hold
+	}
+	return &Revocation{Reason: reason, At: now.UTC().Truncate(time.Millisecond)}, ev, nil
+}
+
+// Certificate returns a certificate's record, or ErrNotFound.
+func (a *Authority) Certificate(ctx context.Context, s Serial) (*Record, error) {
+	return a.store.Certificate(ctx, s)
+}
+
+// Lookup returns the record of the certificate with that thumbprint, or ErrNotFound.
+func (a *Authority) Lookup(ctx context.Context, t thumbprint.Cert) (*Record, error) {
+	return a.store.ByThumbprint(ctx, t)
+}
+
+// Issued returns a certificate with its chain, or ErrNotFound.
+func (a *Authority) Issued(ctx context.Context, s Serial) (*Issued, error) {
+	rec, err := a.store.Certificate(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return a.issued(rec), nil
+}
+
+// List returns records that match q, newest first.
+func (a *Authority) List(ctx context.Context, q Query) (*Page, error) {
+	q.Now = a.clock()
+	q.Limit = min(max(q.Limit, 1), 1000)
+	return a.store.List(ctx, q)
+}
+
+// Issuer returns the issuing CA in service.
+func (a *Authority) Issuer() *Issuer { return a.issuer }
+
+// SignCRL signs a CRL for one of this authority's issuers and checks what came back.
+func (a *Authority) SignCRL(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+	if issuer != a.issuer.ID() {
+		return nil, fmt.Errorf("signing CRL: %w: issuer %q", ErrNotFound, issuer)
+	}
+	der, err := a.issuer.Signer.SignCRL(ctx, template)
+	if err != nil {
+		return nil, fmt.Errorf("signing CRL: %w", err)
+	}
+	crl, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, fmt.Errorf("signing CRL: %w: %w", ErrMismatch, err)
+	}
+	if err := crl.CheckSignatureFrom(a.issuer.Signer.Certificate()); err != nil {
+		return nil, fmt.Errorf("signing CRL: %w: %w", ErrMismatch, err)
+	}
+	if crl.Number.Cmp(template.Number) != 0 || len(crl.RevokedCertificateEntries) != len(template.RevokedCertificateEntries) {
+		return nil, fmt.Errorf("signing CRL: %w: number or entries", ErrMismatch)
+	}
+	return der, nil
+}
+
+func (a *Authority) issued(rec *Record) *Issued {
+	return &Issued{Record: rec, Chain: a.issuer.Chain(), Root: a.issuer.Root}
+}

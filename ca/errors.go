@@ -1,0 +1,37 @@
+package ca
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Sentinels of Authority. What a caller can mend is in the text; web maps each to a status.
+var (
+	// ErrCSR: the request is malformed, too large, or its signature does not prove possession of its key.
+	ErrCSR = errors.New("bad certificate request")
+	// ErrKey: the profile does not allow this kind or size of key.
+	ErrKey = errors.New("key not allowed")
+	// ErrNames: the names are malformed or the profile's policy forbids them.
+	ErrNames = errors.New("names not allowed")
+	// ErrLifetime: the profile does not allow this lifetime.
+	ErrLifetime = errors.New("lifetime not allowed")
+	// ErrProfile: no such profile.
+	ErrProfile = errors.New("no such profile")
+	// ErrNotActive: the certificate to be renewed is revoked, held or expired.
+	ErrNotActive = errors.New("certificate is not active")
+	// ErrReason: the reason does not fit, such as a release of what is not held.
+	ErrReason = errors.New("reason not allowed")
+	// ErrMismatch: what came back from the signer is not what was decided. Nothing leaves the process.
+	ErrMismatch = errors.New("signed certificate differs from what was decided")
+)
+
+// AlreadyRevokedError reports a revocation that stands already. Nothing was changed.
+type AlreadyRevokedError struct {
+	Serial Serial
+	Revocation
+}
+
+func (e *AlreadyRevokedError) Error() string {
+	return fmt.Sprintf("certificate %s was already revoked at %s (%s)", e.Serial, e.At.Format(time.RFC3339), e.Reason)
+}

@@ -1,0 +1,170 @@
+package ca
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/mail"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Names is what a certificate says about its holder: the subject's common name and the SANs. They come from
+// a grant (an invitation, the certificate to be renewed), never from a CSR.
+type Names struct {
+	CommonName string
+	DNS        []string
+	IPs        []netip.Addr
+	URIs       []string
+	Emails     []string
+}
+
+// ParseSANs sorts texts as an operator writes them into kinds: an address with "://" or "urn:" is a URI, one
+// with "@" an e-mail address, one that parses as an IP address an IP, anything else a DNS name.
+func ParseSANs(commonName string, sans []string) (Names, error) {
+	n := Names{CommonName: commonName}
+	for _, s := range sans {
+		switch addr, err := netip.ParseAddr(s); {
+		case s == "":
+			return Names{}, fmt.Errorf("%w: an empty name", ErrNames)
+		case err == nil && addr.Zone() != "":
+			return Names{}, fmt.Errorf("%w: IP address %q has a zone", ErrNames, s)
+		case err == nil:
+			n.IPs = append(n.IPs, addr.Unmap())
+		case strings.Contains(s, "://") || strings.HasPrefix(s, "urn:"):
+			n.URIs = append(n.URIs, s)
+		case strings.Contains(s, "@"):
+			n.Emails = append(n.Emails, s)
+		default:
+			n.DNS = append(n.DNS, s)
+		}
+	}
+	return n, n.validate()
+}
+
+// validate refuses names that cannot stand in a certificate, whatever a policy says of them.
+func (n Names) validate() error {
+	if n.CommonName == "" {
+		return fmt.Errorf("%w: no common name", ErrNames)
+	}
+	if err := plain("common name", n.CommonName, 64); err != nil { // ub-common-name, RFC 5280 appendix A.1
+		return err
+	}
+	for _, d := range n.DNS {
+		if err := validDNS(d); err != nil {
+			return err
+		}
+	}
+	for _, u := range n.URIs {
+		if err := plain("URI", u, 2048); err != nil {
+			return err
+		}
+		if p, err := url.Parse(u); err != nil || !p.IsAbs() {
+			return fmt.Errorf("%w: %q is no absolute URI", ErrNames, u)
+		}
+	}
+	for _, e := range n.Emails {
+		if err := plain("e-mail address", e, 254); err != nil {
+			return err
+		}
+		if a, err := mail.ParseAddress(e); err != nil || a.Address != e {
+			return fmt.Errorf("%w: %q is no e-mail address", ErrNames, e)
+		}
+	}
+	if len(n.Text()) > maxNames {
+		return fmt.Errorf("%w: more than %d names", ErrNames, maxNames)
+	}
+	return nil
+}
+
+const maxNames = 32
+
+// plain refuses control characters (an embedded NUL above all) and, in SANs, which are IA5Strings, anything
+// beyond ASCII.
+func plain(kind, s string, limit int) error {
+	if len(s) == 0 || len(s) > limit {
+		return fmt.Errorf("%w: a %s has 1 to %d octets, not %d", ErrNames, kind, limit, len(s))
+	}
+	for _, r := range s {
+		if r < 0x20 || r == 0x7f || r > 0x7e {
+			return fmt.Errorf("%w: %s %q has a character outside printable ASCII", ErrNames, kind, s)
+		}
+	}
+	return nil
+}
+
+// validDNS accepts lower-case host names (RFC 1123), without wildcards: a client's name is one name.
+func validDNS(name string) error {
+	if err := plain("DNS name", name, 253); err != nil {
+		return err
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		ok := len(label) >= 1 && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-' &&
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+		if !ok {
+			return fmt.Errorf("%w: %q is no DNS name (lower-case letters, digits and hyphens in labels of up to 63; no wildcard)", ErrNames, name)
+		}
+	}
+	return nil
+}
+
+// Text lists the common name and every SAN, without repeats, as a search sees them.
+func (n Names) Text() []string {
+	out := []string{n.CommonName}
+	out = append(out, n.DNS...)
+	for _, ip := range n.IPs {
+		out = append(out, ip.String())
+	}
+	out = append(out, n.URIs...)
+	out = append(out, n.Emails...)
+	slices.Sort(out[1:])
+	return slices.Compact(out)
+}
+
+// NamesOf reads a certificate's names back.
+func NamesOf(c *x509.Certificate) Names {
+	n := Names{CommonName: c.Subject.CommonName, DNS: c.DNSNames, Emails: c.EmailAddresses}
+	for _, ip := range c.IPAddresses {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			n.IPs = append(n.IPs, a.Unmap())
+		}
+	}
+	for _, u := range c.URIs {
+		n.URIs = append(n.URIs, u.String())
+	}
+	return n
+}
+
+// equal reports whether both say the same, in whatever order.
+func (n Names) equal(m Names) bool {
+	return n.CommonName == m.CommonName && slices.Equal(sorted(n), sorted(m)) &&
+		len(n.DNS) == len(m.DNS) && len(n.IPs) == len(m.IPs) && len(n.URIs) == len(m.URIs) && len(n.Emails) == len(m.Emails)
+}
+
+func sorted(n Names) []string {
+	t := Names{DNS: n.DNS, IPs: n.IPs, URIs: n.URIs, Emails: n.Emails}.Text()
+	slices.Sort(t)
+	return t
+}
+
+func (n Names) ips() []net.IP {
+	var out []net.IP
+	for _, a := range n.IPs {
+		out = append(out, a.AsSlice())
+	}
+	return out
+}
+
+func (n Names) uris() ([]*url.URL, error) {
+	var out []*url.URL
+	for _, s := range n.URIs {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNames, err)
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}

@@ -1,0 +1,190 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// backdate is how far NotBefore lies in the past, for relying parties whose clocks are a little behind.
+const backdate = time.Minute
+
+// decision is a certificate that may be signed. Only decide makes one, so nothing else can be signed.
+type decision struct {
+	profile  *Profile
+	clientID string
+	names    Names
+	key      crypto.PublicKey
+	now      time.Time // milliseconds
+	notAfter time.Time // seconds
+	parent   Serial
+}
+
+func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey, lifetime time.Duration) (*decision, error) {
+	p, ok := a.profiles[profile]
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrProfile, profile)
+	}
+	if key.pub == nil {
+		return nil, fmt.Errorf("%w: possession of the key was not proven", ErrKey)
+	}
+	kind, err := KeyTypeOf(key.pub)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(p.c.KeyTypes, kind) {
+		return nil, fmt.Errorf("%w: profile %q takes %v, not %s", ErrKey, profile, p.c.KeyTypes, kind)
+	}
+	if err := names.validate(); err != nil {
+		return nil, err
+	}
+	if err := p.c.Policy.Check(names); err != nil {
+		return nil, fmt.Errorf("%w by profile %q: %w", ErrNames, profile, err)
+	}
+	if lifetime == 0 {
+		lifetime = p.c.Lifetime
+	}
+	if lifetime < MinLifetime || lifetime > p.c.MaxLifetime {
+		return nil, fmt.Errorf("%w: profile %q takes %s to %s, not %s", ErrLifetime, profile, MinLifetime, p.c.MaxLifetime, lifetime)
+	}
+	now, err := a.now()
+	if err != nil {
+		return nil, err
+	}
+	issuer := a.issuer.Signer.Certificate()
+	if now.Before(issuer.NotBefore) {
+		return nil, fmt.Errorf("%w: the issuing CA is not valid before %s", ErrClock, issuer.NotBefore.UTC().Format(time.RFC3339))
+	}
+	notAfter := now.Add(lifetime).UTC().Truncate(time.Second)
+	if notAfter.After(issuer.NotAfter) {
+		notAfter = issuer.NotAfter
+	}
+	if notAfter.Sub(now) < MinLifetime-time.Second {
+		return nil, fmt.Errorf("%w: the issuing CA expires at %s", ErrLifetime, issuer.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return &decision{profile: p, clientID: clientID, names: names, key: key.pub,
+		now: now.UTC().Truncate(time.Millisecond), notAfter: notAfter}, nil
+}
+
+// sign signs d, checks the result and records it. A serial that is taken, which 80 random bits make
+// unlikely, is drawn again.
+func (a *Authority) sign(ctx context.Context, d *decision, action string, spend *Spend) (*Issued, error) {
+	for range 3 {
+		rec, err := a.signOnce(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		err = a.store.Insert(ctx, rec, spend, d.event(rec, action, audit.From(ctx), spend))
+		if errors.Is(err, ErrDuplicate) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("recording certificate %s: %w", rec.Serial, err)
+		}
+		return a.issued(rec), nil
+	}
+	return nil, fmt.Errorf("recording certificate: %w three times: is the random generator broken?", ErrDuplicate)
+}
+
+func (d *decision) event(rec *Record, action string, actor audit.Actor, spend *Spend) audit.Event {
+	detail := map[string]string{
+		"client":    rec.ClientID,
+		"profile":   rec.Profile,
+		"not_after": rec.NotAfter.Format(time.RFC3339),
+		"x5t#S256":  rec.Thumbprint.String(),
+	}
+	if !rec.Parent.IsZero() {
+		detail["renews"] = rec.Parent.String()
+	}
+	if spend != nil {
+		detail["invitation"] = spend.ID
+	}
+	return audit.Event{Time: d.now, Actor: actor, Action: action, Subject: rec.Serial.String(), Detail: detail}
+}
+
+func (a *Authority) signOnce(ctx context.Context, d *decision) (*Record, error) {
+	serial := newSerial(d.now)
+	template, err := a.template(d, serial)
+	if err != nil {
+		return nil, err
+	}
+	der, err := a.issuer.Signer.SignCertificate(ctx, template, d.key)
+	if err != nil {
+		return nil, fmt.Errorf("signing certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
+	}
+	if err := a.compare(cert, template, d); err != nil {
+		return nil, err
+	}
+	return &Record{
+		Serial: serial, Issuer: a.issuer.ID(), ClientID: d.clientID, Profile: d.profile.Name(),
+		Thumbprint: thumbprint.OfDER(der), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, IssuedAt: d.now,
+		Parent: d.parent, Names: d.names.Text(), DER: der,
+	}, nil
+}
+
+func (a *Authority) template(d *decision, serial Serial) (*x509.Certificate, error) {
+	uris, err := d.names.uris()
+	if err != nil {
+		return nil, err
+	}
+	return &x509.Certificate{
+		SerialNumber:          serial.Int(),
+		Subject:               pkix.Name{CommonName: d.names.CommonName},
+		NotBefore:             d.now.Add(-backdate).Truncate(time.Second),
+		NotAfter:              d.notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           d.profile.c.ExtKeyUsage,
+		BasicConstraintsValid: true,
+		DNSNames:              d.names.DNS,
+		IPAddresses:           d.names.ips(),
+		URIs:                  uris,
+		EmailAddresses:        d.names.Emails,
+		CRLDistributionPoints: []string{a.issuer.CRLURL},
+		IssuingCertificateURL: []string{a.issuer.AIAURL},
+	}, nil
+}
+
+// compare checks what was signed against what was decided (invariant 3): the signer is a library, a device
+// or a service, and what leaves the process is this CA's word.
+func (a *Authority) compare(got, want *x509.Certificate, d *decision) error {
+	issuer := a.issuer.Signer.Certificate()
+	differs := func(what string) error { return fmt.Errorf("%w: %s", ErrMismatch, what) }
+	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	switch {
+	case got.SerialNumber.Cmp(want.SerialNumber) != 0:
+		return differs("serial number")
+	case !ok || !key.Equal(d.key):
+		return differs("public key")
+	case !NamesOf(got).equal(d.names) || got.Subject.String() != want.Subject.String():
+		return differs("names")
+	case !got.NotBefore.Equal(want.NotBefore) || !got.NotAfter.Equal(want.NotAfter):
+		return differs("lifetime")
+	case got.KeyUsage != want.KeyUsage || !slices.Equal(got.ExtKeyUsage, want.ExtKeyUsage) || len(got.UnknownExtKeyUsage) > 0:
+		return differs("key usage")
+	case got.IsCA || !got.BasicConstraintsValid || got.MaxPathLen > 0:
+		return differs("basic constraints")
+	case !bytes.Equal(got.RawIssuer, issuer.RawSubject) || !bytes.Equal(got.AuthorityKeyId, issuer.SubjectKeyId):
+		return differs("issuer")
+	case len(got.SubjectKeyId) == 0:
+		return differs("subject key identifier")
+	case !slices.Equal(got.CRLDistributionPoints, want.CRLDistributionPoints) || !slices.Equal(got.IssuingCertificateURL, want.IssuingCertificateURL):
+		return differs("CRL distribution point or AIA")
+	}
+	if err := got.CheckSignatureFrom(issuer); err != nil {
+		return differs("signature: " + err.Error())
+	}
+	return nil
+}

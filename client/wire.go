@@ -1,0 +1,151 @@
+// Package client is what an application imports to hold an identity of a pkid CA: the REST API's types and
+// calls, an identity that enrols and renews itself, and an http.RoundTripper that fetches bound tokens.
+package client
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// CA is the answer of GET /v1/ca.
+type CA struct {
+	Name        string   `json:"name"`
+	Root        string   `json:"root"`        // PEM
+	Fingerprint string   `json:"fingerprint"` // SHA-256 of the root's DER, lower-case hex
+	Issuers     []Issuer `json:"issuers"`
+	URLs        URLs     `json:"urls"`
+}
+
+// Issuer is an issuing CA.
+type Issuer struct {
+	ID          string    `json:"id"`
+	Certificate string    `json:"certificate"` // PEM
+	NotAfter    time.Time `json:"not_after"`
+	CRL         string    `json:"crl"` // URL
+}
+
+// URLs are where a pkid daemon answers.
+type URLs struct {
+	Public string `json:"public"` // REST, OAuth, discovery
+	MTLS   string `json:"mtls"`   // the same, and what asks for a client certificate
+	Status string `json:"status"` // CRLs and issuer certificates, plain HTTP
+}
+
+// Certificate is a certificate in the REST API.
+type Certificate struct {
+	Serial           string          `json:"serial"` // 32 hex digits
+	ClientID         string          `json:"client_id"`
+	Profile          string          `json:"profile"`
+	Thumbprint       thumbprint.Cert `json:"x5t#S256"`
+	Names            []string        `json:"names"`
+	NotBefore        time.Time       `json:"not_before"`
+	NotAfter         time.Time       `json:"not_after"`
+	IssuedAt         time.Time       `json:"issued_at"`
+	Status           string          `json:"status"` // active, held, revoked, expired
+	RevokedAt        time.Time       `json:"revoked_at,omitzero"`
+	RevocationReason string          `json:"revocation_reason,omitempty"` // an RFC 5280 name
+	Renews           string          `json:"renews,omitempty"`            // serial of the certificate before it
+	Issuer           string          `json:"issuer"`                      // id
+	Certificate      string          `json:"certificate"`                 // PEM
+	Chain            []string        `json:"chain,omitempty"`             // PEM; what a client sends after its own
+	Root             string          `json:"root,omitempty"`              // PEM; in answers to enrolment and renewal
+}
+
+// Certificates is the answer of GET /v1/certificates. An empty NextCursor marks the end.
+type Certificates struct {
+	Certificates []Certificate `json:"certificates"`
+	NextCursor   string        `json:"next_cursor,omitempty"`
+}
+
+// CSR is the JSON body of POST /v1/certificates and of POST /v1/certificates/renew, where an empty one means
+// the same key again. application/pkcs10 (DER) and application/x-pem-file are taken as they are.
+type CSR struct {
+	CSR string `json:"csr,omitempty"` // PEM
+}
+
+// Revocation is the body of POST /v1/certificates/{serial}/revoke. removeFromCRL releases a held certificate.
+type Revocation struct {
+	Reason string `json:"reason,omitempty"` // an RFC 5280 name; unspecified if empty
+}
+
+// InvitationRequest is the body of POST /v1/invitations.
+type InvitationRequest struct {
+	ClientID  string   `json:"client_id"`
+	Profile   string   `json:"profile,omitempty"` // client if empty
+	SANs      []string `json:"sans,omitempty"`
+	Scopes    []string `json:"scopes,omitempty"`
+	Resources []string `json:"resources,omitempty"`
+	TTL       string   `json:"ttl,omitempty"`      // how long the invitation holds, such as "24h" (the default); at most 720h
+	Lifetime  string   `json:"lifetime,omitempty"` // of the certificate, such as "24h"; the profile's if empty
+}
+
+// Invitation is the answer of POST /v1/invitations, the only one that ever shows the token.
+type Invitation struct {
+	ID        string    `json:"id"`
+	ClientID  string    `json:"client_id"`
+	Profile   string    `json:"profile"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Token     string    `json:"token"` // an EnrolmentToken
+}
+
+// ClientRecord is an OAuth client in the REST API: the body of POST /v1/clients and the answer of GET. Its
+// names are those of RFC 7591 and RFC 8705 where they have one.
+type ClientRecord struct {
+	ID           string          `json:"client_id"`
+	Auth         string          `json:"token_endpoint_auth_method"`
+	SubjectDN    string          `json:"tls_client_auth_subject_dn,omitempty"`
+	SANDNS       string          `json:"tls_client_auth_san_dns,omitempty"`
+	SANURI       string          `json:"tls_client_auth_san_uri,omitempty"`
+	SANIP        string          `json:"tls_client_auth_san_ip,omitempty"`
+	SANEmail     string          `json:"tls_client_auth_san_email,omitempty"`
+	JWKS         json.RawMessage `json:"jwks,omitempty"` // a JWK set
+	JWKSURI      string          `json:"jwks_uri,omitempty"`
+	DPoP         bool            `json:"dpop_bound_access_tokens,omitempty"`
+	RequireNonce bool            `json:"require_dpop_nonce,omitempty"`
+	Bearer       bool            `json:"insecure_bearer,omitempty"` // may get tokens that are bound to nothing
+	Introspect   bool            `json:"introspect,omitempty"`      // may introspect any token
+	Scopes       []string        `json:"scopes,omitempty"`
+	Resources    []string        `json:"resources,omitempty"`
+	Disabled     bool            `json:"disabled"`
+	CreatedAt    time.Time       `json:"created_at,omitzero"`
+	Secret       string          `json:"client_secret,omitempty"` // in the answer that made it, never again
+}
+
+// ClientPatch is the body of PATCH /v1/clients/{id}; absent members stay as they are.
+type ClientPatch struct {
+	Disabled     *bool     `json:"disabled,omitempty"`
+	DPoP         *bool     `json:"dpop_bound_access_tokens,omitempty"`
+	RequireNonce *bool     `json:"require_dpop_nonce,omitempty"`
+	Bearer       *bool     `json:"insecure_bearer,omitempty"`
+	Introspect   *bool     `json:"introspect,omitempty"`
+	Scopes       *[]string `json:"scopes,omitempty"`
+	Resources    *[]string `json:"resources,omitempty"`
+}
+
+// ClientRecords is the answer of GET /v1/clients. An empty NextCursor marks the end.
+type ClientRecords struct {
+	Clients    []ClientRecord `json:"clients"`
+	NextCursor string         `json:"next_cursor,omitempty"`
+}
+
+// Problem is an RFC 9457 problem document. Type is stable: "urn:pkid:problem:" and a word.
+type Problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail,omitempty"` // what is wrong and what to do
+	RequestID string `json:"request_id,omitempty"`
+}
+
+func (p *Problem) Error() string {
+	switch {
+	case p.Detail != "":
+		return p.Detail
+	case p.RequestID != "":
+		return p.Title + " (request " + p.RequestID + ")"
+	default:
+		return p.Title
+	}
+}
