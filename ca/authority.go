@@ -173,6 +173,13 @@ func decideRevocation(rec *Record, reason Reason, now time.Time, actor audit.Act
 	return &Revocation{Reason: reason, At: now.UTC().Truncate(time.Millisecond)}, ev, nil
 }
 
+// CheckGrant reports whether the profile would allow a certificate of these names and this lifetime (zero:
+// the profile's own), so that an invitation that cannot be redeemed is never made.
+func (a *Authority) CheckGrant(profile string, names Names, lifetime time.Duration) error {
+	_, _, err := a.checkGrant(profile, names, lifetime)
+	return err
+}
+
 // Certificate returns a certificate's record, or ErrNotFound.
 func (a *Authority) Certificate(ctx context.Context, s Serial) (*Record, error) {
 	return a.store.Certificate(ctx, s)

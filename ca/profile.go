@@ -121,3 +121,18 @@ func NewProfile(c ProfileConfig) (*Profile, error) {
 
 // Name returns the profile's name.
 func (p *Profile) Name() string { return p.c.Name }
+
+// checkKey reports whether the profile takes a key of this kind.
+func (p *Profile) checkKey(key ProvenKey) error {
+	if key.pub == nil {
+		return fmt.Errorf("%w: possession of the key was not proven", ErrKey)
+	}
+	kind, err := KeyTypeOf(key.pub)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(p.c.KeyTypes, kind) {
+		return fmt.Errorf("%w: profile %q takes %v, not %s", ErrKey, p.c.Name, p.c.KeyTypes, kind)
+	}
+	return nil
+}

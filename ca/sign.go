@@ -30,31 +30,12 @@ type decision struct {
 }
 
 func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey, lifetime time.Duration) (*decision, error) {
-	p, ok := a.profiles[profile]
-	if !ok {
-		return nil, fmt.Errorf("%w: %q", ErrProfile, profile)
-	}
-	if key.pub == nil {
-		return nil, fmt.Errorf("%w: possession of the key was not proven", ErrKey)
-	}
-	kind, err := KeyTypeOf(key.pub)
+	p, lifetime, err := a.checkGrant(profile, names, lifetime)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(p.c.KeyTypes, kind) {
-		return nil, fmt.Errorf("%w: profile %q takes %v, not %s", ErrKey, profile, p.c.KeyTypes, kind)
-	}
-	if err := names.validate(); err != nil {
+	if err := p.checkKey(key); err != nil {
 		return nil, err
-	}
-	if err := p.c.Policy.Check(names); err != nil {
-		return nil, fmt.Errorf("%w by profile %q: %w", ErrNames, profile, err)
-	}
-	if lifetime == 0 {
-		lifetime = p.c.Lifetime
-	}
-	if lifetime < MinLifetime || lifetime > p.c.MaxLifetime {
-		return nil, fmt.Errorf("%w: profile %q takes %s to %s, not %s", ErrLifetime, profile, MinLifetime, p.c.MaxLifetime, lifetime)
 	}
 	now, err := a.now()
 	if err != nil {
@@ -73,6 +54,27 @@ func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey,
 	}
 	return &decision{profile: p, clientID: clientID, names: names, key: key.pub,
 		now: now.UTC().Truncate(time.Millisecond), notAfter: notAfter}, nil
+}
+
+// checkGrant checks what does not depend on the key, and returns the lifetime to use.
+func (a *Authority) checkGrant(profile string, names Names, lifetime time.Duration) (*Profile, time.Duration, error) {
+	p, ok := a.profiles[profile]
+	if !ok {
+		return nil, 0, fmt.Errorf("%w: %q", ErrProfile, profile)
+	}
+	if err := names.validate(); err != nil {
+		return nil, 0, err
+	}
+	if err := p.c.Policy.Check(names); err != nil {
+		return nil, 0, fmt.Errorf("%w by profile %q: %w", ErrNames, profile, err)
+	}
+	if lifetime == 0 {
+		lifetime = p.c.Lifetime
+	}
+	if lifetime < MinLifetime || lifetime > p.c.MaxLifetime {
+		return nil, 0, fmt.Errorf("%w: profile %q takes %s to %s, not %s", ErrLifetime, profile, MinLifetime, p.c.MaxLifetime, lifetime)
+	}
+	return p, lifetime, nil
 }
 
 // sign signs d, checks the result and records it. A serial that is taken, which 80 random bits make

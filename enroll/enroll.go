@@ -1,0 +1,244 @@
+// Package enroll decides who may have a certificate: it makes invitations, redeems them for a first
+// certificate, and lets the holder of a certificate renew it.
+//
+// The names, the profile and the client of a certificate come from the invitation, or from the certificate
+// that is renewed. A certificate request proves possession of a key and says nothing else.
+package enroll
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// Sentinels beside ErrInvitation. What a caller can mend is in the text.
+var (
+	// ErrRequest: the request for an invitation is malformed.
+	ErrRequest = errors.New("bad invitation request")
+	// ErrNoCertificate: a renewal came without a client certificate.
+	ErrNoCertificate = errors.New("no client certificate")
+	// ErrDisabled: the client was disabled by an operator.
+	ErrDisabled = errors.New("client is disabled")
+)
+
+// Bounds of an invitation.
+const (
+	DefaultTTL = 24 * time.Hour
+	MaxTTL     = 720 * time.Hour
+	maxList    = 64   // scopes, resources or SANs
+	maxText    = 1024 // octets of one of them
+)
+
+// DefaultProfile is the profile of an invitation that names none.
+const DefaultProfile = "client"
+
+// Config is what a Service needs. All of it is required but Now.
+type Config struct {
+	Authority *ca.Authority
+	Store     Store
+	Clients   Clients
+	Now       func() time.Time
+}
+
+// Service enrols and renews. All methods may be called at once.
+type Service struct {
+	ca      *ca.Authority
+	store   Store
+	clients Clients
+	now     func() time.Time
+}
+
+// New validates c.
+func New(c Config) (*Service, error) {
+	if c.Authority == nil || c.Store == nil || c.Clients == nil {
+		return nil, errors.New("enroll: Authority, Store and Clients are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Service{ca: c.Authority, store: c.Store, clients: c.Clients, now: c.Now}, nil
+}
+
+// InviteRequest asks for an invitation. Empty members have defaults; SANs are as ca.ParseSANs reads them.
+type InviteRequest struct {
+	ClientID  string // also the certificate's common name
+	Profile   string
+	SANs      []string
+	Scopes    []string // what the client may ask of the token endpoint
+	Resources []string
+	TTL       time.Duration // how long the invitation holds
+	Lifetime  time.Duration // of the certificate
+}
+
+// Invite makes an invitation and returns it with its secret, which is not kept. The request is checked
+// against the profile now, so that a mistake shows to the operator and not on the machine that enrols.
+func (s *Service) Invite(ctx context.Context, r InviteRequest) (*Invitation, [32]byte, error) {
+	var secret [32]byte
+	if err := r.complete(); err != nil {
+		return nil, secret, err
+	}
+	names, err := ca.ParseSANs(r.ClientID, r.SANs)
+	if err != nil {
+		return nil, secret, err
+	}
+	if err := s.ca.CheckGrant(r.Profile, names, r.Lifetime); err != nil {
+		return nil, secret, err
+	}
+	if r.Profile == DefaultProfile {
+		if err := s.clients.Enrol(ctx, r.ClientID, r.Scopes, r.Resources); err != nil {
+			return nil, secret, fmt.Errorf("registering client: %w", err)
+		}
+	} else if len(r.Scopes)+len(r.Resources) > 0 {
+		return nil, secret, fmt.Errorf("%w: scopes and resources belong to clients of the token endpoint; profile %q has none", ErrRequest, r.Profile)
+	}
+	rand.Read(secret[:])
+	var id [16]byte
+	rand.Read(id[:])
+	now := s.now().UTC().Truncate(time.Millisecond)
+	inv := &Invitation{
+		ID: hex.EncodeToString(id[:]), SecretHash: sha256.Sum256(secret[:]),
+		ClientID: r.ClientID, Profile: r.Profile, Names: names, Lifetime: r.Lifetime,
+		CreatedAt: now, ExpiresAt: now.Add(r.TTL),
+	}
+	ev := audit.Event{Time: now, Actor: audit.From(ctx), Action: audit.Invite, Subject: inv.ID, Detail: map[string]string{
+		"client": inv.ClientID, "profile": inv.Profile, "names": strings.Join(names.Text(), " "),
+		"expires_at": inv.ExpiresAt.Format(time.RFC3339),
+	}}
+	if err := s.store.PutInvitation(ctx, inv, ev); err != nil {
+		return nil, secret, fmt.Errorf("recording invitation: %w", err)
+	}
+	return inv, secret, nil
+}
+
+func (r *InviteRequest) complete() error {
+	if r.Profile == "" {
+		r.Profile = DefaultProfile
+	}
+	if r.TTL == 0 {
+		r.TTL = DefaultTTL
+	}
+	if r.TTL < time.Minute || r.TTL > MaxTTL {
+		return fmt.Errorf("%w: an invitation holds for 1m to %s, not %s", ErrRequest, MaxTTL, r.TTL)
+	}
+	if err := CheckClientID(r.ClientID); err != nil {
+		return err
+	}
+	for _, list := range [][]string{r.SANs, r.Scopes, r.Resources} {
+		if len(list) > maxList || slices.ContainsFunc(list, func(s string) bool { return s == "" || len(s) > maxText }) {
+			return fmt.Errorf("%w: want at most %d SANs, scopes and resources each, of 1 to %d octets", ErrRequest, maxList, maxText)
+		}
+	}
+	return nil
+}
+
+// CheckClientID accepts ids that can stand in a common name, a URL path and a log line as they are: 1 to 64
+// letters, digits and "-._~:@", beginning with a letter or digit.
+func CheckClientID(id string) error {
+	const alphanumeric = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	if len(id) < 1 || len(id) > 64 || strings.Trim(id, alphanumeric+"-._~:@") != "" || !strings.Contains(alphanumeric, id[:1]) {
+		return fmt.Errorf("%w: a client id has 1 to 64 letters, digits or -._~:@ and begins with a letter or digit", ErrRequest)
+	}
+	return nil
+}
+
+// Enroll redeems an invitation for a certificate over the CSR's key. The same CSR again, after a lost
+// answer, gets the same certificate, also when the invitation has expired meanwhile (invariant 4).
+func (s *Service) Enroll(ctx context.Context, id string, secret [32]byte, csr []byte) (*ca.Issued, error) {
+	inv, err := s.store.Invitation(ctx, id)
+	if err != nil && !errors.Is(err, ErrInvitation) {
+		return nil, fmt.Errorf("reading invitation: %w", err)
+	}
+	if err := inv.check(secret); err != nil {
+		return nil, err
+	}
+	key, err := ca.ProveCSR(csr)
+	if err != nil {
+		return nil, err
+	}
+	if inv.Spent != nil {
+		return s.again(ctx, inv, key)
+	}
+	if now := s.now(); now.After(inv.ExpiresAt) {
+		return nil, fmt.Errorf("%w: it expired at %s; ask the operator for another", ErrInvitation, inv.ExpiresAt.Format(time.RFC3339))
+	}
+	if err := s.clients.CheckEnabled(ctx, inv.ClientID); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDisabled, err)
+	}
+	ctx = withClient(ctx, inv.ClientID)
+	issued, err := s.ca.Issue(ctx, ca.Request{
+		Profile: inv.Profile, ClientID: inv.ClientID, Names: inv.Names, Key: key, Lifetime: inv.Lifetime,
+		Spend: &ca.Spend{ID: inv.ID, Use: key.Use()},
+	})
+	if spent, ok := errors.AsType[*ca.SpentError](err); ok {
+		return nil, fmt.Errorf("%w: %w; ask the operator for another", ErrInvitation, spent)
+	}
+	return issued, err
+}
+
+// check compares the secret in constant time. An invitation that does not exist costs and answers the same
+// as a wrong secret.
+func (inv *Invitation) check(secret [32]byte) error {
+	var want [32]byte
+	if inv != nil {
+		want = inv.SecretHash
+	}
+	sum := sha256.Sum256(secret[:])
+	if subtle.ConstantTimeCompare(sum[:], want[:]) != 1 || inv == nil {
+		return fmt.Errorf("%w: unknown, or its secret is wrong; ask the operator for another", ErrInvitation)
+	}
+	return nil
+}
+
+// again answers a retry of a spent invitation.
+func (s *Service) again(ctx context.Context, inv *Invitation, key ca.ProvenKey) (*ca.Issued, error) {
+	if inv.Spent.Use != key.Use() {
+		spent := &ca.SpentError{Spend: ca.Spend{ID: inv.ID}, Serial: inv.Spent.Serial}
+		return nil, fmt.Errorf("%w: %w; ask the operator for another", ErrInvitation, spent)
+	}
+	return s.ca.Issued(ctx, inv.Spent.Serial)
+}
+
+// Renew signs a successor for the certificate that the TLS connection was authenticated with: for the same
+// key if csr is empty, else for the CSR's. Whether the certificate is this CA's and still active, ca decides
+// from its own record.
+func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []byte) (*ca.Issued, error) {
+	leaf, key, ok := ca.ProvePeer(state)
+	if !ok {
+		return nil, fmt.Errorf("%w: connect to the mTLS listener with the certificate to be renewed", ErrNoCertificate)
+	}
+	if len(csr) > 0 {
+		var err error
+		if key, err = ca.ProveCSR(csr); err != nil {
+			return nil, err
+		}
+	}
+	current := thumbprint.OfCertificate(leaf)
+	rec, err := s.ca.Lookup(ctx, current)
+	if err != nil {
+		return nil, fmt.Errorf("certificate to renew: %w", err)
+	}
+	if err := s.clients.CheckEnabled(ctx, rec.ClientID); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDisabled, err)
+	}
+	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: current, Key: key})
+}
+
+// withClient names the client as the actor of what follows: it authenticated by its invitation or its
+// certificate.
+func withClient(ctx context.Context, id string) context.Context {
+	a := audit.From(ctx)
+	a.Name = id
+	return audit.WithActor(ctx, a)
+}

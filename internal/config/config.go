@@ -1,0 +1,316 @@
+// Package config turns the daemon's YAML file into a validated Config. The field comments are the manual:
+// every key, its unit and its default. Unknown keys are errors, so that a misspelled one is not a surprise.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// File is the configuration's name in a data directory.
+const File = "pkid.yaml"
+
+// Config is the whole configuration. Relative paths are relative to the file's directory.
+type Config struct {
+	// Name of the CA, in certificate subjects and the console.
+	Name string `yaml:"name"`
+	// Hosts are the DNS names and IP addresses that clients reach this daemon by; its own server certificate
+	// carries them. The first one stands in URLs.
+	Hosts []string `yaml:"hosts"`
+	// Listen says where the four listeners bind.
+	Listen Listen `yaml:"listen"`
+	// URLs are how clients reach the listeners. Default: the first host and the listeners' ports. Set them
+	// where something in front changes host or port. Issued certificates carry urls.status, so it must not
+	// change while certificates live.
+	URLs URLs `yaml:"urls,omitempty"`
+	// Store is where everything is kept: "bolt:" and a path.
+	Store string `yaml:"store"`
+	// Passphrase says where the passphrase of the keys is read from: "file:" and a path, "env:" and the name
+	// of an environment variable, or "credential:" and the name of a systemd credential.
+	Passphrase string `yaml:"passphrase"`
+	// Issuer is the issuing CA.
+	Issuer Issuer `yaml:"issuer"`
+	// Tokens are the token endpoint's settings.
+	Tokens Tokens `yaml:"tokens"`
+	// CRL settings.
+	CRL CRL `yaml:"crl,omitempty"`
+	// Profiles, beside or instead of the built-in ones: client, operator and server.
+	Profiles map[string]Profile `yaml:"profiles,omitempty"`
+	// Log settings.
+	Log Log `yaml:"log,omitempty"`
+
+	dir string // of the file
+}
+
+// Listen holds listener addresses, "host:port".
+type Listen struct {
+	// Public serves REST, OAuth and the console over TLS. Default 127.0.0.1:8443.
+	Public string `yaml:"public"`
+	// MTLS serves the same and asks for a client certificate. Default 127.0.0.1:9443.
+	MTLS string `yaml:"mtls"`
+	// Status serves CRLs and issuer certificates over plain HTTP, on purpose: they are signed, and who checks
+	// a certificate cannot depend on TLS to do so. Default 127.0.0.1:8080.
+	Status string `yaml:"status"`
+	// Ops serves metrics and health, without TLS; keep it on a private address. Default 127.0.0.1:9090.
+	Ops string `yaml:"ops"`
+}
+
+// URLs are origins, without a path: "https://pki.example.com:8443".
+type URLs struct {
+	Public string `yaml:"public,omitempty"` // also the OAuth issuer identifier
+	MTLS   string `yaml:"mtls,omitempty"`
+	Status string `yaml:"status,omitempty"` // http
+}
+
+// Issuer is the issuing CA: its certificate and key, and the root that signed it.
+type Issuer struct {
+	// Key is the issuing key: the path of an encrypted PKCS #8 file, or a key URI of go.step.sm/crypto/kms,
+	// such as "pkcs11:...". Default keys/issuer.key.
+	Key string `yaml:"key"`
+	// Certificate is a PEM file. Default issuer.crt.
+	Certificate string `yaml:"certificate"`
+	// Root is the PEM file of the root's certificate. The root's key is not needed to serve. Default root.crt.
+	Root string `yaml:"root"`
+	// RootCRL is the root's CRL (DER), published as it is. Default root.crl.
+	RootCRL string `yaml:"root_crl"`
+}
+
+// Tokens are the token endpoint's settings.
+type Tokens struct {
+	// Keys sign access tokens. The first one signs; all are published.
+	Keys []TokenKey `yaml:"keys"`
+	// DataKey is the file of the key that seals client secrets and derives DPoP nonces. Nodes that share a
+	// store share it. Default keys/data.key.
+	DataKey string `yaml:"data_key"`
+	// Lifetime of an access token: 30s to 1h. Default 5m.
+	Lifetime time.Duration `yaml:"lifetime,omitempty"`
+	// RequireDPoPNonce asks every client for a server-provided nonce in its DPoP proofs (RFC 9449 section 8).
+	RequireDPoPNonce bool `yaml:"require_dpop_nonce,omitempty"`
+	// ClockTolerance is by how much clients' clocks may differ: 0s to 60s. Default 10s.
+	ClockTolerance *time.Duration `yaml:"clock_tolerance,omitempty"`
+}
+
+// TokenKey is a token signing key.
+type TokenKey struct {
+	Key       string `yaml:"key"`       // as issuer.key
+	Algorithm string `yaml:"algorithm"` // ES256, EdDSA or PS256
+}
+
+// CRL settings.
+type CRL struct {
+	// Lifetime is nextUpdate - thisUpdate: 10m to 168h. A CRL is signed again at half of it, and as soon as
+	// something is revoked. Default 1h.
+	Lifetime time.Duration `yaml:"lifetime,omitempty"`
+}
+
+// Profile bounds what certificates of its name may be.
+type Profile struct {
+	// Lifetime of a certificate when nobody asks for another: at least 5m.
+	Lifetime time.Duration `yaml:"lifetime"`
+	// MaxLifetime that may be asked for; at most 9552h. Default: lifetime.
+	MaxLifetime time.Duration `yaml:"max_lifetime,omitempty"`
+	// KeyTypes that are taken: P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072, RSA-4096.
+	KeyTypes []string `yaml:"key_types"`
+	// Usages: clientAuth, serverAuth.
+	Usages []string `yaml:"usages"`
+	// Allow permits names; a kind without a rule is refused altogether.
+	Allow Names `yaml:"allow"`
+}
+
+// Names are rules by kind of name, as smallstep's policy engine reads them.
+type Names struct {
+	CommonNames []string `yaml:"common_names,omitempty"` // exact names, or "*" for any
+	DNS         []string `yaml:"dns,omitempty"`          // "*.example.com", "host.example.com", or "*" for any
+	IPs         []string `yaml:"ips,omitempty"`          // addresses and CIDR ranges
+	URIs        []string `yaml:"uris,omitempty"`         // host rules such as "*.example.com", or "*" for any
+	Emails      []string `yaml:"emails,omitempty"`       // "@example.com", "one@example.com", or "*" for any
+}
+
+// Log settings.
+type Log struct {
+	Level  string `yaml:"level,omitempty"`  // debug, info (default), warn or error
+	Format string `yaml:"format,omitempty"` // text (default) or json
+}
+
+// maxFile bounds the file in octets.
+const maxFile = 1 << 20
+
+// Load reads and validates the file. Errors name the file and the key to mend.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("no configuration at %s: create one with `pkid init`, or say where it is with --data", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s: larger than %d octets", path, maxFile)
+	}
+	c, err := Parse(text, filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads a configuration whose relative paths are relative to dir.
+func Parse(text []byte, dir string) (*Config, error) {
+	c := &Config{dir: dir}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more than one YAML document")
+	}
+	c.complete()
+	return c, c.validate()
+}
+
+// Path resolves a path of the configuration against its directory.
+func (c *Config) Path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.dir, p)
+}
+
+// KeyURI resolves a key: a relative path against the directory, a key URI as it is.
+func (c *Config) KeyURI(key string) string {
+	if isURI(key) {
+		return key
+	}
+	return c.Path(key)
+}
+
+// isURI tells "pkcs11:..." from a path, also from a Windows path such as C:\keys.
+func isURI(key string) bool {
+	scheme, _, ok := strings.Cut(key, ":")
+	return ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\.`)
+}
+
+// StorePath returns the path of the bbolt file.
+func (c *Config) StorePath() string { return c.Path(strings.TrimPrefix(c.Store, "bolt:")) }
+
+func (c *Config) complete() {
+	set := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	set(&c.Listen.Public, "127.0.0.1:8443")
+	set(&c.Listen.MTLS, "127.0.0.1:9443")
+	set(&c.Listen.Status, "127.0.0.1:8080")
+	set(&c.Listen.Ops, "127.0.0.1:9090")
+	if len(c.Hosts) > 0 {
+		set(&c.URLs.Public, origin("https", c.Hosts[0], c.Listen.Public))
+		set(&c.URLs.MTLS, origin("https", c.Hosts[0], c.Listen.MTLS))
+		set(&c.URLs.Status, origin("http", c.Hosts[0], c.Listen.Status))
+	}
+	set(&c.Store, "bolt:pkid.db")
+	set(&c.Issuer.Key, "keys/issuer.key")
+	set(&c.Issuer.Certificate, "issuer.crt")
+	set(&c.Issuer.Root, "root.crt")
+	set(&c.Issuer.RootCRL, "root.crl")
+	set(&c.Tokens.DataKey, "keys/data.key")
+	set(&c.Log.Level, "info")
+	set(&c.Log.Format, "text")
+	if c.Tokens.Lifetime == 0 {
+		c.Tokens.Lifetime = 5 * time.Minute
+	}
+	if c.Tokens.ClockTolerance == nil {
+		tolerance := 10 * time.Second
+		c.Tokens.ClockTolerance = &tolerance
+	}
+	if c.CRL.Lifetime == 0 {
+		c.CRL.Lifetime = time.Hour
+	}
+	profiles := BuiltinProfiles()
+	for name, p := range c.Profiles {
+		profiles[name] = p
+	}
+	c.Profiles = profiles
+}
+
+// origin joins a host and the port of a listener's address.
+func origin(scheme, host, addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "" // validate names the address
+	}
+	if (scheme == "https" && port == "443") || (scheme == "http" && port == "80") {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return scheme + "://" + host
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+func (c *Config) validate() error {
+	if c.Name == "" || len(c.Name) > 40 {
+		return errors.New("name: want 1 to 40 characters")
+	}
+	if len(c.Hosts) == 0 {
+		return errors.New("hosts: name at least one host that clients reach this daemon by")
+	}
+	for key, addr := range map[string]string{"public": c.Listen.Public, "mtls": c.Listen.MTLS, "status": c.Listen.Status, "ops": c.Listen.Ops} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("listen.%s: want host:port: %w", key, err)
+		}
+	}
+	for key, u := range map[string][2]string{"public": {"https", c.URLs.Public}, "mtls": {"https", c.URLs.MTLS}, "status": {"http", c.URLs.Status}} {
+		p, err := url.Parse(u[1])
+		if err != nil || p.Scheme != u[0] || p.Host == "" || p.Path != "" || p.RawQuery != "" || p.Fragment != "" || p.User != nil {
+			return fmt.Errorf("urls.%s: want an origin such as %s://pki.example.com:8443 without a path, not %q", key, u[0], u[1])
+		}
+	}
+	if path, ok := strings.CutPrefix(c.Store, "bolt:"); !ok || path == "" {
+		return fmt.Errorf("store: want bolt:PATH, not %q", c.Store)
+	}
+	if _, _, err := splitPassphrase(c.Passphrase); err != nil {
+		return err
+	}
+	if len(c.Tokens.Keys) == 0 {
+		return errors.New("tokens.keys: name at least one key")
+	}
+	for i, k := range c.Tokens.Keys {
+		if k.Key == "" || !slices.Contains([]string{"ES256", "EdDSA", "PS256"}, k.Algorithm) {
+			return fmt.Errorf("tokens.keys[%d]: want a key and an algorithm of ES256, EdDSA or PS256, not %q", i, k.Algorithm)
+		}
+	}
+	if c.Tokens.Lifetime < 30*time.Second || c.Tokens.Lifetime > time.Hour {
+		return fmt.Errorf("tokens.lifetime: want 30s to 1h, not %s", c.Tokens.Lifetime)
+	}
+	if t := *c.Tokens.ClockTolerance; t < 0 || t > time.Minute {
+		return fmt.Errorf("tokens.clock_tolerance: want 0s to 60s, not %s", t)
+	}
+	if c.CRL.Lifetime < 10*time.Minute || c.CRL.Lifetime > 168*time.Hour {
+		return fmt.Errorf("crl.lifetime: want 10m to 168h, not %s", c.CRL.Lifetime)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		return fmt.Errorf("log.level: want debug, info, warn or error, not %q", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fmt.Errorf("log.format: want text or json, not %q", c.Log.Format)
+	}
+	return nil
+}
