@@ -1,0 +1,49 @@
+# The two commands that matter: `go run ./cmd/pkid quickstart` and `make test`.
+
+GOLANGCI := bin/golangci-lint
+FUZZTIME ?= 5s
+SHELL    := bash
+RACE     := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+
+.PHONY: test build tools deps lint unit fuzz zlint cross clean
+
+## test: install what the tests need where that is possible, then run everything
+test: deps lint unit zlint fuzz cross
+
+## build: the two binaries, in bin/
+build:
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/pkid ./cmd/pkictl
+
+## deps: real peers for the tests; without root, or off Debian, their tests skip and say why
+deps:
+	@scripts/test-deps
+
+$(GOLANGCI): tools/go.mod tools/go.sum
+	go build -C tools -o ../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+## lint: vet, the chosen linters, formatting, and a tidy module file
+lint: $(GOLANGCI)
+	go vet ./...
+	$(GOLANGCI) run ./...
+	go mod tidy -diff
+
+## unit: every test, with the race detector where there is a C compiler
+unit:
+	go test $(RACE) -shuffle=on -timeout 8m ./...
+
+## zlint: certificates and CRLs against zlint, which pins modules that the product should not
+zlint:
+	go test -C lint ./...
+
+## fuzz: every fuzz target for a short while
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
+
+## cross: the product builds as pure Go wherever its users are
+cross:
+	CGO_ENABLED=0 GOOS=linux go build -o /dev/null ./cmd/pkid
+	CGO_ENABLED=0 GOOS=darwin go build ./...
+	CGO_ENABLED=0 GOOS=windows go build ./...
+
+clean:
+	rm -rf bin
