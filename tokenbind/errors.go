@@ -1,0 +1,4 @@
+package tokenbind
+
+// codeUnavailable marks a check that could not be made.
+const codeUnavailable = "temporarily_unavailable"

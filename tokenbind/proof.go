@@ -1,0 +1,178 @@
+package tokenbind
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// The error codes of a ProofError (RFC 9449 sections 5 and 8).
+const (
+	CodeInvalidProof = "invalid_dpop_proof"
+	CodeUseNonce     = "use_dpop_nonce"
+)
+
+// Bounds of what a stranger may send.
+const (
+	maxProof     = 8 << 10 // octets of a DPoP header's value
+	maxJTI       = 256
+	maxTolerance = time.Minute // FAPI 2.0 section 5.3.2.1
+)
+
+// ProofAlgorithms are those that a ProofChecker takes by default. RS256 and its kin are allowed by RFC 9449
+// but not by FAPI 2.0 section 5.4, which wants PSS; they are left out.
+func ProofAlgorithms() []string {
+	return []string{"ES256", "EdDSA", "PS256", "ES384", "ES512", "PS384", "PS512"}
+}
+
+// ProofRequest is what a DPoP proof is checked against.
+type ProofRequest struct {
+	Headers      []string       // r.Header.Values("DPoP")
+	Method       string         // of the request
+	URLs         []string       // of the request, absolute, as the client sees it; any of them may match
+	AccessToken  string         // at a resource server: the token, for ath. Empty at the token endpoint
+	Key          thumbprint.Key // the key that the proof must have (cnf.jkt), or zero
+	RequireNonce bool           // needs ProofChecker.Nonces
+}
+
+// Proof is a DPoP proof that passed every check.
+type Proof struct {
+	Key       thumbprint.Key // the jkt to bind a token to
+	ID        string         // jti
+	IssuedAt  time.Time
+	PublicKey crypto.PublicKey
+}
+
+// ProofChecker checks DPoP proofs (RFC 9449 section 4.3). Replay is required; the zero value of each other
+// field is its default. It is safe for concurrent use.
+//
+// It does not check that the access token is valid or that it is bound to the key: that is for the caller,
+// who passes the token's jkt as ProofRequest.Key.
+type ProofChecker struct {
+	// Algorithms that are taken; ProofAlgorithms() by default. Symmetric ones and none are never taken.
+	Algorithms []string
+	// MaxAge is how old a proof may be; 60 s by default. It is accepted from MaxAge and Tolerance ago to
+	// Tolerance ahead, both ends included.
+	MaxAge time.Duration
+	// Tolerance is how far clocks may be apart; 10 s by default, at most 60 s.
+	Tolerance time.Duration
+	// Nonces, if set, are known here: a proof that carries a nonce must carry a valid one.
+	Nonces *Nonces
+	// Replay remembers proofs by SHA-256(jkt || jti), so that nobody can use up another's jti. It is asked to
+	// remember for the whole window and one Tolerance more, for nodes whose clocks are apart.
+	Replay Replay
+	Now    func() time.Time // time.Now by default
+
+	// start, with startNonces, is set if Replay cannot know what happened before it: see judgeRestart.
+	start       time.Time
+	startNonces *Nonces
+}
+
+// ProofError reports a proof that was refused.
+type ProofError struct {
+	Code    string // CodeInvalidProof or CodeUseNonce
+	Nonce   string // with CodeUseNonce: the nonce to hand out
+	Check   string // the check that failed, such as "htu"
+	Section string // where it is written, such as "RFC 9449 4.3-9"
+	Seen    string // what the proof says
+	Wanted  string // what it should say
+	Hint    string // what to do about it
+
+	text string
+	err  error
+}
+
+// Error is one line for the client's developer: what was seen, what was wanted, what to do.
+func (e *ProofError) Error() string { return e.text }
+
+func (e *ProofError) Unwrap() error { return e.err }
+
+// Check checks a proof and uses it up. A proof that is refused is reported as a *ProofError; any other error
+// means that it could not be checked, by a Replay that failed or a checker set up wrongly.
+func (c *ProofChecker) Check(ctx context.Context, r ProofRequest) (*Proof, error) {
+	var t trail
+	run, err := c.run(ctx, r, &t)
+	if err != nil {
+		return nil, err
+	}
+	if walk(&t, proofRules, run) {
+		return &Proof{run.key, run.jti, run.issuedAt, run.publicKey}, nil
+	}
+	return nil, c.refusal(t.first)
+}
+
+// Explain checks a proof as Check does, reports every check, and uses the proof up if all else passed.
+func (c *ProofChecker) Explain(ctx context.Context, r ProofRequest) ([]Check, error) {
+	t := trail{all: true}
+	run, err := c.run(ctx, r, &t)
+	if err != nil {
+		return nil, err
+	}
+	walk(&t, proofRules, run)
+	return t.checks, nil
+}
+
+// refusal is the error for a rule of proofRules that failed.
+func (c *ProofChecker) refusal(f *failure) error {
+	if f.code == codeUnavailable {
+		return fmt.Errorf("remembering a DPoP proof: %w", f.err)
+	}
+	e := &ProofError{
+		Code:    f.code,
+		Check:   f.name,
+		Section: f.section,
+		Seen:    f.seen,
+		Wanted:  f.wanted,
+		Hint:    f.hint,
+		text:    "DPoP proof: " + f.Error(),
+		err:     f.err,
+	}
+	switch e.Code {
+	case "":
+		e.Code = CodeInvalidProof
+	case CodeUseNonce:
+		e.Nonce = c.nonce()
+	}
+	return e
+}
+
+// nonce is the one to hand out.
+func (c *ProofChecker) nonce() string {
+	if c.Nonces != nil {
+		return c.Nonces.Current()
+	}
+	return c.startNonces.Current()
+}
+
+// run begins the check of one proof, with the defaults filled in.
+func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proofRun, error) {
+	p := &proofRun{ctx: ctx, c: c, req: &r, t: t, algorithms: c.Algorithms, maxAge: c.MaxAge, tolerance: c.Tolerance}
+	if p.algorithms == nil {
+		p.algorithms = defaultProofAlgorithms
+	}
+	if p.maxAge == 0 {
+		p.maxAge = time.Minute
+	}
+	if p.tolerance == 0 {
+		p.tolerance = 10 * time.Second
+	}
+	switch {
+	case c.Replay == nil:
+		return nil, errors.New("checking a DPoP proof: no Replay")
+	case p.maxAge < 0, p.tolerance < 0, p.tolerance > maxTolerance:
+		return nil, fmt.Errorf("checking a DPoP proof: MaxAge %v, Tolerance %v (at most %v)", c.MaxAge, c.Tolerance, maxTolerance)
+	case r.RequireNonce && c.Nonces == nil:
+		return nil, errors.New("checking a DPoP proof: a nonce is required, but there are no Nonces")
+	}
+	p.now = time.Now()
+	if c.Now != nil {
+		p.now = c.Now()
+	}
+	return p, nil
+}
+
+var defaultProofAlgorithms = ProofAlgorithms()

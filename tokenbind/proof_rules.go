@@ -1,0 +1,291 @@
+package tokenbind
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// proofRun is the check of one proof under way.
+type proofRun struct {
+	ctx        context.Context
+	c          *ProofChecker
+	req        *ProofRequest
+	t          *trail
+	algorithms []string
+	maxAge     time.Duration
+	tolerance  time.Duration
+	now        time.Time
+
+	// what the rules found so far
+	jws       *jws
+	alg       string
+	jwk       map[string]any
+	publicKey crypto.PublicKey
+	key       thumbprint.Key
+	jti       string
+	issuedAt  time.Time
+}
+
+// proofRules are the twelve checks of RFC 9449 section 4.3, those of RFC 7515, 7518 and 8725 that they rest
+// on, and last the replay, which alone changes something. What is cheap comes before the signature.
+var proofRules = []rule[*proofRun]{
+	{"one proof", "RFC 9449 4.3-1", true, (*proofRun).judgeCount},
+	{"form", "RFC 9449 4.3-2", true, (*proofRun).judgeForm},
+	{"typ", "RFC 9449 4.3-4", false, (*proofRun).judgeType},
+	{"alg", "RFC 9449 4.3-5", true, (*proofRun).judgeAlgorithm},
+	{"crit", "RFC 7515 4.1.11", false, (*proofRun).judgeCritical},
+	{"jwk is public", "RFC 9449 4.3-7", true, (*proofRun).judgePrivate},
+	{"jwk", "RFC 7518 6", true, (*proofRun).judgeKeyForm},
+	{"claims", "RFC 9449 4.3-3", true, (*proofRun).judgeClaims},
+	{"htm", "RFC 9449 4.3-8", false, (*proofRun).judgeMethod},
+	{"htu", "RFC 9449 4.3-9", false, (*proofRun).judgeURL},
+	{"nonce", "RFC 9449 4.3-10", false, (*proofRun).judgeNonce},
+	{"iat", "RFC 9449 4.3-11", false, (*proofRun).judgeAge},
+	{"ath", "RFC 9449 4.3-12", false, (*proofRun).judgeToken},
+	{checkKey, "RFC 9449 4.3-12", false, (*proofRun).judgeKey},
+	{"signature", "RFC 9449 4.3-6", false, (*proofRun).judgeSignature},
+	{"restart", "RFC 9449 11.1", false, (*proofRun).judgeRestart},
+	{"replay", "RFC 9449 11.1", false, (*proofRun).judgeReplay},
+}
+
+// checkKey is the check whose failure a resource server reports as invalid_token (RFC 9449 section 7.1).
+const checkKey = "key"
+
+func (p *proofRun) judgeCount() finding {
+	switch {
+	case len(p.req.Headers) == 0:
+		return fail("none", "one DPoP header").because("send a fresh proof with each request")
+	case len(p.req.Headers) > 1:
+		return fail(fmt.Sprintf("%d DPoP headers", len(p.req.Headers)), "one")
+	case strings.Contains(p.req.Headers[0], ","):
+		return fail("several values folded into one DPoP header", "one")
+	}
+	return pass("")
+}
+
+func (p *proofRun) judgeForm() finding {
+	proof := p.req.Headers[0]
+	if len(proof) > maxProof {
+		return fail(fmt.Sprintf("%d octets", len(proof)), fmt.Sprintf("at most %d", maxProof))
+	}
+	var err error
+	if p.jws, err = parseJWS(proof); err != nil {
+		return fail("", "a JWT: header.payload.signature").because(short(err.Error())).from(err)
+	}
+	return pass("")
+}
+
+func (p *proofRun) judgeType() finding {
+	if typ := p.jws.header["typ"]; typ != "dpop+jwt" {
+		return fail(show(typ), `"dpop+jwt"`)
+	}
+	return pass("dpop+jwt")
+}
+
+func (p *proofRun) judgeAlgorithm() finding {
+	alg, _ := p.jws.header["alg"].(string)
+	if !slices.Contains(p.algorithms, alg) || !asymmetric(alg) {
+		return fail(show(p.jws.header["alg"]), "one of "+strings.Join(p.algorithms, " "))
+	}
+	p.alg = alg
+	return pass(alg)
+}
+
+func (p *proofRun) judgeCritical() finding {
+	if _, found := p.jws.header["crit"]; found {
+		return fail("a crit header", "none").because("no extension is understood here")
+	}
+	return pass("")
+}
+
+func (p *proofRun) judgePrivate() finding {
+	jwk, ok := p.jws.header["jwk"].(map[string]any)
+	if !ok {
+		return fail(show(p.jws.header["jwk"]), "a JWK object")
+	}
+	if m, found := privateMember(jwk); found {
+		return fail("a private key: member "+m, "a public key").because("treat this key as disclosed, and make another")
+	}
+	p.jwk = jwk
+	return pass("")
+}
+
+func (p *proofRun) judgeKeyForm() finding {
+	key, err := publicKey(p.jwk)
+	if err == nil {
+		err = keyFits(p.alg, key)
+	}
+	if err == nil {
+		p.key, err = thumbprint.OfKey(key)
+	}
+	if err != nil {
+		return fail("", "a public key for "+p.alg).because(err.Error()).from(err)
+	}
+	p.publicKey = key
+	return pass("jkt " + p.key.String())
+}
+
+func (p *proofRun) judgeClaims() finding {
+	for _, name := range []string{"jti", "htm", "htu"} {
+		if s, ok := p.jws.claims[name].(string); !ok || s == "" {
+			return fail(show(p.jws.claims[name]), "a "+name+" claim, a string")
+		}
+	}
+	p.jti = p.jws.claims["jti"].(string)
+	if len(p.jti) > maxJTI {
+		return fail(fmt.Sprintf("a jti of %d octets", len(p.jti)), fmt.Sprintf("at most %d", maxJTI))
+	}
+	var ok bool
+	if p.issuedAt, ok = numericDate(p.jws.claims["iat"]); !ok {
+		return fail(show(p.jws.claims["iat"]), "an iat claim, a number of seconds")
+	}
+	return pass("")
+}
+
+func (p *proofRun) judgeMethod() finding {
+	if htm := p.jws.claims["htm"].(string); htm != p.req.Method {
+		return fail(htm, p.req.Method).because("method names are case-sensitive")
+	}
+	return pass(p.req.Method)
+}
+
+func (p *proofRun) judgeURL() finding {
+	htu := p.jws.claims["htu"].(string)
+	seen, err := NormalURL(htu)
+	if err != nil {
+		return fail(htu, "the request's URL").because(err.Error()).from(err)
+	}
+	for _, u := range p.req.URLs {
+		if wanted, err := NormalURL(u); err == nil && wanted == seen {
+			return pass(seen)
+		}
+	}
+	return fail(seen, strings.Join(p.req.URLs, " or ")).
+		because("query and fragment do not count; a server behind a proxy must be told its public URL")
+}
+
+func (p *proofRun) judgeNonce() finding {
+	nonce, has := p.jws.claims["nonce"]
+	s, _ := nonce.(string)
+	switch {
+	case !has && !p.req.RequireNonce:
+		return notApplicable("no nonce was asked for")
+	case !has:
+		return fail("no nonce", "the one in DPoP-Nonce").because("make a new proof with it").as(CodeUseNonce)
+	case p.c.Nonces == nil && p.c.startNonces == nil:
+		return notApplicable("this server gives no nonces")
+	case p.c.Nonces != nil && p.c.Nonces.Valid(s), p.fromThisStart():
+		return pass("")
+	default:
+		return fail("an old or foreign nonce", "the one in DPoP-Nonce").because("make a new proof with it").as(CodeUseNonce)
+	}
+}
+
+func (p *proofRun) judgeAge() finding {
+	age := p.now.Sub(p.issuedAt)
+	wanted := fmt.Sprintf("between %v ago and %v ahead", p.maxAge+p.tolerance, p.tolerance)
+	switch {
+	case age > p.maxAge+p.tolerance:
+		return fail(fmt.Sprintf("%v ago", age.Round(time.Second)), wanted).
+			because(fmt.Sprintf("the proof is too old, or the client's clock is slow by %v", age.Round(time.Second)))
+	case age < -p.tolerance:
+		return fail(fmt.Sprintf("%v ahead", -age.Round(time.Second)), wanted).
+			because(fmt.Sprintf("the client's clock is fast by %v", -age.Round(time.Second)))
+	}
+	return pass(p.issuedAt.UTC().Format(time.RFC3339))
+}
+
+func (p *proofRun) judgeToken() finding {
+	if p.req.AccessToken == "" {
+		return notApplicable("no access token")
+	}
+	wanted := thumbprint.OfToken(p.req.AccessToken)
+	s, _ := p.jws.claims["ath"].(string)
+	if ath, err := thumbprint.ParseToken(s); err != nil || !ath.Equal(wanted) {
+		return fail(show(p.jws.claims["ath"]), wanted.String()).because("ath is the hash of the token that is sent along")
+	}
+	return pass(s)
+}
+
+func (p *proofRun) judgeKey() finding {
+	if p.req.Key.IsZero() {
+		return notApplicable("any key will do")
+	}
+	if !p.key.Equal(p.req.Key) {
+		return fail("jkt "+p.key.String(), p.req.Key.String()).because("the token is bound to another key")
+	}
+	return pass(p.key.String())
+}
+
+func (p *proofRun) judgeSignature() finding {
+	if err := p.jws.verify(p.alg, p.publicKey); err != nil {
+		return fail("", "a signature by the key in jwk").from(err)
+	}
+	return pass("")
+}
+
+// judgeRestart refuses a proof that an earlier process may have seen, where nothing else remembers it. Such
+// a proof has an iat of at most start and tolerance. A nonce that was made after the start shows that the
+// proof was made after it too, so the client needs only to try once more.
+func (p *proofRun) judgeRestart() finding {
+	switch {
+	case p.c.start.IsZero():
+		return notApplicable("proofs are remembered across restarts")
+	case p.issuedAt.After(p.c.start.Add(p.tolerance)), p.fromThisStart():
+		return pass("")
+	}
+	return fail("a proof that may have been used before this server started", "one made after").
+		because("make a new proof with the nonce in DPoP-Nonce").as(CodeUseNonce)
+}
+
+func (p *proofRun) fromThisStart() bool {
+	s, _ := p.jws.claims["nonce"].(string)
+	return p.c.startNonces != nil && p.c.startNonces.Valid(s)
+}
+
+func (p *proofRun) judgeReplay() finding {
+	if p.t.first != nil {
+		return notApplicable("not reached: a proof that failed is not used up")
+	}
+	id := sha256.Sum256(append(p.key[:], p.jti...)) // the key has a fixed size, so this is unambiguous
+	err := p.c.Replay.Use(p.ctx, id, p.issuedAt.Add(p.maxAge+2*p.tolerance))
+	switch {
+	case err == nil:
+		return pass("")
+	case errors.Is(err, ErrReplayed):
+		return fail("a jti that was used before", "a fresh proof for each request").because("also for a retry").from(err)
+	default:
+		return fail("", "a place to remember the proof").from(err).as(codeUnavailable)
+	}
+}
+
+// asymmetric keeps none and the MACs out, whatever a configuration says (RFC 8725 section 3.2).
+func asymmetric(alg string) bool {
+	_, known := algorithms[alg]
+	return known
+}
+
+// algorithms are the signatures that are taken at all (RFC 7518 section 3.1, RFC 8037 section 3.1).
+var algorithms = map[string]struct{}{
+	"ES256": {}, "ES384": {}, "ES512": {}, "EdDSA": {},
+	"PS256": {}, "PS384": {}, "PS512": {}, "RS256": {}, "RS384": {}, "RS512": {},
+}
+
+// numericDate reads an RFC 7519 NumericDate, which may have a fraction.
+func numericDate(v any) (time.Time, bool) {
+	f, ok := v.(float64)
+	if !ok || f < 0 || f > 1<<40 {
+		return time.Time{}, false
+	}
+	seconds, fraction := math.Modf(f)
+	return time.Unix(int64(seconds), int64(fraction*1e9)), true
+}

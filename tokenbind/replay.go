@@ -1,0 +1,77 @@
+package tokenbind
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// ErrReplayFull reports that a MemoryReplay remembers as much as it may. What it was asked to remember is
+// refused, because forgetting something earlier would let that be used twice.
+var ErrReplayFull = errors.New("too many proofs at once to remember them all")
+
+// MemoryReplay is a Replay in the memory of one process. It knows nothing of other nodes and of what was
+// before a restart.
+type MemoryReplay struct {
+	max int
+	now func() time.Time
+
+	mu      sync.Mutex // guards all below
+	used    map[[32]byte]struct{}
+	expires map[int64][][32]byte // by the Unix second after which they may be forgotten
+	swept   int64                // all seconds up to this one were forgotten
+}
+
+// NewMemoryReplay remembers at most max uses at once, at some 150 octets each. A nil now is time.Now.
+func NewMemoryReplay(max int, now func() time.Time) *MemoryReplay {
+	if now == nil {
+		now = time.Now
+	}
+	return &MemoryReplay{max: max, now: now, used: map[[32]byte]struct{}{}, expires: map[int64][][32]byte{}}
+}
+
+// Use is that of Replay. When there is no room it returns ErrReplayFull.
+func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) error {
+	now := m.now().Unix()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sweep(now - 1)
+	if _, found := m.used[key]; found {
+		return ErrReplayed
+	}
+	if len(m.used) >= m.max {
+		return ErrReplayFull
+	}
+	second := max(until.Unix()+1, m.swept+1) // rounded up: never forgotten early
+	m.used[key] = struct{}{}
+	m.expires[second] = append(m.expires[second], key)
+	return nil
+}
+
+// sweep forgets what ended in or before the given second. Each use is forgotten once, so the cost per use
+// is constant; after a long rest it walks what there is, not the seconds that passed.
+func (m *MemoryReplay) sweep(to int64) {
+	if to <= m.swept { // also when the clock went back: nothing is forgotten twice
+		return
+	}
+	if to-m.swept > int64(len(m.expires)) {
+		for second := range m.expires {
+			if second <= to {
+				m.forget(second)
+			}
+		}
+	} else {
+		for second := m.swept + 1; second <= to; second++ {
+			m.forget(second)
+		}
+	}
+	m.swept = to
+}
+
+func (m *MemoryReplay) forget(second int64) {
+	for _, key := range m.expires[second] {
+		delete(m.used, key)
+	}
+	delete(m.expires, second)
+}
