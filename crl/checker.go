@@ -1,0 +1,306 @@
+package crl
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// Sentinels that Check returns, wrapped.
+var (
+	// ErrStale: the newest list that could be had is past its nextUpdate.
+	ErrStale = errors.New("revocation status unknown: the CRL is stale")
+	// ErrUnavailable: no list could be had at all.
+	ErrUnavailable = errors.New("revocation status unknown: no CRL")
+	// ErrUnknownIssuer: none of CheckerConfig.Issuers signed the certificate.
+	ErrUnknownIssuer = errors.New("revocation status unknown: the certificate is by an issuer that is not checked here")
+	// ErrRollback: a list was offered that is older than the one at hand. It is ignored.
+	ErrRollback = errors.New("CRL refused: a newer one is known")
+)
+
+// RevokedError reports a certificate that is on its issuer's list, revoked or held.
+type RevokedError struct {
+	Serial    *big.Int
+	Reason    int // CRLReason (RFC 5280 section 5.3.1)
+	At        time.Time
+	CRLNumber uint64
+}
+
+func (e *RevokedError) Error() string {
+	return fmt.Sprintf("certificate %s was revoked at %s (%s, CRL %d)", hex.EncodeToString(e.Serial.Bytes()), e.At.Format(time.RFC3339), ReasonName(e.Reason), e.CRLNumber)
+}
+
+const (
+	defaultInterval = 500 * time.Millisecond
+	defaultFetch    = 10 * time.Second
+	defaultMaxSize  = 256 << 20
+	maxSources      = 256    // distribution points of all issuers together
+	maxResolved     = 10_000 // certificates whose issuer is remembered
+)
+
+// CheckerConfig is what a Checker needs. Only Issuers is required.
+type CheckerConfig struct {
+	// Issuers are the CAs whose certificates are checked, and whose keys sign the lists.
+	Issuers []*x509.Certificate
+	// Points are distribution points that are known beforehand. Run and Refresh fetch their lists before the
+	// first certificate is checked; all others are learned from the certificates.
+	Points []Point
+	// Interval is how often Run asks for a newer list; 500 ms if zero, give or take a tenth. An answer of 304
+	// costs the CA next to nothing.
+	Interval time.Duration
+	// Timeout bounds one fetch; 10 s if zero.
+	Timeout time.Duration
+	// MaxSize bounds one list, in octets; 256 MiB if zero.
+	MaxSize int64
+	// InsecureAllowStale goes on believing a list past its nextUpdate while no newer one can be had: whoever
+	// can cut the server off from the CA can then use a revoked certificate for as long.
+	InsecureAllowStale bool
+	// Dir, if set, is a directory (made if missing) where the newest lists are kept, so that a restart
+	// neither needs the CA nor goes back to an older list. It must not be writable by others.
+	Dir string
+	// HTTPClient fetches the lists. By default, and if it has no CheckRedirect, redirects are refused: a
+	// signed list may come from anywhere, but a server should not be sent around its own network.
+	HTTPClient *http.Client
+
+	OnUpdate func(Info)       // told of every newer list, once it is in use. It must not block.
+	Now      func() time.Time // time.Now if nil
+	Logger   *slog.Logger     // slog.Default() if nil
+}
+
+// Point is a CRL distribution point of an issuer.
+type Point struct {
+	Issuer *x509.Certificate // one of CheckerConfig.Issuers
+	URL    string            // as it stands in the certificates and in the list
+	From   string            // where to fetch the list, if not at URL: a mirror, another name of the same host
+}
+
+// Checker tells a server whether a client's certificate was revoked, from lists that it fetches, verifies
+// and remembers. It meets tokenbind.Revocation. All methods may be called at once.
+//
+// It checks revocation and nothing else: that the chain, the names and the validity are right is for TLS to
+// say. Nor does it ask whether the issuing CA's own certificate was revoked.
+type Checker struct {
+	issuers    []*x509.Certificate
+	interval   time.Duration
+	timeout    time.Duration
+	maxSize    int64
+	allowStale bool
+	dir        string
+	client     *http.Client
+	onUpdate   func(Info)
+	now        func() time.Time
+	log        *slog.Logger
+
+	mu       sync.RWMutex // guards what follows
+	sources  map[sourceKey]*source
+	resolved map[thumbprint.Cert]*source
+}
+
+type sourceKey struct {
+	issuer int // index in issuers
+	url    string
+}
+
+// NewChecker validates c. It fetches nothing yet.
+func NewChecker(c CheckerConfig) (*Checker, error) {
+	if len(c.Issuers) == 0 {
+		return nil, errors.New("crl: Issuers are required")
+	}
+	k := &Checker{
+		issuers: c.Issuers, interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultFetch),
+		maxSize: cmp.Or(c.MaxSize, defaultMaxSize), allowStale: c.InsecureAllowStale, dir: c.Dir, client: fetchClient(c.HTTPClient),
+		onUpdate: c.OnUpdate, now: c.Now, log: cmp.Or(c.Logger, slog.Default()),
+		sources: map[sourceKey]*source{}, resolved: map[thumbprint.Cert]*source{},
+	}
+	if k.now == nil {
+		k.now = time.Now
+	}
+	if k.interval < 0 || k.timeout < 0 || k.maxSize < 0 {
+		return nil, errors.New("crl: Interval, Timeout and MaxSize must not be negative")
+	}
+	for _, issuer := range c.Issuers {
+		if issuer == nil || !issuer.IsCA || len(issuer.SubjectKeyId) == 0 {
+			return nil, errors.New("crl: every issuer must be a CA certificate with a subject key identifier")
+		}
+	}
+	if err := prepareDir(c.Dir); err != nil {
+		return nil, err
+	}
+	for _, p := range c.Points {
+		i := slices.IndexFunc(c.Issuers, func(cert *x509.Certificate) bool { return p.Issuer != nil && cert.Equal(p.Issuer) })
+		if i < 0 {
+			return nil, fmt.Errorf("crl: distribution point %s: its issuer is not among Issuers", p.URL)
+		}
+		for _, u := range []string{p.URL, cmp.Or(p.From, p.URL)} {
+			if err := checkURL(u); err != nil {
+				return nil, fmt.Errorf("crl: distribution point: %w", err)
+			}
+		}
+		if _, err := k.source(sourceKey{i, p.URL}, p.From); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+// Check returns nil if the certificate is not on its issuer's list as far as can be known now, and otherwise
+// an error, which always means: refuse. It is a *RevokedError, or wraps ErrStale, ErrUnavailable or
+// ErrUnknownIssuer. Without a list that is still good, Check fetches one, bounded by ctx and Timeout; many
+// callers share one fetch. Without Run, a list is used until its nextUpdate.
+func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
+	s, err := k.sourceOf(cert)
+	if err != nil {
+		return err
+	}
+	list := s.list.Load()
+	var fetching error
+	if list == nil || list.Stale(k.now()) {
+		fetching = k.await(ctx, s)
+		list = s.list.Load()
+	}
+	if list == nil {
+		return fmt.Errorf("%w from %s: %w", ErrUnavailable, s.from, fetching)
+	}
+	if e, ok := find(list.entries, cert.SerialNumber); ok {
+		return &RevokedError{Serial: cert.SerialNumber, Reason: int(e.reason), At: time.Unix(e.at, 0).UTC(), CRLNumber: list.Number}
+	}
+	if list.Stale(k.now()) && !k.allowStale {
+		err := fmt.Errorf("%w since %s (CRL %d from %s)", ErrStale, list.NextUpdate.Format(time.RFC3339), list.Number, s.from)
+		if fetching != nil {
+			err = fmt.Errorf("%w: %w", err, fetching)
+		}
+		return err
+	}
+	return nil
+}
+
+// Run polls for newer lists until ctx ends, and returns nil. While the CA is away, the lists at hand stay in
+// use.
+func (k *Checker) Run(ctx context.Context) error {
+	var polls sync.WaitGroup
+	defer polls.Wait()
+	for ctx.Err() == nil {
+		for _, s := range k.known() {
+			polls.Go(func() { k.poll(ctx, s) })
+		}
+		sleep(ctx, k.interval-k.interval/10+rand.N(max(k.interval/5, 1)))
+	}
+	return nil
+}
+
+// Refresh asks once for a newer list from every distribution point that is known so far. The error joins
+// those of the single ones.
+func (k *Checker) Refresh(ctx context.Context) error {
+	var mu sync.Mutex
+	var errs []error
+	var fetches sync.WaitGroup
+	for _, s := range k.known() {
+		fetches.Go(func() {
+			if err := k.refresh(ctx, s); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("%s: %w", s.from, err))
+			}
+		})
+	}
+	fetches.Wait()
+	return errors.Join(errs...)
+}
+
+// Info is the state of one list.
+type Info struct {
+	Issuer     string // the issuing CA's subject
+	URL        string // the distribution point
+	Number     uint64 // zero: no list yet
+	ThisUpdate time.Time
+	NextUpdate time.Time
+	Entries    int
+	Heard      time.Time // when the CA was last heard to say that this is the newest list
+	Err        error     // of the last attempt to get a newer one
+}
+
+// Status returns the state of every list, sorted by URL.
+func (k *Checker) Status() []Info {
+	var all []Info
+	for _, s := range k.known() {
+		all = append(all, s.info())
+	}
+	slices.SortFunc(all, func(a, b Info) int { return cmp.Or(strings.Compare(a.URL, b.URL), strings.Compare(a.Issuer, b.Issuer)) })
+	return all
+}
+
+func (k *Checker) known() []*source {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	all := make([]*source, 0, len(k.sources))
+	for _, s := range k.sources {
+		all = append(all, s)
+	}
+	return all
+}
+
+// sourceOf returns where the list for a certificate comes from. The issuer is told by its signature: another
+// CA may bear the same name, and copy the key identifier. Since that costs more than all the rest, the
+// answer is remembered.
+func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
+	id := thumbprint.OfCertificate(cert)
+	k.mu.RLock()
+	s := k.resolved[id]
+	k.mu.RUnlock()
+	if s != nil {
+		return s, nil
+	}
+	issuer := slices.IndexFunc(k.issuers, func(ca *x509.Certificate) bool {
+		return bytes.Equal(cert.RawIssuer, ca.RawSubject) && cert.CheckSignatureFrom(ca) == nil
+	})
+	if issuer < 0 {
+		return nil, fmt.Errorf("%w: %q", ErrUnknownIssuer, cert.Issuer)
+	}
+	if cert.SerialNumber.Sign() <= 0 || cert.SerialNumber.BitLen() > 8*maxSerial {
+		return nil, fmt.Errorf("%w: no list can hold its serial number", ErrUnavailable)
+	}
+	i := slices.IndexFunc(cert.CRLDistributionPoints, func(u string) bool { return checkURL(u) == nil })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: the certificate names no http distribution point", ErrUnavailable)
+	}
+	s, err := k.source(sourceKey{issuer, cert.CRLDistributionPoints[i]}, "")
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.resolved) >= maxResolved {
+		clear(k.resolved)
+	}
+	k.resolved[id] = s
+	return s, nil
+}
+
+// source returns the one of that key, and makes it if it is new.
+func (k *Checker) source(key sourceKey, from string) (*source, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := k.sources[key]; s != nil {
+		return s, nil
+	}
+	if len(k.sources) >= maxSources {
+		return nil, fmt.Errorf("%w: more than %d distribution points", ErrUnavailable, maxSources)
+	}
+	s := newSource(k.issuers[key.issuer], key.url, cmp.Or(from, key.url))
+	k.sources[key] = s
+	return s, nil
+}

@@ -1,0 +1,262 @@
+package crl
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultLifetime = time.Hour
+	minLifetime     = 10 * time.Second
+	maxLifetime     = 10 * 24 * time.Hour
+	defaultTimeout  = 30 * time.Second // for one round
+
+	sweep      = time.Minute            // a round at least this often: it finds what no wake-up told of
+	breath     = 20 * time.Millisecond  // pause after a round, in which a burst of revocations gathers
+	minBackoff = 100 * time.Millisecond // between rounds that fail
+	maxBackoff = 5 * time.Second
+	maxRounds  = 10 // in a row that other nodes won
+)
+
+// PublisherConfig is what a Publisher needs. Shards, Store, Revocations and Signer are required.
+type PublisherConfig struct {
+	Shards      []PublishedShard
+	Store       Store
+	Revocations Revocations
+	Signer      Signer
+
+	// Lifetime is nextUpdate - thisUpdate: for so long a list is believed, and may a cache keep it. 10 s to
+	// 240 h; 1 h if zero. When the CA is away, servers go on for what is left of it.
+	Lifetime time.Duration
+	// RenewBefore is how long before nextUpdate a list is signed anew; half the Lifetime if zero.
+	RenewBefore time.Duration
+	// Follow is how often the store is asked for lists that other nodes published. Zero: never, for a store
+	// that no other node writes to.
+	Follow time.Duration
+	// Timeout bounds one round: reading the store, signing, writing. 30 s if zero.
+	Timeout time.Duration
+
+	// OnPublish is told of every list that this node published, before anyone else. It must not block.
+	OnPublish func(Signed)
+	Now       func() time.Time // time.Now if nil
+	Logger    *slog.Logger     // slog.Default() if nil
+}
+
+// PublishedShard is a CRL to publish.
+type PublishedShard struct {
+	Shard  Shard
+	URL    string            // where it is served, as the CRL distribution point of the certificates has it
+	Issuer *x509.Certificate // whose key signs it
+}
+
+// Publisher keeps CRLs up to date in a Store and serves them from memory. All methods may be called at once.
+// It may share its Store with the Publishers of other nodes.
+type Publisher struct {
+	store       Store
+	revocations Revocations
+	signer      Signer
+	lifetime    time.Duration
+	renewBefore time.Duration
+	follow      time.Duration
+	timeout     time.Duration
+	onPublish   func(Signed)
+	now         func() time.Time
+	log         *slog.Logger
+
+	order  []*publication
+	shards map[Shard]*publication
+}
+
+// publication is one shard's state.
+type publication struct {
+	PublishedShard
+	wake    chan struct{} // one token: there is work
+	serving atomic.Pointer[served]
+
+	mu       sync.Mutex // guards what follows, and writing serving
+	newest   time.Time  // the latest thisUpdate of any list of this shard that was seen
+	asked    uint64     // wake-ups so far
+	answered uint64     // of these, how many a finished round followed
+	pending  time.Time  // since when there are unanswered ones; zero if there are none
+	err      error      // of the last round
+}
+
+// NewPublisher validates c. It reads and publishes nothing yet.
+func NewPublisher(c PublisherConfig) (*Publisher, error) {
+	if len(c.Shards) == 0 || c.Store == nil || c.Revocations == nil || c.Signer == nil {
+		return nil, errors.New("crl: Shards, Store, Revocations and Signer are required")
+	}
+	p := &Publisher{
+		store: c.Store, revocations: c.Revocations, signer: c.Signer,
+		lifetime: cmp.Or(c.Lifetime, defaultLifetime), follow: c.Follow, timeout: cmp.Or(c.Timeout, defaultTimeout),
+		onPublish: c.OnPublish, now: c.Now, log: cmp.Or(c.Logger, slog.Default()), shards: map[Shard]*publication{},
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.lifetime < minLifetime || p.lifetime > maxLifetime {
+		return nil, fmt.Errorf("crl: lifetime %s: want %s to %s", p.lifetime, minLifetime, maxLifetime)
+	}
+	p.renewBefore = cmp.Or(c.RenewBefore, p.lifetime/2)
+	if p.renewBefore < 0 || p.renewBefore >= p.lifetime {
+		return nil, fmt.Errorf("crl: renewing %s before nextUpdate: want less than the lifetime, %s", p.renewBefore, p.lifetime)
+	}
+	if p.follow < 0 || p.timeout < 0 {
+		return nil, errors.New("crl: Follow and Timeout must not be negative")
+	}
+	for _, s := range c.Shards {
+		if s.Issuer == nil || len(s.Issuer.SubjectKeyId) == 0 {
+			return nil, fmt.Errorf("crl: shard %q: an issuer with a subject key identifier is required", s.Shard.Issuer)
+		}
+		if err := checkURL(s.URL); err != nil {
+			return nil, fmt.Errorf("crl: shard %q: %w", s.Shard.Issuer, err)
+		}
+		if p.shards[s.Shard] != nil {
+			return nil, fmt.Errorf("crl: shard %q twice", s.Shard.Issuer)
+		}
+		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1)}
+		p.shards[s.Shard], p.order = pub, append(p.order, pub)
+	}
+	return p, nil
+}
+
+// Changed says that a revocation, hold or release of that issuer's became durable. It does not block. The
+// round that follows, in Run, sees the revocation; wake-ups that come during a round cause another one.
+func (p *Publisher) Changed(issuer string) {
+	known := false
+	for _, s := range p.order {
+		if s.Shard.Issuer == issuer {
+			known = true
+			s.ask(p.now())
+		}
+	}
+	if !known {
+		p.log.Error("a certificate was revoked whose issuer has no CRL here", "issuer", issuer)
+	}
+}
+
+func (s *publication) ask(now time.Time) {
+	s.mu.Lock()
+	s.asked++
+	if s.pending.IsZero() {
+		s.pending = now
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default: // a token is there already, and the round that it causes has not begun
+	}
+}
+
+// Run publishes what is missing or due, and then whenever Changed is called or a list is due again. It
+// retries what fails, and returns nil when ctx ends.
+func (p *Publisher) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, s := range p.order {
+		running.Go(func() { p.tend(ctx, s) })
+		if p.follow > 0 {
+			running.Go(func() { p.followOthers(ctx, s) })
+		}
+	}
+	running.Wait()
+	return nil
+}
+
+// tend keeps one shard up to date until ctx ends. It takes the token of a wake-up before it begins the round,
+// so that a wake-up during the round leaves another token, which causes another round.
+func (p *Publisher) tend(ctx context.Context, s *publication) {
+	backoff := minBackoff
+	for ctx.Err() == nil {
+		_, err := p.publish(ctx, s, false)
+		pause, wait := breath, min(sweep, p.untilDue(s))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			p.log.Error("publishing a CRL failed; servers may not know of revocations", "shard", s.Shard.Issuer, "pending_since", s.pendingSince(), "error", err)
+			pause, wait = minBackoff, backoff+rand.N(backoff/2)
+			backoff = min(2*backoff, maxBackoff)
+		default:
+			backoff = minBackoff
+		}
+		sleep(ctx, pause)
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// followOthers adopts what other nodes publish until ctx ends.
+func (p *Publisher) followOthers(ctx context.Context, s *publication) {
+	failing := false
+	for sleep(ctx, p.follow) {
+		_, err := p.latest(ctx, s)
+		if err != nil && !failing && ctx.Err() == nil {
+			p.log.Error("reading the newest CRL from the store", "shard", s.Shard.Issuer, "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+// sleep reports whether the time has passed without ctx ending.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// Current returns the newest list that this node knows; false before the first one.
+func (p *Publisher) Current(shard Shard) (Signed, bool) {
+	s := p.shards[shard]
+	if s == nil {
+		return Signed{}, false
+	}
+	held := s.serving.Load()
+	if held == nil {
+		return Signed{}, false
+	}
+	return held.Signed, true
+}
+
+// ShardStatus is how a shard is doing. Number is zero before the first list.
+type ShardStatus struct {
+	Shard        Shard
+	URL          string
+	Number       uint64
+	ThisUpdate   time.Time
+	NextUpdate   time.Time
+	Entries      int
+	PendingSince time.Time // since when a revocation waits to be published; zero if none does
+	Err          error     // of the last round; nil if it succeeded
+}
+
+// Status returns the state of every shard, in the order of PublisherConfig.Shards.
+func (p *Publisher) Status() []ShardStatus {
+	all := make([]ShardStatus, 0, len(p.order))
+	for _, s := range p.order {
+		st := ShardStatus{Shard: s.Shard, URL: s.URL}
+		s.mu.Lock()
+		st.PendingSince, st.Err = s.pending, s.err
+		s.mu.Unlock()
+		if held := s.serving.Load(); held != nil {
+			st.Number, st.ThisUpdate, st.NextUpdate, st.Entries = held.Number, held.ThisUpdate, held.NextUpdate, held.list.Len()
+		}
+		all = append(all, st)
+	}
+	return all
+}

@@ -1,0 +1,286 @@
+package crl
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// source is one distribution point and the newest list from it.
+type source struct {
+	issuer *x509.Certificate
+	url    string // as in certificates and in the list
+	from   string // where it is fetched
+	list   atomic.Pointer[List]
+
+	// turn is held by whoever fetches: one at a time, and whoever waits for it shares the outcome. It guards
+	// the validators and loaded.
+	turn         chan struct{}
+	loaded       bool // from disk, or tried to
+	etag         string
+	lastModified string
+
+	mu    sync.Mutex // guards what follows
+	done  uint64     // attempts that ran to their end
+	ended time.Time  // when the last of them did; with a monotonic reading
+	heard time.Time
+	err   error
+}
+
+func newSource(issuer *x509.Certificate, url, from string) *source {
+	return &source{issuer: issuer, url: url, from: from, turn: make(chan struct{}, 1)}
+}
+
+func (s *source) info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := Info{Issuer: s.issuer.Subject.String(), URL: s.url, Heard: s.heard, Err: s.err}
+	if l := s.list.Load(); l != nil {
+		i.Number, i.ThisUpdate, i.NextUpdate, i.Entries = l.Number, l.ThisUpdate, l.NextUpdate, l.Len()
+	}
+	return i
+}
+
+func (s *source) outcome() (done uint64, ended time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done, s.ended, s.err
+}
+
+// poll makes one attempt, unless one is under way.
+func (k *Checker) poll(ctx context.Context, s *source) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+		k.load(s)
+		_ = k.attempt(ctx, s) // logged, and in Info
+	default:
+	}
+}
+
+// refresh makes one attempt, after the one that is under way.
+func (k *Checker) refresh(ctx context.Context, s *source) error {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+		k.load(s)
+		return k.attempt(ctx, s)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// await gets a list that is good now: from disk if there is one, or else by an attempt of its own or another
+// caller's. An attempt that failed less than Interval ago is not repeated.
+func (k *Checker) await(ctx context.Context, s *source) error {
+	before, _, _ := s.outcome()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	k.load(s)
+	if l := s.list.Load(); l != nil && !l.Stale(k.now()) {
+		return nil
+	}
+	if done, ended, err := s.outcome(); done > before || (err != nil && time.Since(ended) < k.interval) {
+		return err
+	}
+	return k.attempt(ctx, s)
+}
+
+// attempt fetches once and records how it went, except that a caller who gave up says nothing about the CA.
+// The caller holds s.turn.
+func (k *Checker) attempt(ctx context.Context, s *source) error {
+	err := k.fetch(ctx, s)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	s.mu.Lock()
+	was := s.err
+	s.done, s.ended, s.err = s.done+1, time.Now(), err
+	if err == nil {
+		s.heard = k.now()
+	}
+	s.mu.Unlock()
+	switch {
+	case err != nil && (was == nil || was.Error() != err.Error()):
+		k.log.Warn("no newer CRL; the one at hand stays in use", "url", s.from, "error", err)
+	case err == nil && was != nil:
+		k.log.Info("the CRL can be had again", "url", s.from)
+	}
+	return err
+}
+
+func (k *Checker) fetch(ctx context.Context, s *source) error {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.from, nil)
+	if err != nil {
+		return fmt.Errorf("fetching: %w", err)
+	}
+	req.Header.Set("Accept", "application/pkix-crl")
+	req.Header.Set("Cache-Control", "no-cache") // a cache on the way may keep a list until its nextUpdate
+	held := s.list.Load()
+	if held != nil && s.etag != "" {
+		req.Header.Set("If-None-Match", s.etag)
+	} else if held != nil && s.lastModified != "" {
+		req.Header.Set("If-Modified-Since", s.lastModified)
+	}
+	resp, err := k.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("fetching: %w", err)
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotModified && held != nil:
+		return nil
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("fetching: the answer is %s", resp.Status)
+	case resp.ContentLength > k.maxSize:
+		return fmt.Errorf("%w: %d octets, at most %d are allowed", ErrList, resp.ContentLength, k.maxSize)
+	}
+	der, err := io.ReadAll(io.LimitReader(resp.Body, k.maxSize+1))
+	if err != nil {
+		return fmt.Errorf("fetching: %w", err)
+	}
+	if int64(len(der)) > k.maxSize {
+		return fmt.Errorf("%w: more than %d octets", ErrList, k.maxSize)
+	}
+	if err := k.adopt(s, der); err != nil {
+		return err
+	}
+	s.etag, s.lastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	return nil
+}
+
+// adopt verifies a list and uses it if it is newer than the one at hand.
+func (k *Checker) adopt(s *source, der []byte) error {
+	held := s.list.Load()
+	if held != nil && held.digest == sha256.Sum256(der) {
+		return nil
+	}
+	list, err := ParseAndVerify(der, s.issuer, s.url, k.now())
+	if err != nil {
+		return err
+	}
+	switch {
+	case held == nil || list.Number > held.Number:
+	case list.Number == held.Number:
+		return fmt.Errorf("%w: two lists have the number %d", ErrRollback, list.Number)
+	default:
+		return fmt.Errorf("%w: number %d after %d", ErrRollback, list.Number, held.Number)
+	}
+	// Kept before it is used, so that a restart does not go back. A full disk is no reason to let a revoked
+	// certificate pass.
+	if err := k.keep(s, der); err != nil {
+		k.log.Error("keeping the CRL on disk; a restart now would go back to an older one", "url", s.from, "error", err)
+	}
+	s.list.Store(list)
+	if k.onUpdate != nil {
+		k.onUpdate(s.info())
+	}
+	return nil
+}
+
+// file is where a source's list is kept: issuer key and URL make the name, so that lists cannot be mixed up.
+func (k *Checker) file(s *source) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s", s.issuer.RawSubjectPublicKeyInfo, s.url))
+	return filepath.Join(k.dir, hex.EncodeToString(sum[:16])+".crl")
+}
+
+// load reads the list that was kept, once. It is verified like one from the network.
+func (k *Checker) load(s *source) {
+	if s.loaded || k.dir == "" {
+		return
+	}
+	s.loaded = true
+	der, err := readBounded(k.file(s), k.maxSize)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		var list *List
+		if list, err = ParseAndVerify(der, s.issuer, s.url, k.now()); err == nil {
+			s.list.Store(list)
+			return
+		}
+	}
+	k.log.Error("the CRL that was kept on disk is of no use", "url", s.from, "file", k.file(s), "error", err)
+}
+
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d octets", limit)
+	}
+	return b, err
+}
+
+// keep writes the list beside the old one, and then puts it in its place.
+func (k *Checker) keep(s *source, der []byte) (err error) {
+	if k.dir == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(k.dir, "new-*.crl")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(der)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), k.file(s))
+}
+
+func prepareDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("crl: directory for CRLs: %w", err)
+	}
+	return nil
+}
+
+// fetchClient returns c, or a client of its own, that does not follow redirects unless c says how.
+func fetchClient(c *http.Client) *http.Client {
+	var client http.Client
+	if c != nil {
+		client = *c
+	} else {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.DisableCompression = true // serial numbers are random; it would change the ETag for nothing
+		client.Transport = transport
+	}
+	if client.CheckRedirect == nil {
+		client.CheckRedirect = func(*http.Request, []*http.Request) error {
+			return errors.New("a CRL's distribution point must not redirect")
+		}
+	}
+	return &client
+}
