@@ -1,0 +1,214 @@
+package web
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
+	issuer := s.c.Authority.Issuer()
+	cert := issuer.Signer.Certificate()
+	return writeJSON(w, http.StatusOK, client.CA{
+		Name:        s.c.Name,
+		Root:        pemOf(issuer.Root.Raw),
+		Fingerprint: fingerprint(issuer.Root),
+		Issuers:     []client.Issuer{{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}},
+		URLs:        s.c.URLs,
+	})
+}
+
+func (s *Server) postInvitation(w http.ResponseWriter, r *http.Request) error {
+	in, err := decode[client.InvitationRequest](r)
+	if err != nil {
+		return err
+	}
+	ttl, err := duration("ttl", in.TTL)
+	if err != nil {
+		return err
+	}
+	lifetime, err := duration("lifetime", in.Lifetime)
+	if err != nil {
+		return err
+	}
+	inv, secret, err := s.c.Enroll.Invite(r.Context(), enroll.InviteRequest{
+		ClientID: in.ClientID, Profile: in.Profile, SANs: in.SANs, Scopes: in.Scopes, Resources: in.Resources,
+		TTL: ttl, Lifetime: lifetime,
+	})
+	if err != nil {
+		return err
+	}
+	token, err := s.enrolmentToken(inv.ID, secret)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, client.Invitation{
+		ID: inv.ID, ClientID: inv.ClientID, Profile: inv.Profile, ExpiresAt: inv.ExpiresAt.UTC(), Token: token,
+	})
+}
+
+func duration(name, text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, refuse(badRequest, `%s is a duration such as "90m" or "24h", not %q`, name, text)
+	}
+	return d, nil
+}
+
+// enrolmentToken puts an invitation into the one string that enrolment needs.
+func (s *Server) enrolmentToken(id string, secret [32]byte) (string, error) {
+	raw, err := invitationID(id)
+	if err != nil {
+		return "", err
+	}
+	return client.EnrolmentToken{
+		URL: s.c.URLs.Public, Root: thumbprint.OfCertificate(s.c.Authority.Issuer().Root), ID: raw, Secret: secret,
+	}.String(), nil
+}
+
+func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) error {
+	token, err := bearer(r)
+	if err != nil {
+		return err
+	}
+	csr, err := readCSR(r)
+	if err != nil {
+		return err
+	}
+	issued, err := s.c.Enroll.Enroll(r.Context(), token.InvitationID(), token.Secret, csr)
+	if err != nil {
+		return err
+	}
+	return s.writeIssued(w, r, issued)
+}
+
+func (s *Server) renewCertificate(w http.ResponseWriter, r *http.Request) error {
+	var csr []byte
+	if r.ContentLength != 0 {
+		var err error
+		if csr, err = readCSR(r); err != nil {
+			return err
+		}
+	}
+	issued, err := s.c.Enroll.Renew(r.Context(), r.TLS, csr)
+	if err != nil {
+		return err
+	}
+	return s.writeIssued(w, r, issued)
+}
+
+func (s *Server) writeIssued(w http.ResponseWriter, r *http.Request, issued *ca.Issued) error {
+	callOf(r.Context()).client = issued.Record.ClientID
+	w.Header().Set("Location", "/v1/certificates/"+issued.Record.Serial.String())
+	return s.writeCertificate(w, r, http.StatusCreated, issued)
+}
+
+// bearer reads the enrolment token from the Authorization header.
+func bearer(r *http.Request) (client.EnrolmentToken, error) {
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return client.EnrolmentToken{}, refuse(tokenNeeded, "send the enrolment token as Authorization: Bearer pkid1_...")
+	}
+	scheme, text, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return client.EnrolmentToken{}, refuse(tokenNeeded, "send the enrolment token as Authorization: Bearer pkid1_...")
+	}
+	return client.ParseEnrolmentToken(text)
+}
+
+// readCSR takes a request in JSON, or as it is. Its size is bounded before anything looks into it.
+func readCSR(r *http.Request) ([]byte, error) {
+	kind, err := mediaType(r)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case "application/json":
+		in, err := unmarshal[client.CSR](r.Body)
+		return []byte(in.CSR), err
+	case "application/pkcs10", pemFile:
+		return io.ReadAll(r.Body)
+	default:
+		return nil, refuse(badMediaType, `send application/json with {"csr": PEM}, or application/pkcs10, not %q`, kind)
+	}
+}
+
+func (s *Server) getCertificate(w http.ResponseWriter, r *http.Request) error {
+	issued, err := s.issued(r)
+	if err != nil {
+		return err
+	}
+	return s.writeCertificate(w, r, http.StatusOK, issued)
+}
+
+// issued reads the certificate that the path names.
+func (s *Server) issued(r *http.Request) (*ca.Issued, error) {
+	serial, err := ca.ParseSerial(mux.Vars(r)["serial"])
+	if err != nil {
+		return nil, err
+	}
+	return s.c.Authority.Issued(r.Context(), serial)
+}
+
+func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error {
+	in, err := decodeOptional[client.Revocation](r)
+	if err != nil {
+		return err
+	}
+	rec, err := s.revoke(r, in.Reason)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, certificateOf(rec, s.now()))
+}
+
+// revoke revokes, holds or releases the certificate that the path names.
+func (s *Server) revoke(r *http.Request, reason string) (*ca.Record, error) {
+	serial, err := ca.ParseSerial(mux.Vars(r)["serial"])
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := ca.ParseReason(reason)
+	if err != nil {
+		return nil, refuse(badRequest, "%v", err)
+	}
+	return s.c.Authority.Revoke(r.Context(), ca.RevocationRequest{Serial: serial, Reason: parsed})
+}
+
+func (s *Server) listCertificates(w http.ResponseWriter, r *http.Request) error {
+	q := parseQuery(r, append(filters, "limit", "format")...)
+	query, format := q.certificates(), q.oneOf("format", "json", "ndjson", "csv")
+	query.Limit = q.limit()
+	switch streams := format == "ndjson" || format == "csv"; {
+	case streams && q.values.Has("limit"):
+		q.fail("format=%s answers with everything that matches: leave limit out", format)
+	case streams:
+		query.Limit = maxPage
+	}
+	if q.err != nil {
+		return q.err
+	}
+	if format == "ndjson" || format == "csv" {
+		return s.export(w, r, query, format)
+	}
+	page, err := s.listPage(r.Context(), query)
+	if err != nil {
+		return err
+	}
+	out := client.Certificates{Certificates: []client.Certificate{}, NextCursor: page.Next}
+	for _, rec := range page.Records {
+		out.Certificates = append(out.Certificates, certificateOf(rec, s.now()))
+	}
+	return writeJSON(w, http.StatusOK, out)
+}

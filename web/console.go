@@ -1,0 +1,137 @@
+package web
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"mime"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/pkid/pkid/client"
+)
+
+// The console is HTML alone: it works without JavaScript, loads nothing from elsewhere, and shows what the
+// REST API shows, to the same operators.
+//
+//go:embed console
+var consoleFiles embed.FS
+
+//go:embed openapi.json
+var openAPI []byte
+
+// consolePolicy allows the style sheet and the icon of this server, forms back to it, and nothing else.
+const consolePolicy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+var pageNames = []string{"welcome", "overview", "certificates", "certificate", "clients", "audit", "error"}
+
+// parsePages parses one set of templates per page, so that no page's definitions leak into another's.
+func parsePages() (map[string]*template.Template, error) {
+	funcs := template.FuncMap{"stamp": stamp, "relative": relative}
+	layout, err := template.New("layout.html").Funcs(funcs).ParseFS(consoleFiles, "console/layout.html")
+	if err != nil {
+		return nil, fmt.Errorf("parsing layout: %w", err)
+	}
+	pages := map[string]*template.Template{}
+	for _, name := range pageNames {
+		set, err := layout.Clone()
+		if err != nil {
+			return nil, fmt.Errorf("parsing page %s: %w", name, err)
+		}
+		if pages[name], err = set.ParseFS(consoleFiles, "console/"+name+".html"); err != nil {
+			return nil, fmt.Errorf("parsing page %s: %w", name, err)
+		}
+	}
+	return pages, nil
+}
+
+// view is what every page gets.
+type view struct {
+	Page     string // its name, for the menu
+	Title    string
+	CA       string
+	Operator string
+	Now      time.Time
+	Data     any
+}
+
+// render fills a page in memory first: a template that fails must not leave half a page behind.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, page, title string, data any) error {
+	var body bytes.Buffer
+	v := view{Page: page, Title: title, CA: s.c.Name, Operator: callOf(r.Context()).client, Now: s.now(), Data: data}
+	if err := s.pages[page].Execute(&body, v); err != nil {
+		return fmt.Errorf("rendering page %s: %w", page, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", consolePolicy)
+	w.WriteHeader(status)
+	_, err := w.Write(body.Bytes())
+	return gone(err)
+}
+
+// errorPage is a problem document for people.
+func (s *Server) errorPage(w http.ResponseWriter, r *http.Request, p *client.Problem) {
+	data := struct {
+		*client.Problem
+		MTLS   string
+		Import bool // tell how a browser gets the operator's certificate
+	}{p, s.c.URLs.MTLS, p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden}
+	if err := s.render(w, r, p.Status, "error", p.Title, data); err != nil {
+		s.log.ErrorContext(r.Context(), "request failed", "request_id", p.RequestID, "error", err)
+		http.Error(w, p.Title, p.Status)
+	}
+}
+
+// welcomePage tells on the public listener where the console is, and leads there on the mTLS listener.
+func (s *Server) welcomePage(w http.ResponseWriter, r *http.Request) error {
+	if callOf(r.Context()).listener == MTLS {
+		http.Redirect(w, r, "/console", http.StatusSeeOther)
+		return nil
+	}
+	root := s.c.Authority.Issuer().Root
+	return s.render(w, r, http.StatusOK, "welcome", s.c.Name, struct {
+		MTLS, Status, Fingerprint string
+	}{s.c.URLs.MTLS, s.c.URLs.Status, fingerprint(root)})
+}
+
+func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
+	name := mux.Vars(r)["file"]
+	kind := mime.TypeByExtension(path.Ext(name))
+	body, err := consoleFiles.ReadFile("console/assets/" + name)
+	if err != nil || kind == "" {
+		return errNoRoute
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+	return nil
+}
+
+func (s *Server) getOpenAPI(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	_, err := w.Write(openAPI)
+	return gone(err)
+}
+
+// relative says how far t is from now, in the largest unit that fits.
+func relative(t, now time.Time) string {
+	d := t.Sub(now)
+	form := "in %d %s"
+	if d < 0 {
+		d, form = -d, "%d %s ago"
+	}
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "days"}, {time.Hour, "h"}, {time.Minute, "min"}} {
+		if d >= 2*u.size {
+			return fmt.Sprintf(form, d/u.size, u.name)
+		}
+	}
+	return "now"
+}

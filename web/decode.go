@@ -1,0 +1,201 @@
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// decode reads a JSON body of one value, whose members T must all know. A misspelt member would otherwise
+// mean its default, such as a scope list that limits nothing.
+func decode[T any](r *http.Request) (T, error) {
+	var v T
+	kind, err := mediaType(r)
+	if err != nil {
+		return v, err
+	}
+	if kind != "application/json" && !(r.Method == http.MethodPatch && kind == "application/merge-patch+json") {
+		return v, refuse(badMediaType, "send application/json, not %q", kind)
+	}
+	return unmarshal[T](r.Body)
+}
+
+func unmarshal[T any](body io.Reader) (T, error) {
+	var v T
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		return v, jsonError(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		if as[*http.MaxBytesError](err) {
+			return v, err
+		}
+		return v, refuse(badRequest, "the body has something after its JSON value")
+	}
+	return v, nil
+}
+
+// decodeOptional is decode for a body that may be absent, which means the zero T.
+func decodeOptional[T any](r *http.Request) (T, error) {
+	if r.ContentLength == 0 {
+		var v T
+		return v, nil
+	}
+	return decode[T](r)
+}
+
+func jsonError(err error) error {
+	switch {
+	case as[*http.MaxBytesError](err):
+		return err
+	case errors.Is(err, io.EOF):
+		return refuse(badRequest, "the body is empty; send JSON")
+	default:
+		return refuse(badRequest, "the body is not the JSON that this path takes: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+}
+
+// mediaType returns the type of a body, without its parameters.
+func mediaType(r *http.Request) (string, error) {
+	values := r.Header.Values("Content-Type")
+	if len(values) != 1 {
+		return "", refuse(badMediaType, "send one Content-Type, got %d", len(values))
+	}
+	kind, _, err := mime.ParseMediaType(values[0])
+	if err != nil {
+		return "", refuse(badMediaType, "Content-Type %q: %v", values[0], err)
+	}
+	return kind, nil
+}
+
+// accepts picks the first offer that the request's Accept header names, or the default, which is answered
+// too where nothing offered was asked for (RFC 9110 section 12.5.1 allows it). Weights other than 0 are not
+// weighed: what comes first counts.
+func accepts(r *http.Request, otherwise string, offers ...string) string {
+	for field := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		kind, params, err := mime.ParseMediaType(field)
+		if err != nil || params["q"] == "0" {
+			continue
+		}
+		if kind == otherwise || slices.Contains(offers, kind) {
+			return kind
+		}
+	}
+	return otherwise
+}
+
+// query reads a request's parameters. The first mistake sticks and is returned by close.
+type query struct {
+	values url.Values
+	err    error
+}
+
+// parseQuery refuses parameters that are not known, since a misspelt filter would select everything, and
+// those that are given twice.
+func parseQuery(r *http.Request, known ...string) *query {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return &query{err: refuse(badRequest, "malformed query")}
+	}
+	q := &query{values: values}
+	for name, v := range values {
+		if !slices.Contains(known, name) {
+			q.fail("unknown parameter %q; known: %s", name, strings.Join(known, ", "))
+		}
+		if len(v) > 1 {
+			q.fail("parameter %q is given %d times", name, len(v))
+		}
+	}
+	return q
+}
+
+func (q *query) fail(format string, args ...any) {
+	if q.err == nil {
+		q.err = refuse(badRequest, format, args...)
+	}
+}
+
+func (q *query) text(name string) string { return q.values.Get(name) }
+
+func (q *query) oneOf(name string, allowed ...string) string {
+	v := q.text(name)
+	if v != "" && !slices.Contains(allowed, v) {
+		q.fail("%s is one of %s, not %q", name, strings.Join(allowed, ", "), v)
+	}
+	return v
+}
+
+func (q *query) number(name string, otherwise, most uint64) uint64 {
+	if !q.values.Has(name) {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(q.text(name), 10, 64)
+	if err != nil || n > most {
+		q.fail("%s is a number up to %d, not %q", name, most, q.text(name))
+	}
+	return n
+}
+
+// limit reads how much a page shall hold.
+func (q *query) limit() int {
+	n := q.number("limit", defaultPage, maxPage)
+	if n == 0 {
+		q.fail("limit is at least 1")
+	}
+	return int(n)
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+func (q *query) time(name string) time.Time {
+	if q.text(name) == "" {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339, q.text(name))
+	if err != nil {
+		q.fail("%s is a time such as 2026-01-31T12:00:00Z (RFC 3339), not %q", name, q.text(name))
+	}
+	return t
+}
+
+func (q *query) thumbprint(name string) thumbprint.Cert {
+	if q.text(name) == "" {
+		return thumbprint.Cert{}
+	}
+	t, err := thumbprint.ParseCert(q.text(name))
+	if err != nil {
+		q.fail("%s: %v", name, err)
+	}
+	return t
+}
+
+// filters are the parameters that certificates reads.
+var filters = []string{"client", "name", "thumbprint", "status", "profile", "expires_before", "expires_after", "cursor"}
+
+// certificates reads what selects certificates.
+func (q *query) certificates() ca.Query {
+	return ca.Query{
+		ClientID:      q.text("client"),
+		Name:          q.text("name"),
+		Thumbprint:    q.thumbprint("thumbprint"),
+		Status:        ca.Status(q.oneOf("status", string(ca.Active), string(ca.Held), string(ca.Revoked), string(ca.Expired))),
+		Profile:       q.text("profile"),
+		ExpiresBefore: q.time("expires_before"),
+		ExpiresAfter:  q.time("expires_after"),
+		Cursor:        q.text("cursor"),
+	}
+}

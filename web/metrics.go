@@ -1,0 +1,170 @@
+package web
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// buckets are the upper bounds of the latency histogram, in seconds.
+var buckets = [...]float64{0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10}
+
+// metrics counts what the listeners answer. Its labels come from the route table alone, so a stranger cannot
+// make them many.
+type metrics struct {
+	mu       sync.Mutex // guards what follows
+	requests map[requestKey]uint64
+	latency  map[string]*histogram // by route
+	counters map[string]uint64     // those that the route table names
+}
+
+type requestKey struct {
+	listener, route string
+	class           int // first digit of the status; 0: the connection was cut
+}
+
+type histogram struct {
+	counts [len(buckets) + 1]uint64
+	sum    float64
+}
+
+func newMetrics(table []Route) *metrics {
+	m := &metrics{requests: map[requestKey]uint64{}, latency: map[string]*histogram{}, counters: map[string]uint64{}}
+	for _, r := range table {
+		if r.Counts != "" {
+			m.counters[r.Counts] = 0 // a counter that is absent until its first event cannot be watched
+		}
+	}
+	return m
+}
+
+func (m *metrics) observe(c *call, method string, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.requests[requestKey{c.listener.String(), c.route.Name, c.w.status / 100}]++
+	h := m.latency[c.route.Name]
+	if h == nil {
+		h = &histogram{}
+		m.latency[c.route.Name] = h
+	}
+	i, _ := slices.BinarySearch(buckets[:], took.Seconds())
+	h.counts[i]++
+	h.sum += took.Seconds()
+	if c.route.Counts != "" && method == c.route.Method && c.w.status >= 200 && c.w.status < 400 {
+		m.counters[c.route.Counts]++
+	}
+}
+
+// getMetrics writes the Prometheus text format, version 0.0.4.
+func (s *Server) getMetrics(w http.ResponseWriter, _ *http.Request) error {
+	var b bytes.Buffer
+	writeBuildInfo(&b)
+	s.metrics.write(&b)
+	s.writeCRLMetrics(&b)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, err := w.Write(b.Bytes())
+	return gone(err)
+}
+
+// family writes a metric's head.
+func family(w io.Writer, name, kind, help string) {
+	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func writeBuildInfo(w io.Writer) {
+	version, revision := "unknown", "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = s.Value
+			}
+		}
+	}
+	family(w, "pkid_build_info", "gauge", "What is running; always 1.")
+	fmt.Fprintf(w, "pkid_build_info{version=%q,revision=%q,goversion=%q} 1\n", version, revision, runtime.Version())
+	family(w, "go_goroutines", "gauge", "Goroutines that exist.")
+	fmt.Fprintf(w, "go_goroutines %d\n", runtime.NumGoroutine())
+}
+
+var counterHelp = map[string]string{
+	"pkid_invitations_total":          "Invitations made.",
+	"pkid_certificates_issued_total":  "Enrolments answered with a certificate, retries included.",
+	"pkid_certificates_renewed_total": "Certificates renewed.",
+	"pkid_certificates_revoked_total": "Revocations, holds and releases.",
+	"pkid_tokens_issued_total":        "Access tokens issued.",
+}
+
+func (m *metrics) write(w io.Writer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(m.counters)) {
+		family(w, name, "counter", counterHelp[name])
+		fmt.Fprintf(w, "%s %d\n", name, m.counters[name])
+	}
+	family(w, "pkid_http_requests_total", "counter", "Requests answered, by listener, route and class of status.")
+	lines := make([]string, 0, len(m.requests))
+	for k, n := range m.requests {
+		lines = append(lines, fmt.Sprintf("pkid_http_requests_total{listener=%q,route=%q,code=\"%dxx\"} %d\n", k.listener, k.route, k.class, n))
+	}
+	slices.Sort(lines)
+	io.WriteString(w, strings.Join(lines, ""))
+	family(w, "pkid_http_request_duration_seconds", "histogram", "How long requests took, by route.")
+	for _, route := range slices.Sorted(maps.Keys(m.latency)) {
+		m.latency[route].write(w, "pkid_http_request_duration_seconds", route)
+	}
+}
+
+func (h *histogram) write(w io.Writer, name, route string) {
+	var n uint64
+	for i, count := range h.counts {
+		n += count
+		bound := "+Inf"
+		if i < len(buckets) {
+			bound = fmt.Sprint(buckets[i])
+		}
+		fmt.Fprintf(w, "%s_bucket{route=%q,le=%q} %d\n", name, route, bound, n)
+	}
+	fmt.Fprintf(w, "%s_sum{route=%q} %g\n%s_count{route=%q} %d\n", name, route, h.sum, name, route, n)
+}
+
+// writeCRLMetrics tells of each published CRL what an alert needs: its age, when it ends, and whether the
+// last attempt to publish failed.
+func (s *Server) writeCRLMetrics(w io.Writer) {
+	status := s.c.CRL.Status()
+	gauge := func(name, help string, value func(int) float64) {
+		family(w, name, "gauge", help)
+		for i, st := range status {
+			fmt.Fprintf(w, "%s{issuer=%q} %g\n", name, st.Shard.Issuer, value(i))
+		}
+	}
+	unix := func(t time.Time) float64 {
+		if t.IsZero() {
+			return 0
+		}
+		return float64(t.UnixMilli()) / 1000
+	}
+	gauge("pkid_crl_number", "Number of the newest CRL.", func(i int) float64 { return float64(status[i].Number) })
+	gauge("pkid_crl_this_update_seconds", "When the newest CRL was signed, Unix time.", func(i int) float64 { return unix(status[i].ThisUpdate) })
+	gauge("pkid_crl_next_update_seconds", "Until when the newest CRL holds, Unix time.", func(i int) float64 { return unix(status[i].NextUpdate) })
+	gauge("pkid_crl_age_seconds", "Age of the newest CRL.", func(i int) float64 {
+		if status[i].ThisUpdate.IsZero() {
+			return 0
+		}
+		return s.now().Sub(status[i].ThisUpdate).Seconds()
+	})
+	gauge("pkid_crl_publication_failed", "1 if the last attempt to publish a CRL failed.", func(i int) float64 {
+		if status[i].Err != nil {
+			return 1
+		}
+		return 0
+	})
+}

@@ -1,0 +1,180 @@
+package web
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/internal/audit"
+)
+
+// maxBody bounds every request body. The largest honest one is a client's JWK set.
+const maxBody = 64 << 10
+
+// call is what is known of a request while it is answered.
+type call struct {
+	id       string
+	listener Listener
+	route    Route  // the zero Route until one matched
+	client   string // who was authenticated here, for the log
+	w        *recorder
+}
+
+// page reports whether a person is looking.
+func (c *call) page() bool { return strings.HasPrefix(c.route.Name, "console.") }
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
+
+// recorder notes what went out.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	octets int64
+}
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && status >= http.StatusOK {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.octets += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// listener wraps a listener's routes in what holds for every request: an id, bounds, headers, the access
+// log, and an answer even after a panic.
+func (s *Server) listener(l Listener) http.Handler {
+	router := s.router(l)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// An id that came with the request is not taken over: it could be made to look like another's.
+		c := &call{id: rand.Text(), listener: l, w: &recorder{ResponseWriter: w}}
+		ctx := context.WithValue(r.Context(), callKey{}, c)
+		ctx = audit.WithActor(ctx, audit.Actor{Address: remoteHost(r), RequestID: c.id})
+		r = r.WithContext(ctx)
+		r.Body = http.MaxBytesReader(c.w, r.Body, maxBody)
+		s.headers(c)
+		start := time.Now()
+		defer s.finish(r, start)
+		if !clean(r.URL) {
+			s.fail(c.w, r, refuse(badPath, "the path has an empty, . or .. segment, or a backslash"))
+			return
+		}
+		router.ServeHTTP(c.w, r)
+	})
+}
+
+// headers sets what every answer carries; a handler may replace them. There is no Strict-Transport-Security:
+// it holds for a host name and all of its ports, and would turn the CRLs on plain HTTP into errors.
+func (s *Server) headers(c *call) {
+	h := c.w.Header()
+	h.Set("X-Request-Id", c.id)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	if c.listener != Status {
+		h.Set("Cache-Control", "no-store")
+	}
+}
+
+// finish answers after a panic, logs and counts.
+func (s *Server) finish(r *http.Request, start time.Time) {
+	c := callOf(r.Context())
+	cut := recover()
+	if cut != nil && cut != http.ErrAbortHandler {
+		s.log.ErrorContext(r.Context(), "panic", "request_id", c.id, "route", c.route.Name,
+			"error", fmt.Sprint(cut), "stack", string(debug.Stack()))
+		if c.w.status == 0 {
+			s.fail(c.w, r, refuse(internal, "panic"))
+			cut = nil
+		}
+	}
+	took := time.Since(start)
+	s.metrics.observe(c, r.Method, took)
+	s.log.LogAttrs(r.Context(), level(c), "request",
+		slog.String("request_id", c.id), slog.String("listener", c.listener.String()),
+		slog.String("method", r.Method), slog.String("route", c.route.Name),
+		slog.String("path", r.URL.Path[:min(len(r.URL.Path), 256)]), // never the query: it may hold anything
+		slog.Int("status", c.w.status), slog.Int64("octets", c.w.octets), slog.Duration("took", took),
+		slog.String("remote", remoteHost(r)), slog.String("client", c.client))
+	if cut != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// level keeps scrapes and CRL downloads, which are many and alike, out of the log by default.
+func level(c *call) slog.Level {
+	if c.listener == Status || c.listener == Ops {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// answer makes a handler of a function that returns its error.
+func (s *Server) answer(h func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// route wraps a route's handler in what its line of the table says.
+func (s *Server) route(rt Route) http.Handler {
+	return s.answer(func(w http.ResponseWriter, r *http.Request) error {
+		c := callOf(r.Context())
+		c.route = rt
+		if !rt.Streams {
+			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+			defer cancel()
+			r = r.WithContext(ctx)
+		}
+		r, err := s.admit(r, rt.Access)
+		if err != nil {
+			return err
+		}
+		return rt.Handler(w, r)
+	})
+}
+
+// clean reports whether a path is in normal form, so that no proxy before us, and no rule that it enforces,
+// reads it differently. It looks at the path as sent: an id may hold a slash, which is then written %2F.
+func clean(u *url.URL) bool {
+	segments, ok := strings.CutPrefix(u.EscapedPath(), "/")
+	if !ok {
+		return false
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(segments, "/"), "/") {
+		text, err := url.PathUnescape(segment)
+		if err != nil || text == "." || text == ".." || text == "" && segments != "" || strings.Contains(text, `\`) {
+			return false
+		}
+	}
+	return true
+}
+
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

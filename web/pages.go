@@ -1,0 +1,229 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/internal/audit"
+)
+
+// Bounds of what the console reads for one page.
+const (
+	surveyed  = 2000 // certificates that the overview looks at, the newest
+	shownRows = 50
+	ancestors = 20
+)
+
+// overview is what an operator wants to know first.
+type overview struct {
+	Counts  map[ca.Status]int
+	Seen    int
+	More    bool // there are older certificates than those counted
+	Overdue []*ca.Record
+	CRLs    []crl.ShardStatus
+	RootCRL time.Time // its nextUpdate
+}
+
+// survey counts the newest certificates. It is bounded, so that a CA with millions shows its page at once.
+//
+// Overdue are active certificates that have used up two thirds of their life, the time at which a healthy
+// client renews, and that nothing has renewed. A successor is newer than what it renews, so it was seen first.
+func (s *Server) survey(ctx context.Context, now time.Time) (*overview, error) {
+	o := &overview{Counts: map[ca.Status]int{}}
+	renewed := map[ca.Serial]bool{}
+	q := ca.Query{Limit: maxPage}
+	for o.Seen < surveyed {
+		page, err := s.listPage(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range page.Records {
+			o.Seen++
+			o.Counts[rec.Status(now)]++
+			renewed[rec.Parent] = true
+			late := rec.NotAfter.Add(-rec.NotAfter.Sub(rec.NotBefore) / 3)
+			if rec.Status(now) == ca.Active && now.After(late) && !renewed[rec.Serial] && len(o.Overdue) < shownRows {
+				o.Overdue = append(o.Overdue, rec)
+			}
+		}
+		if q.Cursor = page.Next; q.Cursor == "" {
+			return o, nil
+		}
+	}
+	o.More = true
+	return o, nil
+}
+
+func (s *Server) overviewPage(w http.ResponseWriter, r *http.Request) error {
+	o, err := s.survey(r.Context(), s.now())
+	if err != nil {
+		return err
+	}
+	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRL.NextUpdate
+	return s.render(w, r, http.StatusOK, "overview", "Overview", o)
+}
+
+func (s *Server) certificatesPage(w http.ResponseWriter, r *http.Request) error {
+	q := parseQuery(r, filters...)
+	query := q.certificates()
+	query.Limit = shownRows
+	if q.err != nil {
+		return q.err
+	}
+	page, err := s.c.Authority.List(r.Context(), query)
+	if err != nil {
+		return err
+	}
+	export := filter(q.values)
+	export.Del("cursor")
+	export.Set("format", "csv")
+	return s.render(w, r, http.StatusOK, "certificates", "Certificates", struct {
+		Certificates []client.Certificate
+		Statuses     []ca.Status
+		Filter       url.Values
+		Next, Export string // query strings
+	}{s.certificates(page.Records), []ca.Status{ca.Active, ca.Held, ca.Revoked, ca.Expired}, q.values,
+		with(q.values, "cursor", page.Next), export.Encode()})
+}
+
+func (s *Server) certificates(records []*ca.Record) []client.Certificate {
+	var out []client.Certificate
+	for _, rec := range records {
+		out = append(out, certificateOf(rec, s.now()))
+	}
+	return out
+}
+
+func (s *Server) certificatePage(w http.ResponseWriter, r *http.Request) error {
+	issued, err := s.issued(r)
+	if err != nil {
+		return err
+	}
+	lineage, err := s.lineage(r.Context(), issued.Record)
+	if err != nil {
+		return err
+	}
+	c := issuedOf(issued, s.now())
+	return s.render(w, r, http.StatusOK, "certificate", "Certificate "+c.Serial, struct {
+		client.Certificate
+		Lineage   []client.Certificate // oldest first, this one among them
+		Revocable bool
+		Reasons   []ca.Reason
+	}{c, s.certificates(lineage), c.Status != string(ca.Revoked), reasonsFor(issued.Record)})
+}
+
+// reasonsFor lists what a certificate can be revoked for; what is held can be released or revoked for good.
+func reasonsFor(rec *ca.Record) []ca.Reason {
+	reasons := []ca.Reason{ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged,
+		ca.CessationOfOperation, ca.PrivilegeWithdrawn}
+	if rec.Revocation != nil {
+		return append([]ca.Reason{ca.RemoveFromCRL}, reasons...)
+	}
+	return append(reasons, ca.CertificateHold)
+}
+
+// lineage follows a certificate back to the first that it renews, and forward to what renewed it as far as
+// the client's newest certificates show it.
+func (s *Server) lineage(ctx context.Context, rec *ca.Record) ([]*ca.Record, error) {
+	line := []*ca.Record{rec}
+	for parent := rec.Parent; !parent.IsZero() && len(line) < ancestors; {
+		old, err := s.c.Authority.Certificate(ctx, parent)
+		if errors.Is(err, ca.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		line, parent = append([]*ca.Record{old}, line...), old.Parent
+	}
+	page, err := s.c.Authority.List(ctx, ca.Query{ClientID: rec.ClientID, Limit: 4 * shownRows})
+	if err != nil {
+		return nil, err
+	}
+	for i := len(page.Records) - 1; i >= 0; i-- { // oldest first, so that each parent is in the line already
+		if next := page.Records[i]; next.Parent == line[len(line)-1].Serial {
+			line = append(line, next)
+		}
+	}
+	return line, nil
+}
+
+// revokeForm is the console's way to revoke. That the form was this console's, admit checked.
+func (s *Server) revokeForm(w http.ResponseWriter, r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return refuse(badRequest, "malformed form")
+	}
+	rec, err := s.revoke(r, r.PostForm.Get("reason"))
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/console/certificates/"+rec.Serial.String(), http.StatusSeeOther)
+	return nil
+}
+
+func (s *Server) clientsPage(w http.ResponseWriter, r *http.Request) error {
+	q := parseQuery(r, "cursor")
+	if q.err != nil {
+		return q.err
+	}
+	found, next, err := s.clientPage(r, q.text("cursor"), shownRows)
+	if err != nil {
+		return err
+	}
+	var records []client.ClientRecord
+	for _, c := range found {
+		records = append(records, clientOf(c))
+	}
+	return s.render(w, r, http.StatusOK, "clients", "Clients", struct {
+		Clients []client.ClientRecord
+		Next    string
+	}{records, with(nil, "cursor", next)})
+}
+
+func (s *Server) auditPage(w http.ResponseWriter, r *http.Request) error {
+	q := parseQuery(r, "after")
+	after := q.number("after", 0, 1<<53)
+	if q.err != nil {
+		return q.err
+	}
+	entries, err := s.c.Audit.Audit(r.Context(), after, shownRows)
+	if err != nil {
+		return err
+	}
+	data := struct {
+		Entries []audit.Entry
+		Next    uint64 // 0: none
+		Back    bool
+	}{Entries: entries, Back: after > 0}
+	if len(entries) == shownRows {
+		data.Next = entries[len(entries)-1].Seq
+	}
+	return s.render(w, r, http.StatusOK, "audit", "Audit log", data)
+}
+
+// with is a query string of the parameters that are set and one more, or nothing if that is empty.
+func with(values url.Values, name, value string) string {
+	if value == "" {
+		return ""
+	}
+	out := filter(values)
+	out.Set(name, value)
+	return out.Encode()
+}
+
+// filter leaves out what a form sends empty.
+func filter(values url.Values) url.Values {
+	out := url.Values{}
+	for name := range values {
+		if v := values.Get(name); v != "" {
+			out.Set(name, v)
+		}
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+package web
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+)
+
+// Listener names one of the daemon's listeners, or several of them.
+type Listener uint8
+
+// The listeners, as ARCHITECTURE describes them.
+const (
+	Public Listener = 1 << iota
+	MTLS
+	Status
+	Ops
+
+	both = Public | MTLS
+)
+
+func (l Listener) String() string {
+	return map[Listener]string{Public: "public", MTLS: "mtls", Status: "status", Ops: "ops"}[l]
+}
+
+// Access says who may use a route.
+type Access string
+
+// The kinds of access. Enrolment tokens are checked by package enroll and OAuth clients by the authorization
+// server; the certificate of the other two is checked here, before the handler runs.
+const (
+	Anyone         Access = "anyone"
+	EnrolmentToken Access = "enrolment token"
+	OAuthClient    Access = "client"
+	Certificate    Access = "certificate" // any: the handler decides what it is good for
+	Operator       Access = "operator"    // an active certificate of the profile "operator"
+)
+
+// Route is one line of the table.
+type Route struct {
+	Method    string // GET answers HEAD too, and OAuth routes OPTIONS
+	Path      string // as gorilla/mux reads it
+	Name      string // unique; in logs and metrics
+	Listeners Listener
+	Access    Access
+	Handler   func(http.ResponseWriter, *http.Request) error
+	Streams   bool   // may outlast requestTimeout; bounds its own steps
+	Counts    string // the metric that counts its successes, if any
+}
+
+// requestTimeout bounds a request, from its first octet read to its answer.
+const requestTimeout = 10 * time.Second
+
+// routes is every route of the daemon.
+func (s *Server) routes() []Route {
+	const (
+		serial = "{serial:[0-9A-Fa-f:]+}"
+		id     = "{id:[^/]+}"
+		issuer = "{issuer:[0-9a-f]+}"
+	)
+	oauth := s.c.OAuth
+	return []Route{
+		{"GET", "/v1/ca", "ca", both, Anyone, s.getCA, false, ""},
+		{"GET", "/v1/openapi.json", "openapi", both, Anyone, s.getOpenAPI, false, ""},
+		{"POST", "/v1/invitations", "invitations.create", both, Operator, s.postInvitation, false, "pkid_invitations_total"},
+		{"POST", "/v1/certificates", "certificates.issue", both, EnrolmentToken, s.postCertificate, false, "pkid_certificates_issued_total"},
+		{"POST", "/v1/certificates/renew", "certificates.renew", both, Certificate, s.renewCertificate, false, "pkid_certificates_renewed_total"},
+		{"GET", "/v1/certificates", "certificates.list", both, Operator, s.listCertificates, true, ""},
+		{"GET", "/v1/certificates/" + serial, "certificates.show", both, Operator, s.getCertificate, false, ""},
+		{"POST", "/v1/certificates/" + serial + "/revoke", "certificates.revoke", both, Operator, s.revokeCertificate, false, "pkid_certificates_revoked_total"},
+		{"GET", "/v1/clients", "clients.list", both, Operator, s.listClients, false, ""},
+		{"POST", "/v1/clients", "clients.add", both, Operator, s.postClient, false, ""},
+		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient, false, ""},
+		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient, false, ""},
+		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit, false, ""},
+
+		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token), false, "pkid_tokens_issued_total"},
+		{"POST", "/oauth/introspect", "oauth.introspect", both, OAuthClient, plain(oauth.Introspect), false, ""},
+		{"POST", "/oauth/revoke", "oauth.revoke", both, OAuthClient, plain(oauth.Revoke), false, ""},
+		{"GET", "/oauth/jwks", "oauth.jwks", both, Anyone, plain(oauth.JWKS), false, ""},
+		{"GET", "/.well-known/oauth-authorization-server", "oauth.metadata", both, Anyone, plain(oauth.Metadata), false, ""},
+		{"GET", "/.well-known/openid-configuration", "oauth.metadata.openid", both, Anyone, plain(oauth.Metadata), false, ""},
+
+		{"GET", "/", "console.welcome", both, Anyone, s.welcomePage, false, ""},
+		{"GET", "/assets/{file:[a-z.]+}", "console.assets", both, Anyone, s.asset, false, ""},
+		{"GET", "/console", "console.overview", both, Operator, s.overviewPage, false, ""},
+		{"GET", "/console/certificates", "console.certificates", both, Operator, s.certificatesPage, false, ""},
+		{"GET", "/console/certificates/" + serial, "console.certificate", both, Operator, s.certificatePage, false, ""},
+		{"POST", "/console/certificates/" + serial + "/revoke", "console.revoke", both, Operator, s.revokeForm, false, "pkid_certificates_revoked_total"},
+		{"GET", "/console/clients", "console.clients", both, Operator, s.clientsPage, false, ""},
+		{"GET", "/console/audit", "console.audit", both, Operator, s.auditPage, false, ""},
+
+		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL, false, ""},
+		{"GET", "/crl/" + issuer + ".crl", "crl", Status, Anyone, s.getCRL, false, ""},
+		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate, false, ""},
+		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate, false, ""},
+
+		{"GET", "/metrics", "metrics", Ops, Anyone, s.getMetrics, false, ""},
+		{"GET", "/healthz", "healthz", Ops, Anyone, s.getHealth, false, ""},
+		{"GET", "/readyz", "readyz", Ops, Anyone, s.getReady, false, ""},
+	}
+}
+
+// plain takes a handler that writes its errors itself: the authorization server's, as OAuth wants them.
+func plain(h http.HandlerFunc) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		h(w, r)
+		return nil
+	}
+}
+
+// methods are those that the route answers. Web pages may use the OAuth routes from another origin, so their
+// preflight goes to the authorization server.
+func (r Route) methods() []string {
+	methods := []string{r.Method}
+	if r.Method == http.MethodGet {
+		methods = append(methods, http.MethodHead)
+	}
+	if strings.HasPrefix(r.Name, "oauth.") {
+		methods = append(methods, http.MethodOptions)
+	}
+	return methods
+}
+
+// router puts a listener's part of the table into a mux. The mux answers an unclean path with a redirect,
+// which loses the body of a POST, so its cleaning is off and such paths are refused before it sees them.
+func (s *Server) router(l Listener) *mux.Router {
+	r := mux.NewRouter().SkipClean(true).UseEncodedPath().StrictSlash(false)
+	for _, route := range s.table {
+		if route.Listeners&l == 0 {
+			continue
+		}
+		r.Methods(route.methods()...).Path(route.Path).Name(route.Name).Handler(s.route(route))
+	}
+	r.NotFoundHandler = s.answer(func(http.ResponseWriter, *http.Request) error { return errNoRoute })
+	r.MethodNotAllowedHandler = s.answer(func(w http.ResponseWriter, req *http.Request) error {
+		return &methodError{allowed(r, req)}
+	})
+	return r
+}
+
+// allowed lists the methods that some route takes for the request's path (RFC 9110 section 15.5.6).
+func allowed(router *mux.Router, r *http.Request) []string {
+	var out []string
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodOptions} {
+		probe := r.Clone(r.Context())
+		probe.Method = m
+		var match mux.RouteMatch
+		if router.Match(probe, &match) && match.MatchErr == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}

@@ -1,0 +1,123 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+)
+
+// fingerprint is the SHA-256 of a certificate, as people compare it.
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+func (s *Server) getCRL(w http.ResponseWriter, r *http.Request) error {
+	s.c.CRL.Serve(w, r, crl.Shard{Issuer: mux.Vars(r)["issuer"]})
+	return nil
+}
+
+// getRootCRL serves the root's own CRL, which was signed when the root was last used. It may be cached for
+// as long as it holds (RFC 5280 section 5.1.2.5), but asked for again each day.
+func (s *Server) getRootCRL(w http.ResponseWriter, r *http.Request) error {
+	age := min(max(s.rootCRL.NextUpdate.Sub(s.now()), 0), 24*time.Hour)
+	serveDER(w, r, "application/pkix-crl", s.rootCRL.Raw, s.rootCRL.ThisUpdate, age)
+	return nil
+}
+
+func (s *Server) getRootCertificate(w http.ResponseWriter, r *http.Request) error {
+	serveCertificate(w, r, s.c.Authority.Issuer().Root)
+	return nil
+}
+
+func (s *Server) getIssuerCertificate(w http.ResponseWriter, r *http.Request) error {
+	issuer := s.c.Authority.Issuer()
+	if mux.Vars(r)["issuer"] != issuer.ID() {
+		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
+	}
+	serveCertificate(w, r, issuer.Signer.Certificate())
+	return nil
+}
+
+// serveCertificate serves what AIA points at (RFC 5280 section 4.2.2.1): one certificate in DER.
+func serveCertificate(w http.ResponseWriter, r *http.Request, c *x509.Certificate) {
+	serveDER(w, r, "application/pkix-cert", c.Raw, c.NotBefore, 24*time.Hour)
+}
+
+func serveDER(w http.ResponseWriter, r *http.Request, kind string, der []byte, modified time.Time, age time.Duration) {
+	sum := sha256.Sum256(der)
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("ETag", fmt.Sprintf(`"%x"`, sum[:16]))
+	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(age.Seconds())))
+	http.ServeContent(w, r, "", modified, bytes.NewReader(der))
+}
+
+// getHealth says that the process answers, and nothing else: a restart mends nothing that /readyz finds.
+func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := w.Write([]byte("ok\n"))
+	return gone(err)
+}
+
+// readiness is the answer of /readyz.
+type readiness struct {
+	Ready  bool        `json:"ready"`
+	Checks []readyLine `json:"checks"`
+}
+
+type readyLine struct {
+	Name  string `json:"name"`
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"` // the listener is the operator's own
+}
+
+// getReady runs every check. It answers 503 if one fails, so that a load balancer looks elsewhere.
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
+	out := readiness{Ready: true}
+	checks := append([]Check{{"store", s.checkStore}, {"crl", s.checkCRL}}, s.c.Checks...)
+	for _, check := range checks {
+		line := readyLine{Name: check.Name, OK: true}
+		if err := check.Run(r.Context()); err != nil {
+			line.OK, line.Error, out.Ready = false, err.Error(), false
+		}
+		out.Checks = append(out.Checks, line)
+	}
+	status := http.StatusOK
+	if !out.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	return writeJSON(w, status, out)
+}
+
+func (s *Server) checkStore(r context.Context) error {
+	_, err := s.c.Authority.List(r, ca.Query{Limit: 1})
+	return err
+}
+
+// checkCRL finds lists that relying parties no longer accept.
+func (s *Server) checkCRL(context.Context) error {
+	now := s.now()
+	if now.After(s.rootCRL.NextUpdate) {
+		return fmt.Errorf("the root's CRL is overdue since %s: sign another with the root's key", stamp(s.rootCRL.NextUpdate))
+	}
+	for _, st := range s.c.CRL.Status() {
+		if st.NextUpdate.IsZero() {
+			return fmt.Errorf("issuer %s has no CRL yet", st.Shard.Issuer)
+		}
+		if now.After(st.NextUpdate) {
+			return fmt.Errorf("the CRL of issuer %s is overdue since %s", st.Shard.Issuer, stamp(st.NextUpdate))
+		}
+	}
+	return nil
+}

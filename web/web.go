@@ -1,0 +1,107 @@
+// Package web is everything that the daemon says over HTTP: every route in one table, the handlers behind
+// them, the table that maps errors to answers, the OpenAPI document and the operator's console.
+//
+// Handlers hold no logic: they decode a request, call the package that decides, and encode what it
+// returned. An error goes up as it is and becomes an RFC 9457 problem document in one place.
+package web
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+// AuditLog reads the audit log.
+type AuditLog interface {
+	// Audit returns entries in the order of their sequence numbers, those after the given one, at most limit.
+	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+}
+
+// Check is one thing that must hold for the daemon to be of use; /readyz runs them all.
+type Check struct {
+	Name string
+	Run  func(context.Context) error
+}
+
+// Config is what a Server needs. All of it is required but Checks, Logger and Now.
+type Config struct {
+	Authority *ca.Authority
+	Enroll    *enroll.Service
+	OAuth     *authserver.Server
+	Clients   *authserver.Registry
+	CRL       *crl.Publisher
+	Audit     AuditLog
+	RootCRL   []byte      // DER, signed by the root: the status of the issuing CA itself
+	URLs      client.URLs // as the world reaches the listeners
+	Name      string      // of this CA, for people
+	Checks    []Check     // for /readyz, beside the store and the CRL
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Server makes one handler for each listener of the daemon. All of them may be used at once.
+type Server struct {
+	c       Config
+	log     *slog.Logger
+	now     func() time.Time
+	table   []Route
+	pages   map[string]*template.Template
+	metrics *metrics
+	rootCRL *x509.RevocationList
+}
+
+// New validates c and parses what the handlers need, so that nothing is left to fail later.
+func New(c Config) (*Server, error) {
+	switch {
+	case c.Authority == nil, c.Enroll == nil, c.OAuth == nil, c.Clients == nil, c.CRL == nil, c.Audit == nil:
+		return nil, errors.New("web: Authority, Enroll, OAuth, Clients, CRL and Audit are required")
+	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
+		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
+	}
+	rootCRL, err := x509.ParseRevocationList(c.RootCRL)
+	if err != nil {
+		return nil, fmt.Errorf("web: parsing the root's CRL: %w", err)
+	}
+	if err := rootCRL.CheckSignatureFrom(c.Authority.Issuer().Root); err != nil {
+		return nil, fmt.Errorf("web: the root's CRL: %w", err)
+	}
+	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.pages, err = parsePages(); err != nil {
+		return nil, fmt.Errorf("web: %w", err)
+	}
+	s.table = s.routes()
+	s.metrics = newMetrics(s.table)
+	return s, nil
+}
+
+// Public serves the REST API, OAuth and discovery over TLS without client certificates.
+func (s *Server) Public() http.Handler { return s.listener(Public) }
+
+// MTLS serves the same, with client certificates, and the console. The TLS server must ask for a certificate
+// without naming acceptable CAs, and must not refuse one that it cannot verify: the handlers look every
+// certificate up in the CA's own records.
+func (s *Server) MTLS() http.Handler { return s.listener(MTLS) }
+
+// Status serves CRLs and issuer certificates over plain HTTP, as relying parties expect them.
+func (s *Server) Status() http.Handler { return s.listener(Status) }
+
+// Ops serves metrics and health checks. It belongs on an address that only the operator reaches.
+func (s *Server) Ops() http.Handler { return s.listener(Ops) }
