@@ -1,0 +1,176 @@
+package stepca
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.step.sm/crypto/kms"
+	"go.step.sm/crypto/kms/apiv1"
+	kmsuri "go.step.sm/crypto/kms/uri"
+
+	"github.com/pkid/pkid/ca"
+)
+
+var (
+	// ErrPassphrase reports a key file that the passphrase does not open.
+	ErrPassphrase = errors.New("wrong passphrase: `passphrase` in the configuration says where pkid reads it from")
+	// ErrKey reports a key that cannot be used as it is. Its text says what to do.
+	ErrKey = errors.New("unusable key")
+)
+
+// DataKeySize is the length of a data key in octets.
+const DataKeySize = 32
+
+const (
+	keyBlock  = "ENCRYPTED PRIVATE KEY"
+	dataBlock = "ENCRYPTED PKID DATA KEY"
+)
+
+// OpenKey opens a private key. uri is the path of an encrypted PKCS #8 file in PEM, also spelled "file:..." or
+// "softkms:...", or the URI of a key in any other KMS that this build has (go.step.sm/crypto/kms). A KMS takes
+// its PIN from pin-source; the passphrase is for files. The error is ErrPassphrase, ErrKey or what the system
+// says.
+func OpenKey(ctx context.Context, uri string, passphrase []byte) (crypto.Signer, error) {
+	path, ok := keyPath(uri)
+	if !ok {
+		return openKMS(ctx, uri)
+	}
+	der, err := openFile(path, keyBlock, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", path, ErrPassphrase) // one wrong passphrase in 256 gets this far
+	}
+	return usable(parsed, path)
+}
+
+// usable checks that a key can sign and is of a kind that pkid knows.
+func usable(key any, where string) (crypto.Signer, error) {
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%w %s: a %T does not sign", ErrKey, where, key)
+	}
+	if _, err := ca.KeyTypeOf(signer.Public()); err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrKey, where, err)
+	}
+	return signer, nil
+}
+
+// keyPath returns the file that uri names, and false if it names something else. A scheme has at least two
+// letters, so that C:\keys\issuer.key is a path.
+func keyPath(uri string) (string, bool) {
+	scheme, _, ok := strings.Cut(uri, ":")
+	if !ok || len(scheme) < 2 || strings.ContainsAny(scheme, `/\`) {
+		return uri, true
+	}
+	if scheme != "file" && scheme != string(apiv1.SoftKMS) {
+		return "", false
+	}
+	u, err := kmsuri.Parse(uri)
+	if err != nil {
+		return "", false
+	}
+	for _, path := range []string{u.Get("path"), u.Path, u.Opaque} {
+		if path != "" {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+func openKMS(ctx context.Context, uri string) (crypto.Signer, error) {
+	// The URI itself stays out of errors: beyond its scheme it may hold what should not be seen.
+	scheme, rest, _ := strings.Cut(uri, ":")
+	if strings.Contains(rest, "pin-value") {
+		return nil, fmt.Errorf("%w: %s URI with a pin-value: put the PIN into a file and name it with pin-source", ErrKey, scheme)
+	}
+	typ := apiv1.Type(strings.ToLower(scheme))
+	if err := typ.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %q is neither a file nor a key URI: want a path, or one of awskms:, azurekms:, cloudkms:, pkcs11:, tpmkms:", ErrKey, scheme+":")
+	}
+	if _, ok := apiv1.LoadKeyManagerNewFunc(typ); !ok {
+		return nil, fmt.Errorf("%w: this pkid was built without %s; build it with `go build -tags %s ./cmd/pkid`", ErrKey, typ, typ)
+	}
+	manager, err := kms.New(ctx, apiv1.Options{Type: typ, URI: uri})
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", typ, err)
+	}
+	signer, err := manager.CreateSigner(&apiv1.CreateSignerRequest{SigningKey: uri})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening key in %s: %w", typ, err), manager.Close())
+	}
+	return usable(signer, "in "+string(typ)) // the manager stays open as long as the process, for the signer
+}
+
+// CreateKey makes a key and keeps it at path, which must not exist, as an encrypted PKCS #8 PEM file of mode
+// 0600 that is durable on return.
+func CreateKey(_ context.Context, path string, kind ca.KeyType, passphrase []byte) (crypto.Signer, error) {
+	key, err := GenerateKey(kind)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding key: %w", err)
+	}
+	if err := createFile(path, keyBlock, der, passphrase); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// GenerateKey makes a key in memory.
+func GenerateKey(kind ca.KeyType) (crypto.Signer, error) {
+	switch kind {
+	case ca.P256:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case ca.P384:
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case ca.P521:
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case ca.Ed25519:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	case ca.RSA2048:
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case ca.RSA3072:
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case ca.RSA4096:
+		return rsa.GenerateKey(rand.Reader, 4096)
+	default:
+		return nil, fmt.Errorf("%w: unknown key type %q; want one of %v", ErrKey, kind, ca.KeyTypes)
+	}
+}
+
+// CreateDataKey makes DataKeySize random octets and keeps them at path as CreateKey keeps a key.
+func CreateDataKey(path string, passphrase []byte) ([]byte, error) {
+	key := make([]byte, DataKeySize)
+	rand.Read(key)
+	if err := createFile(path, dataBlock, key, passphrase); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// OpenDataKey opens a file that CreateDataKey made. The error is ErrPassphrase, ErrKey or what the system says.
+func OpenDataKey(path string, passphrase []byte) ([]byte, error) {
+	key, err := openFile(path, dataBlock, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	if len(key) != DataKeySize {
+		return nil, fmt.Errorf("key %s: %w", path, ErrPassphrase)
+	}
+	return key, nil
+}

@@ -1,0 +1,5 @@
+//go:build awskms
+
+package stepca
+
+import _ "go.step.sm/crypto/kms/awskms" // keys with awskms: URIs

@@ -1,0 +1,5 @@
+//go:build tpmkms
+
+package stepca
+
+import _ "go.step.sm/crypto/kms/tpmkms" // keys with tpmkms: URIs

@@ -1,0 +1,223 @@
+package stepca
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/smallstep/certificates/policy"
+
+	"github.com/pkid/pkid/ca"
+)
+
+// NameRules permit names, kind by kind. A kind without a rule is refused altogether; "*" permits every name
+// of its kind.
+type NameRules struct {
+	CommonNames []string // exact, but for case
+	DNS         []string // "host.example.com", or "*.example.com" for exactly one label more
+	IPs         []string // addresses and CIDR ranges
+	URIs        []string // a host as in DNS, an exact URI, or a prefix: "urn:uuid:*", "spiffe://example.org/*"
+	Emails      []string // "one@example.com", or "@example.com" for every mailbox of that domain
+
+	// Denied takes away again what the rules above permit. Its own Denied is not looked at.
+	Denied *NameRules
+}
+
+// NewNamePolicy compiles rules. It needs at least one that permits.
+//
+// smallstep's engine does the matching, with an engine of its own for each kind of name and no denying rules
+// in it: an engine permits every name of a kind that has only denying rules, and looks at a common name that
+// it denied a second time, as a DNS name.
+func NewNamePolicy(rules NameRules) (ca.NamePolicy, error) {
+	permitted, err := compile(rules)
+	if err != nil {
+		return nil, err
+	}
+	if len(permitted) == 0 {
+		return nil, errors.New("name policy: no rule permits anything")
+	}
+	p := &namePolicy{permitted: permitted}
+	if rules.Denied != nil {
+		if p.denied, err = compile(*rules.Denied); err != nil {
+			return nil, fmt.Errorf("denied: %w", err)
+		}
+	}
+	return p, nil
+}
+
+type namePolicy struct {
+	permitted, denied map[kind]matcher
+}
+
+// Check returns the first name that is not permitted, or that is denied.
+func (p *namePolicy) Check(names ca.Names) error {
+	all, err := split(names)
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		permit, ok := p.permitted[n.kind]
+		if !ok {
+			return fmt.Errorf("%s %q: the profile permits no %s at all", n.kind, n.text, n.kind)
+		}
+		if ok, err := permit(n); err != nil {
+			return fmt.Errorf("%s %q: %w", n.kind, n.text, err)
+		} else if !ok {
+			return fmt.Errorf("%s %q: no rule permits it", n.kind, n.text)
+		}
+		deny, ok := p.denied[n.kind]
+		if !ok {
+			continue
+		}
+		if ok, err := deny(n); err != nil {
+			return fmt.Errorf("%s %q: %w", n.kind, n.text, err)
+		} else if ok {
+			return fmt.Errorf("%s %q: a rule denies it", n.kind, n.text)
+		}
+	}
+	return nil
+}
+
+// kind is a kind of name, as it stands in errors.
+type kind string
+
+const (
+	commonName kind = "common name"
+	dnsName    kind = "DNS name"
+	ipAddress  kind = "IP address"
+	uriName    kind = "URI"
+	emailName  kind = "e-mail address"
+)
+
+// name is one name, alone in a certificate for the engine to look at.
+type name struct {
+	kind kind
+	text string
+	cert x509.Certificate
+}
+
+func split(n ca.Names) ([]name, error) {
+	out := []name{{commonName, n.CommonName, x509.Certificate{Subject: pkix.Name{CommonName: n.CommonName}}}}
+	for _, s := range n.DNS {
+		out = append(out, name{dnsName, s, x509.Certificate{DNSNames: []string{s}}})
+	}
+	for _, a := range n.IPs {
+		out = append(out, name{ipAddress, a.String(), x509.Certificate{IPAddresses: []net.IP{a.AsSlice()}}})
+	}
+	for _, s := range n.URIs {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("URI %q: %w", s, err)
+		}
+		out = append(out, name{uriName, s, x509.Certificate{URIs: []*url.URL{u}}})
+	}
+	for _, s := range n.Emails {
+		out = append(out, name{emailName, s, x509.Certificate{EmailAddresses: []string{s}}})
+	}
+	return out, nil
+}
+
+// matcher reports whether a name meets one of its kind's rules. An error means that this cannot be told, and
+// stands for a refusal on both sides.
+type matcher func(name) (bool, error)
+
+func compile(r NameRules) (map[kind]matcher, error) {
+	hosts, patterns, err := splitURIRules(r.URIs)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range r.Emails {
+		// The engine writes rules in lower case and compares the local part as it is.
+		if local, _, ok := strings.Cut(e, "@"); ok && local != strings.ToLower(local) {
+			return nil, fmt.Errorf("e-mail rule %q: write it in lower case", e)
+		}
+	}
+	out := map[kind]matcher{}
+	for _, k := range []struct {
+		kind  kind
+		rules []string
+		with  func(...string) policy.NamePolicyOption
+	}{
+		{commonName, r.CommonNames, policy.WithPermittedCommonNames},
+		{dnsName, r.DNS, policy.WithPermittedDNSDomains},
+		{ipAddress, r.IPs, policy.WithPermittedIPsOrCIDRs},
+		{uriName, hosts, policy.WithPermittedURIDomains},
+		{emailName, r.Emails, policy.WithPermittedEmailAddresses},
+	} {
+		switch {
+		case len(k.rules) == 0:
+			continue
+		case slices.Contains(k.rules, "*"):
+			out[k.kind] = func(name) (bool, error) { return true, nil }
+			continue
+		}
+		engine, err := policy.New(k.with(k.rules...), policy.WithSubjectCommonNameVerification())
+		if err != nil {
+			return nil, fmt.Errorf("%s rule: %w", k.kind, err)
+		}
+		out[k.kind] = func(n name) (bool, error) { return ask(engine, n) }
+	}
+	if len(r.URIs) > 0 && !slices.Contains(r.URIs, "*") {
+		out[uriName] = matchURI(patterns, out[uriName])
+	}
+	return out, nil
+}
+
+func ask(engine *policy.NamePolicyEngine, n name) (bool, error) {
+	err := engine.IsX509CertificateAllowed(&n.cert)
+	var refused *policy.NamePolicyError
+	if errors.As(err, &refused) && refused.Reason == policy.NotAllowed {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// splitURIRules tells host rules, which the engine reads, from URIs and prefixes, which it does not know.
+func splitURIRules(rules []string) (hosts, patterns []string, err error) {
+	for _, r := range rules {
+		prefix, isPrefix := strings.CutSuffix(r, "*")
+		switch {
+		case !strings.Contains(r, ":"): // "*" as well
+			hosts = append(hosts, r)
+		case strings.Contains(prefix, "*"):
+			return nil, nil, fmt.Errorf("URI rule %q: \"*\" stands at the end only", r)
+		case isPrefix && !prefixEnds(prefix):
+			return nil, nil, fmt.Errorf("URI rule %q: what comes before \"*\" ends with the \"/\" after the host, or with \":\" or \"/\" later on", r)
+		default:
+			patterns = append(patterns, r)
+		}
+	}
+	return hosts, patterns, nil
+}
+
+// prefixEnds reports whether a prefix ends where a part of the URI ends, with its host complete: so that
+// "spiffe://example.org*" does not permit spiffe://example.org.evil.
+func prefixEnds(prefix string) bool {
+	if _, rest, ok := strings.Cut(prefix, "://"); ok {
+		return strings.Contains(rest, "/") && strings.HasSuffix(rest, "/") && !strings.HasPrefix(rest, "/")
+	}
+	return strings.HasSuffix(prefix, ":") || strings.HasSuffix(prefix, "/")
+}
+
+// matchURI compares with whole URIs and prefixes, and leaves URIs that have a host to hosts, if there is one:
+// the engine refuses to look at the others. Package ca lets no URI through that is not in its normal form, so
+// no dot segment leads out of a prefix.
+func matchURI(patterns []string, hosts matcher) matcher {
+	return func(n name) (bool, error) {
+		for _, p := range patterns {
+			prefix, isPrefix := strings.CutSuffix(p, "*")
+			if n.text == p || isPrefix && len(n.text) > len(prefix) && strings.HasPrefix(n.text, prefix) {
+				return true, nil
+			}
+		}
+		if hosts == nil || n.cert.URIs[0].Host == "" {
+			return false, nil
+		}
+		return hosts(n)
+	}
+}

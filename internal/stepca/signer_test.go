@@ -1,0 +1,271 @@
+package stepca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"math/big"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.step.sm/crypto/kms/apiv1"
+
+	"github.com/pkid/pkid/ca"
+)
+
+var (
+	start = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	spec  = CeremonySpec{
+		Name:       "Test",
+		RootCRLURL: "http://127.0.0.1:8080/crl/root.crl",
+		RootAIAURL: "http://127.0.0.1:8080/issuers/root.crt",
+		Now:        func() time.Time { return start },
+	}
+)
+
+var rsaKeys = map[ca.KeyType]crypto.Signer{} // they take seconds to make
+
+func mustKey(t *testing.T, kind ca.KeyType) crypto.Signer {
+	t.Helper()
+	if key, ok := rsaKeys[kind]; ok {
+		return key
+	}
+	key, err := GenerateKey(kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := key.(*rsa.PrivateKey); ok {
+		rsaKeys[kind] = key
+	}
+	return key
+}
+
+func ceremony(t *testing.T, rootKind, issuerKind ca.KeyType) (root, issuer *x509.Certificate, rootKey, issuerKey crypto.Signer) {
+	t.Helper()
+	rootKey, issuerKey = mustKey(t, rootKind), mustKey(t, issuerKind)
+	root, err := CreateRoot(spec, rootKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err = CreateIssuer(spec, root, rootKey, issuerKey.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root, issuer, rootKey, issuerKey
+}
+
+func leafTemplate() *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(4711),
+		Subject:      pkix.Name{CommonName: "svc"},
+		NotBefore:    start, NotAfter: start.Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}
+}
+
+func TestCeremony(t *testing.T) {
+	for _, rootKind := range ca.KeyTypes {
+		for _, issuerKind := range []ca.KeyType{ca.P256, ca.Ed25519, ca.RSA2048} {
+			t.Run(string(rootKind)+" over "+string(issuerKind), func(t *testing.T) {
+				root, issuer, rootKey, issuerKey := ceremony(t, rootKind, issuerKind)
+				const usage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+				if !root.IsCA || root.KeyUsage != usage || root.MaxPathLen != 1 || len(root.SubjectKeyId) == 0 {
+					t.Errorf("root: %v %v %d", root.IsCA, root.KeyUsage, root.MaxPathLen)
+				}
+				if !issuer.IsCA || issuer.KeyUsage != usage || !issuer.MaxPathLenZero || len(issuer.SubjectKeyId) == 0 ||
+					!bytes.Equal(issuer.AuthorityKeyId, root.SubjectKeyId) {
+					t.Errorf("issuer: %v %v %v", issuer.IsCA, issuer.KeyUsage, issuer.MaxPathLenZero)
+				}
+				if !slices.Equal(issuer.CRLDistributionPoints, []string{spec.RootCRLURL}) || !slices.Equal(issuer.IssuingCertificateURL, []string{spec.RootAIAURL}) {
+					t.Errorf("issuer points to %v and %v", issuer.CRLDistributionPoints, issuer.IssuingCertificateURL)
+				}
+				der, err := CreateRootCRL(root, rootKey, big.NewInt(1), start, issuer.NotAfter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				list, err := x509.ParseRevocationList(der)
+				if err != nil || !list.NextUpdate.Equal(issuer.NotAfter) || len(list.RevokedCertificateEntries) != 0 {
+					t.Errorf("root CRL until %v, %v", list.NextUpdate, err)
+				}
+				s, err := NewSigner(issuer, issuerKey)
+				if err != nil {
+					t.Fatal(err)
+				}
+				leafDER, err := s.SignCertificate(t.Context(), leafTemplate(), mustKey(t, ca.P256).Public())
+				if err != nil {
+					t.Fatal(err)
+				}
+				leaf, err := x509.ParseCertificate(leafDER)
+				if err != nil {
+					t.Fatal(err)
+				}
+				roots, between := x509.NewCertPool(), x509.NewCertPool()
+				roots.AddCert(root)
+				between.AddCert(issuer)
+				if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: start.Add(time.Minute),
+					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+					t.Error(err)
+				}
+				if len(leaf.SubjectKeyId) == 0 || !bytes.Equal(leaf.AuthorityKeyId, issuer.SubjectKeyId) {
+					t.Error("leaf without key identifiers")
+				}
+			})
+		}
+	}
+}
+
+func TestCeremonyRefuses(t *testing.T) {
+	key := mustKey(t, ca.P256)
+	root, err := CreateRoot(spec, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for why, change := range map[string]func(*CeremonySpec){
+		"no name":           func(s *CeremonySpec) { s.Name = "" },
+		"NUL in name":       func(s *CeremonySpec) { s.Name = "a\x00b" },
+		"long name":         func(s *CeremonySpec) { s.Name = string(bytes.Repeat([]byte("x"), 60)) },
+		"no CRL URL":        func(s *CeremonySpec) { s.RootCRLURL = "" },
+		"short life":        func(s *CeremonySpec) { s.IssuerLifetime = time.Hour },
+		"before the root":   func(s *CeremonySpec) { s.Now = func() time.Time { return start.Add(-time.Hour) } },
+		"after the root":    func(s *CeremonySpec) { s.Now = func() time.Time { return start.Add(11 * DefaultRootLifetime / 10) } },
+		"negative lifetime": func(s *CeremonySpec) { s.IssuerLifetime = -1 },
+	} {
+		s := spec
+		change(&s)
+		if _, err := CreateIssuer(s, root, key, key.Public()); err == nil {
+			t.Errorf("%s: accepted", why)
+		}
+	}
+	s := spec
+	s.IssuerLifetime = 2 * DefaultRootLifetime
+	if issuer, err := CreateIssuer(s, root, key, key.Public()); err != nil || !issuer.NotAfter.Equal(root.NotAfter) {
+		t.Errorf("an issuing CA outlives its root: %v", err)
+	}
+	if _, err := CreateIssuer(spec, root, mustKey(t, ca.P256), key.Public()); err == nil {
+		t.Error("signed with a key that is not the root's")
+	}
+}
+
+func TestSignerRefuses(t *testing.T) {
+	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
+	if _, err := NewSigner(issuer, mustKey(t, ca.P256)); !errors.Is(err, ErrKey) {
+		t.Errorf("another key: %v", err)
+	}
+	s, err := NewSigner(issuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for why, change := range map[string]func(*x509.Certificate){
+		"no NotBefore": func(c *x509.Certificate) { c.NotBefore = time.Time{} },
+		"no NotAfter":  func(c *x509.Certificate) { c.NotAfter = time.Time{} },
+		"no serial":    func(c *x509.Certificate) { c.SerialNumber = nil },
+		"a CA":         func(c *x509.Certificate) { c.IsCA = true },
+		"CA's usage":   func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign },
+	} {
+		template := leafTemplate()
+		change(template)
+		if _, err := s.SignCertificate(t.Context(), template, key.Public()); err == nil {
+			t.Errorf("%s: signed", why)
+		}
+	}
+	template := leafTemplate()
+	der, err := s.SignCertificate(t.Context(), template, key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if template.SubjectKeyId != nil || template.PublicKey != nil || template.Issuer.CommonName != "" {
+		t.Error("the caller's template was changed")
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewSigner(leaf, key); err == nil {
+		t.Error("a leaf became an issuer")
+	}
+	if _, err := s.SignCRL(t.Context(), &x509.RevocationList{Number: big.NewInt(1)}); err == nil {
+		t.Error("a CRL without dates was signed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.SignCertificate(ctx, leafTemplate(), key.Public()); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end of the context: %v", err)
+	}
+}
+
+// device is a key outside the process that hangs until it is let go.
+type device struct {
+	crypto.Signer
+	free chan struct{}
+}
+
+func (d device) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	<-d.free
+	return d.Signer.Sign(rand, digest, opts)
+}
+
+func TestSignerGivesUpOnHangingDevice(t *testing.T) {
+	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		s, err := NewSigner(issuer, device{key, free})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		for range maxInFlight + 1 { // the last one does not even reach the device
+			if _, err := s.SignCertificate(t.Context(), leafTemplate(), key.Public()); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if took := time.Since(begin); took != (maxInFlight+1)*signTimeout {
+			t.Errorf("gave up after %v", took)
+		}
+		close(free)
+		synctest.Wait()
+		if _, err := s.SignCertificate(t.Context(), leafTemplate(), key.Public()); err != nil {
+			t.Errorf("after the device came back: %v", err)
+		}
+	})
+}
+
+// fakeKMS stands for a KMS that is compiled in.
+type fakeKMS struct {
+	apiv1.KeyManager
+	key crypto.Signer
+}
+
+func (f fakeKMS) CreateSigner(*apiv1.CreateSignerRequest) (crypto.Signer, error) {
+	if f.key == nil {
+		return nil, errors.New("no such slot")
+	}
+	return f.key, nil
+}
+
+func (fakeKMS) Close() error { return nil }
+
+func TestOpenKeyInKMS(t *testing.T) {
+	key := mustKey(t, ca.P384)
+	apiv1.Register("fakekms", func(_ context.Context, o apiv1.Options) (apiv1.KeyManager, error) {
+		if o.URI == "fakekms:empty" {
+			return fakeKMS{}, nil
+		}
+		return fakeKMS{key: device{Signer: key}}, nil
+	})
+	got, err := OpenKey(t.Context(), "fakekms:slot=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	samePublic(t, key, got)
+	if _, err := OpenKey(t.Context(), "fakekms:empty", nil); err == nil {
+		t.Error("a slot without key was opened")
+	}
+}
