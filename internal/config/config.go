@@ -68,9 +68,9 @@ type Listen struct {
 
 // URLs are origins, without a path: "https://pki.example.com:8443".
 type URLs struct {
-	Public string `yaml:"public,omitempty"` // also the OAuth issuer identifier
-	MTLS   string `yaml:"mtls,omitempty"`
-	Status string `yaml:"status,omitempty"` // http
+	Public string `yaml:"public,omitempty"` // origin of the public listener, https; also the OAuth issuer identifier
+	MTLS   string `yaml:"mtls,omitempty"`   // origin of the mtls listener, https
+	Status string `yaml:"status,omitempty"` // origin of the status listener, http
 }
 
 // Issuer is the issuing CA: its certificate and key, and the root that signed it.
@@ -110,7 +110,7 @@ type TokenKey struct {
 // CRL settings.
 type CRL struct {
 	// Lifetime is nextUpdate - thisUpdate: 10m to 168h. A CRL is signed again at half of it, and as soon as
-	// something is revoked. Default 1h.
+	// something is revoked. Servers go on with the last one for what is left of it while the CA is away. Default 24h.
 	Lifetime time.Duration `yaml:"lifetime,omitempty"`
 }
 
@@ -241,7 +241,7 @@ func (c *Config) complete() {
 		c.Tokens.ClockTolerance = &tolerance
 	}
 	if c.CRL.Lifetime == 0 {
-		c.CRL.Lifetime = time.Hour
+		c.CRL.Lifetime = 24 * time.Hour
 	}
 	profiles := BuiltinProfiles()
 	for name, p := range c.Profiles {

@@ -1,0 +1,74 @@
+// Command pkid is a private CA and certificate lifecycle service for mTLS clients, with a token endpoint
+// that binds access tokens to their certificates.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes: 0 done, 1 failed, 2 called wrongly.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends ctx; from then on signals have their usual effect, so a second one kills.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// usageError marks a mistake in the command line.
+type usageError struct{ error }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "pkid",
+		Short:         "a private CA for mTLS clients, and the tokens bound to their certificates",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return errors.Join(cmd.Help(), usageError{errors.New("name a command")})
+		},
+	}
+	root.AddCommand(quickstartCommand(), initCommand(), serveCommand(), operatorCommand(), checkConfigCommand(), versionCommand())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "pkid: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok || isCobraUsage(root, args) {
+		fmt.Fprintln(stderr, "pkid: see `pkid --help`")
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// isCobraUsage reports whether args name no command; cobra's error for that has no type.
+func isCobraUsage(root *cobra.Command, args []string) bool {
+	_, _, err := root.Find(args)
+	return err != nil
+}
+
+// noArgs is cobra.NoArgs as a usage error.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError{err}
+	}
+	return nil
+}

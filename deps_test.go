@@ -1,0 +1,140 @@
+package pkid_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/pkid/pkid/"
+
+// rooms says what each package may import beside the standard library, with the reason. A path that ends in
+// "/..." covers what lies below it. Packages that are not named here may import anything but what bans says.
+var rooms = []struct {
+	pkg   string
+	allow []string
+	why   string
+}{
+	{"thumbprint", nil, "every other room compares these; they must be readable on their own"},
+	{"internal/audit", nil, "an audit log that depends on what it audits proves little"},
+	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
+	{"ca", []string{module + "thumbprint", module + "internal/audit"}, "what decides and signs knows no transport and no engine"},
+	{"enroll", []string{module + "ca", module + "thumbprint", module + "internal/audit"}, "it knows who asks, not how they came"},
+	{"tokenbind", []string{module + "thumbprint", "github.com/go-jose/go-jose/v4/..."}, "a resource server must not pull in a CA"},
+	{"tokenbind/authserver", []string{module + "tokenbind", module + "thumbprint", module + "internal/audit", "github.com/go-jose/go-jose/v4/..."}, "the CA reaches it through an interface"},
+	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
+	{"cmd/pkictl", []string{
+		module + "client", module + "thumbprint", module + "tokenbind", module + "crl", module + "internal/audit",
+		"github.com/spf13/cobra", "golang.org/x/term",
+	}, "the CLI is a client like any other"},
+	{"internal/config", []string{"go.yaml.in/yaml/v3"}, "a file turned into values, nothing more"},
+}
+
+// bans say which imports only some packages may have, directly.
+var bans = []struct {
+	path  string // a prefix
+	allow []string
+	why   string
+}{
+	{"net/http", []string{
+		"crl", "tokenbind", "tokenbind/authserver", "client", "web", "internal/daemon", "cmd/pkictl",
+		"internal/pkitest", "examples/go/...",
+	}, "ca and enroll know no HTTP; errors become statuses in web"},
+	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
+	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
+	{"go.etcd.io/bbolt", []string{"internal/boltstore"}, "the engine is a detail of its store"},
+	{"github.com/gorilla/mux", []string{"web"}, "all routes are in one table"},
+	{module + "web", []string{"internal/daemon"}, "nothing depends on how requests arrive but the daemon"},
+}
+
+// trees say what may not be reached at all, however indirectly.
+var trees = []struct {
+	pkg, never string
+	why        string
+}{
+	{"tokenbind", module + "ca", "a resource server must not pull in a CA"},
+	{"tokenbind", module + "web", "a resource server must not pull in a daemon"},
+	{"tokenbind", "go.etcd.io/bbolt", "a resource server must not pull in a store"},
+	{"client", module + "ca", "an application must not pull in a CA"},
+	{"client", module + "web", "an application must not pull in a daemon"},
+	{"client", "go.etcd.io/bbolt", "an application must not pull in a store"},
+	{"cmd/pkictl", "github.com/smallstep/certificates", "the CLI signs nothing"},
+	{"crl", "github.com/go-jose/go-jose", "checking a certificate needs no tokens"},
+	{"ca", "net/http", "what decides and signs knows no transport"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func TestImportsFollowTheHouse(t *testing.T) {
+	pkgs := list(t)
+	for _, r := range rooms {
+		p := pkgs[module+r.pkg]
+		if p == nil {
+			t.Errorf("%s: no such package; mend the table", r.pkg)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if strings.Contains(strings.SplitN(imp, "/", 2)[0], ".") && !matches(imp, r.allow) {
+				t.Errorf("%s imports %s: %s", r.pkg, imp, r.why)
+			}
+		}
+	}
+	for _, b := range bans {
+		for path, p := range pkgs {
+			name := strings.TrimPrefix(path, module)
+			for _, imp := range p.Imports {
+				if (imp == b.path || strings.HasPrefix(imp, b.path+"/") && b.path != "net/http") && !matches(name, b.allow) {
+					t.Errorf("%s imports %s: %s", name, imp, b.why)
+				}
+			}
+		}
+	}
+	for _, tr := range trees {
+		if p := pkgs[module+tr.pkg]; p != nil {
+			for _, dep := range p.Deps {
+				if dep == tr.never || strings.HasPrefix(dep, tr.never+"/") {
+					t.Errorf("%s depends on %s: %s", tr.pkg, dep, tr.why)
+				}
+			}
+		}
+	}
+}
+
+func matches(path string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		base, below := strings.CutSuffix(p, "/...")
+		return path == base || (below && strings.HasPrefix(path, base+"/"))
+	})
+}
+
+func list(t *testing.T) map[string]*pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,Deps", "./...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	pkgs := map[string]*pkg{}
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs[p.ImportPath] = &p
+	}
+	if len(pkgs) < len(rooms) {
+		t.Fatalf("go list found %d packages", len(pkgs))
+	}
+	return pkgs
+}

@@ -1,0 +1,34 @@
+// What both clients share: settings from the test, and a fetch that trusts the CA's root and shows the
+// client's certificate.
+import { readFileSync } from 'node:fs'
+import { Agent, fetch as undiciFetch } from 'undici'
+
+export const settings = JSON.parse(process.env.PKID_TEST)
+
+const dispatcher = new Agent({
+  connect: {
+    ca: readFileSync(`${settings.dir}/root.crt`),
+    cert: readFileSync(`${settings.dir}/client.crt`),
+    key: readFileSync(`${settings.dir}/client.key`),
+  },
+})
+
+export const fetch = (url, init) => undiciFetch(url, { ...init, dispatcher })
+
+// report prints what the test checks: the token, its type, and how the resource server answered, first with
+// the token as it was meant to be used and then as a bearer token on a connection without the certificate.
+export async function report({ token, resource }) {
+  const plain = new Agent({ connect: { ca: readFileSync(`${settings.dir}/root.crt`) } })
+  const stolen = await undiciFetch(settings.resource, {
+    dispatcher: plain,
+    headers: { authorization: `Bearer ${token.access_token}` },
+  })
+  console.log(JSON.stringify({
+    token_type: token.token_type,
+    access_token: token.access_token,
+    resource: resource.status,
+    body: await resource.text(),
+    stolen: stolen.status,
+    challenge: stolen.headers.get('www-authenticate'),
+  }))
+}

@@ -1,0 +1,27 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+// certificates tells the authorization server what the CA knows of a certificate.
+type certificates struct{ authority *ca.Authority }
+
+func (c certificates) Certificate(ctx context.Context, t thumbprint.Cert) (*authserver.CertificateStatus, error) {
+	rec, err := c.authority.Lookup(ctx, t)
+	if errors.Is(err, ca.ErrNotFound) {
+		return nil, authserver.ErrNoCertificate
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking up certificate: %w", err)
+	}
+	return &authserver.CertificateStatus{
+		Serial: rec.Serial.String(), ClientID: rec.ClientID, Revoked: rec.Revocation != nil, NotAfter: rec.NotAfter,
+	}, nil
+}

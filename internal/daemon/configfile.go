@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"bytes"
+	"text/template"
+
+	"github.com/pkid/pkid/internal/config"
+)
+
+// configTemplate is the file that Init writes: what differs between installations, and nothing else. The
+// manual of every key is internal/config.
+var configTemplate = template.Must(template.New(config.File).Parse(`# pkid configuration. docs/configuration.md explains every key; unknown keys are errors.
+# `pkid check-config` prints it with every default.
+
+name: {{printf "%q" .Name}}
+
+# The names that clients reach this daemon by; the first one stands in URLs.
+hosts:
+{{- range .Hosts}}
+  - {{printf "%q" .}}
+{{- end}}
+
+listen:
+  public: {{printf "%q" .Listen.Public}} # TLS: REST, OAuth, console
+  mtls: {{printf "%q" .Listen.MTLS}}   # the same, and asks for a client certificate
+  status: {{printf "%q" .Listen.Status}} # plain HTTP: CRLs, issuer certificates
+  ops: {{printf "%q" .Listen.Ops}}    # plain HTTP: metrics, health
+
+store: "bolt:pkid.db"
+
+# file:PATH, env:NAME or credential:NAME (systemd)
+passphrase: {{printf "%q" .Passphrase}}
+
+issuer:
+  key: "keys/issuer.key"
+  certificate: "issuer.crt"
+  root: "root.crt"
+  root_crl: "root.crl"
+
+tokens:
+  keys:
+    - {key: "keys/token.key", algorithm: ES256}
+  data_key: "keys/data.key"
+`))
+
+func (s *InitSpec) configFile() []byte {
+	listen := s.Listen
+	for p, v := range map[*string]string{&listen.Public: "127.0.0.1:8443", &listen.MTLS: "127.0.0.1:9443",
+		&listen.Status: "127.0.0.1:8080", &listen.Ops: "127.0.0.1:9090"} {
+		if *p == "" {
+			*p = v
+		}
+	}
+	var buf bytes.Buffer
+	data := struct {
+		Name, Passphrase string
+		Hosts            []string
+		Listen           config.Listen
+	}{s.Name, s.Passphrase, s.Hosts, listen}
+	if err := configTemplate.Execute(&buf, data); err != nil {
+		panic("daemon: the configuration template is complete: " + err.Error())
+	}
+	return buf.Bytes()
+}

@@ -1,0 +1,188 @@
+// Package daemon wires the rooms together: it opens what a configuration names, serves the four listeners
+// and stops in order. cmd/pkid runs it, and internal/pkitest runs the same in tests.
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/boltstore"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/stepca"
+	"github.com/pkid/pkid/tokenbind/authserver"
+	"github.com/pkid/pkid/web"
+)
+
+// Daemon is a configured CA that is ready to serve.
+type Daemon struct {
+	cfg       *config.Config
+	log       *slog.Logger
+	store     *boltstore.Store
+	issuer    *ca.Issuer
+	authority *ca.Authority
+	publisher *crl.Publisher
+	cert      *serverCert
+	web       *web.Server
+}
+
+// Load reads the configuration of a data directory. A directory that is not one is an error that says how
+// to make one.
+func Load(dir string) (*config.Config, error) {
+	if !Exists(dir) {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("%s: no such data directory: make one with `pkid init --data %s` or `pkid quickstart`", dir, dir)
+		}
+		return nil, fmt.Errorf("%s: not a pkid data directory: it has no %s", dir, config.File)
+	}
+	return config.Load(filepath.Join(dir, config.File))
+}
+
+// New opens the store and the keys and checks that they fit together. Close releases what it opened, unless
+// Serve does.
+func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, log: log}
+	if _, err := os.Stat(cfg.StorePath()); err != nil {
+		return nil, fmt.Errorf("store: %w; restore it from a backup, or make another data directory", err)
+	}
+	if d.store, err = boltstore.Open(cfg.StorePath(), boltstore.Options{}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.store.Close())
+		}
+	}()
+	passphrase, err := cfg.ReadPassphrase()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.openCA(ctx, passphrase); err != nil {
+		return nil, err
+	}
+	oauth, registry, err := d.openOAuth(ctx, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.openWeb(oauth, registry)
+}
+
+// openCA opens the issuing CA, its authority, its CRL publisher and the daemon's own certificate.
+func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
+	cfg := d.cfg
+	paths := issuerPaths{certificate: cfg.Path(cfg.Issuer.Certificate), key: cfg.KeyURI(cfg.Issuer.Key), root: cfg.Path(cfg.Issuer.Root)}
+	if d.issuer, err = loadIssuer(ctx, paths, cfg.URLs.Status, passphrase); err != nil {
+		return err
+	}
+	profiles, err := Profiles(cfg.Profiles)
+	if err != nil {
+		return err
+	}
+	d.authority, err = ca.New(ca.Config{Issuer: d.issuer, Store: d.store, Profiles: profiles,
+		Changed: func(issuer string) { d.publisher.Changed(issuer) }})
+	if err != nil {
+		return err
+	}
+	if err := d.authority.CheckClock(ctx); err != nil {
+		return err
+	}
+	d.publisher, err = crl.NewPublisher(crl.PublisherConfig{
+		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: d.issuer.ID()}, URL: d.issuer.CRLURL, Issuer: d.issuer.Signer.Certificate()}},
+		Store:  d.store, Revocations: d.store, Signer: d.authority, Lifetime: cfg.CRL.Lifetime, Logger: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.cert, err = newServerCert(ctx, d.authority, cfg.Hosts, d.log)
+	return err
+}
+
+func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.Server, *authserver.Registry, error) {
+	cfg := d.cfg
+	dataKey, err := stepca.OpenDataKey(cfg.Path(cfg.Tokens.DataKey), passphrase)
+	if err != nil {
+		return nil, nil, fmt.Errorf("data key: %w", err)
+	}
+	registry, err := authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey})
+	if err != nil {
+		return nil, nil, err
+	}
+	var keys []authserver.SigningKey
+	for _, k := range cfg.Tokens.Keys {
+		signer, err := stepca.OpenKey(ctx, cfg.KeyURI(k.Key), passphrase)
+		if err != nil {
+			return nil, nil, fmt.Errorf("token signing key: %w", err)
+		}
+		keys = append(keys, authserver.SigningKey{Key: signer, Algorithm: k.Algorithm})
+	}
+	anchors := x509.NewCertPool()
+	anchors.AddCert(d.issuer.Signer.Certificate())
+	oauth, err := authserver.New(authserver.Config{
+		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
+		Registry: registry, Certificates: certificates{d.authority},
+		Anchors: func() *x509.CertPool { return anchors },
+		Replay:  d.store, Revoked: d.store, Keys: keys,
+		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
+		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
+	})
+	return oauth, registry, err
+}
+
+func (d *Daemon) openWeb(oauth *authserver.Server, registry *authserver.Registry) error {
+	enrolment, err := enroll.New(enroll.Config{Authority: d.authority, Store: d.store, Clients: registry})
+	if err != nil {
+		return err
+	}
+	rootCRL, err := os.ReadFile(d.cfg.Path(d.cfg.Issuer.RootCRL))
+	if err != nil {
+		return fmt.Errorf("reading the root's CRL: %w", err)
+	}
+	d.web, err = web.New(web.Config{
+		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: registry, CRL: d.publisher, Audit: d.store,
+		RootCRL: rootCRL, URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+	})
+	return err
+}
+
+// URLs are where the daemon answers.
+func (d *Daemon) URLs() client.URLs { return urlsOf(d.cfg) }
+
+func urlsOf(cfg *config.Config) client.URLs {
+	return client.URLs{Public: cfg.URLs.Public, MTLS: cfg.URLs.MTLS, Status: cfg.URLs.Status}
+}
+
+// Root returns the trust anchor's certificate.
+func (d *Daemon) Root() *x509.Certificate { return d.issuer.Root }
+
+// Close releases a daemon that was not served.
+func (d *Daemon) Close() error { return d.store.Close() }
+
+// pruneEvery and pruneStep bound how much of what has expired is dropped at once.
+const (
+	pruneEvery = 30 * time.Second
+	pruneStep  = 5000
+)
+
+func (d *Daemon) prune(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if _, err := d.store.Prune(ctx, now, pruneStep); err != nil && ctx.Err() == nil {
+				d.log.Error("dropping what has expired", "err", err)
+			}
+		}
+	}
+}

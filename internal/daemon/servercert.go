@@ -1,0 +1,94 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/config"
+)
+
+// serverCert is the daemon's own TLS certificate: issued by its own CA, with a key that exists in memory
+// only, and replaced at two thirds of its life.
+type serverCert struct {
+	authority *ca.Authority
+	names     ca.Names
+	log       *slog.Logger
+	current   atomic.Pointer[tls.Certificate]
+}
+
+func newServerCert(ctx context.Context, authority *ca.Authority, hosts []string, log *slog.Logger) (*serverCert, error) {
+	names, err := ca.ParseSANs("pkid", hosts)
+	if err != nil {
+		return nil, fmt.Errorf("hosts: %w", err)
+	}
+	s := &serverCert{authority: authority, names: names, log: log}
+	return s, s.renew(ctx)
+}
+
+func (s *serverCert) renew(ctx context.Context) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	proven, err := ca.ProveOwn(key)
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	issued, err := s.authority.Issue(ctx, ca.Request{Profile: config.ProfileServer, ClientID: "pkid", Names: s.names, Key: proven})
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	cert := &tls.Certificate{Certificate: [][]byte{issued.Record.DER}, PrivateKey: key}
+	for _, c := range issued.Chain {
+		cert.Certificate = append(cert.Certificate, c.Raw)
+	}
+	if cert.Leaf, err = x509.ParseCertificate(issued.Record.DER); err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	s.current.Store(cert)
+	return nil
+}
+
+// run replaces the certificate in time. A failure is tried again every minute; there is a third of the
+// lifetime left to mend its cause.
+func (s *serverCert) run(ctx context.Context) {
+	for {
+		leaf := s.current.Load().Leaf
+		wait := max(time.Until(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)), time.Minute)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if err := s.renew(ctx); err != nil {
+			s.log.Error("renewing the daemon's own certificate", "err", err, "expires", leaf.NotAfter)
+		}
+	}
+}
+
+func (s *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return s.current.Load(), nil
+}
+
+// publicTLS asks for no client certificate.
+func (s *serverCert) publicTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.get}
+}
+
+// mtlsTLS asks for a client certificate and takes any, or none: which certificate counts, and for what, is
+// decided per request. ClientCAs stays nil, so the list of acceptable CAs is empty and clients with a
+// self-signed certificate answer too (RFC 8705 section 6.1).
+func (s *serverCert) mtlsTLS() *tls.Config {
+	c := s.publicTLS()
+	c.ClientAuth = tls.RequestClientCert
+	return c
+}
