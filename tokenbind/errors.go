@@ -1,4 +1,157 @@
 package tokenbind
 
-// codeUnavailable marks a check that could not be made.
-const codeUnavailable = "temporarily_unavailable"
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+)
+
+// The error codes of an Error, beside CodeInvalidProof and CodeUseNonce (RFC 6750 section 3.1).
+const (
+	CodeInvalidRequest    = "invalid_request"
+	CodeInvalidToken      = "invalid_token"
+	CodeInsufficientScope = "insufficient_scope"
+
+	codeUnavailable   = "temporarily_unavailable" // a check could not be made
+	codeNoCredentials = "no_credentials"          // never sent: such an answer has no error (RFC 6750 section 3.1)
+)
+
+var statuses = map[string]int{
+	CodeInvalidRequest:    http.StatusBadRequest,
+	CodeInvalidToken:      http.StatusUnauthorized,
+	CodeInvalidProof:      http.StatusUnauthorized,
+	CodeUseNonce:          http.StatusUnauthorized,
+	codeNoCredentials:     http.StatusUnauthorized,
+	CodeInsufficientScope: http.StatusForbidden,
+	codeUnavailable:       http.StatusServiceUnavailable,
+}
+
+// The authentication schemes (RFC 6750 section 2.1, RFC 9449 section 7.1).
+const (
+	schemeBearer = "Bearer"
+	schemeDPoP   = "DPoP"
+)
+
+// Error reports a request that was refused. Verifier.Refuse turns it into an answer.
+type Error struct {
+	Status      int    // HTTP status
+	Code        string // OAuth error code; empty if the request had no credentials
+	Scheme      string // the scheme of the request, Bearer or DPoP; empty if it had none, or two
+	Description string // for the client's developer: printable ASCII, may be shown
+	Check       string // the check that failed, such as "certificate"
+	Section     string // where it is written
+	Seen        string
+	Wanted      string
+	Nonce       string // to be sent as DPoP-Nonce, if set
+
+	err error
+}
+
+func (e *Error) Error() string {
+	if e.Code == "" {
+		return e.Description
+	}
+	return e.Code + ": " + e.Description
+}
+
+func (e *Error) Unwrap() error { return e.err }
+
+// newError is the error for a rule that failed.
+func newError(f *failure, code, scheme string) *Error {
+	if f.code != "" {
+		code = f.code
+	}
+	e := &Error{
+		Status:      statuses[code],
+		Code:        code,
+		Scheme:      scheme,
+		Description: printable(f.Error()),
+		Check:       f.name,
+		Section:     f.section,
+		Seen:        f.seen,
+		Wanted:      f.wanted,
+		err:         f.err,
+	}
+	if code == codeNoCredentials {
+		e.Code = ""
+	}
+	return e
+}
+
+// printable keeps to the characters of an error_description (RFC 6750 section 3), so that what a client sent
+// cannot end a quoted string or a line.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '"' || r == '\\':
+			return '\''
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, s)
+	const most = 600
+	return s[:min(len(s), most)]
+}
+
+// Refuse answers a request that was refused with err: the status, the challenges of RFC 9449 section 7, a
+// nonce, and a small JSON body. An err that is not an *Error is answered with 500 and its text is only logged.
+func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = &Error{Status: http.StatusInternalServerError, Code: "server_error", Description: "the request could not be checked"}
+	}
+	v.log(r, e, err)
+
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "application/json")
+	exposeHeaders(h)
+	if e.Nonce != "" {
+		h.Set("DPoP-Nonce", e.Nonce)
+	}
+	if e.Status < http.StatusInternalServerError {
+		h.Add("WWW-Authenticate", v.challenge(schemeBearer, `realm="`+printable(v.conf.Audience)+`"`, e))
+		h.Add("WWW-Authenticate", v.challenge(schemeDPoP, `algs="`+strings.Join(v.proofs.algorithms(), " ")+`"`, e))
+	} else {
+		h.Set("Retry-After", "5")
+	}
+	w.WriteHeader(e.Status)
+	_ = json.NewEncoder(w).Encode(struct {
+		Error       string `json:"error,omitempty"`
+		Description string `json:"error_description"`
+	}{e.Code, e.Description}) // the status is sent; nothing is left to say to a client that went away
+}
+
+// challenge builds one challenge. The error stands on the one that matches the request's scheme, or on both
+// if the request was malformed (RFC 9449 section 7.2).
+func (v *Verifier) challenge(scheme, params string, e *Error) string {
+	c := scheme + " " + params
+	if e.Code == "" || e.Scheme != "" && e.Scheme != scheme {
+		return c
+	}
+	c += `, error="` + e.Code + `", error_description="` + e.Description + `"`
+	if e.Code == CodeInsufficientScope {
+		c += `, scope="` + printable(strings.Join(v.conf.RequiredScopes, " ")) + `"`
+	}
+	return c
+}
+
+// exposeHeaders lets a script in a browser read what it needs to try again (RFC 9449 sections 7.1 and 8).
+func exposeHeaders(h http.Header) {
+	h.Add("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
+}
+
+func (v *Verifier) log(r *http.Request, e *Error, err error) {
+	level, attrs := slog.LevelInfo, []any{"method", r.Method, "path", r.URL.Path, "status", e.Status,
+		"error", e.Code, "check", e.Check, "reason", e.Description}
+	if e.Status >= http.StatusInternalServerError {
+		level, attrs = slog.LevelError, append(attrs, "cause", err)
+		if e.err != nil {
+			attrs = append(attrs, "detail", e.err)
+		}
+	}
+	v.conf.Logger.Log(r.Context(), level, "request refused", attrs...)
+}

@@ -102,7 +102,7 @@ func (c *ProofChecker) Check(ctx context.Context, r ProofRequest) (*Proof, error
 	if walk(&t, proofRules, run) {
 		return &Proof{run.key, run.jti, run.issuedAt, run.publicKey}, nil
 	}
-	return nil, c.refusal(t.first)
+	return nil, run.refusal()
 }
 
 // Explain checks a proof as Check does, reports every check, and uses the proof up if all else passed.
@@ -116,13 +116,14 @@ func (c *ProofChecker) Explain(ctx context.Context, r ProofRequest) ([]Check, er
 	return t.checks, nil
 }
 
-// refusal is the error for a rule of proofRules that failed.
-func (c *ProofChecker) refusal(f *failure) error {
+// refusal is the error for the rule that failed.
+func (p *proofRun) refusal() error {
+	f := p.t.first
 	if f.code == codeUnavailable {
 		return fmt.Errorf("remembering a DPoP proof: %w", f.err)
 	}
 	e := &ProofError{
-		Code:    f.code,
+		Code:    CodeInvalidProof,
 		Check:   f.name,
 		Section: f.section,
 		Seen:    f.seen,
@@ -131,29 +132,15 @@ func (c *ProofChecker) refusal(f *failure) error {
 		text:    "DPoP proof: " + f.Error(),
 		err:     f.err,
 	}
-	switch e.Code {
-	case "":
-		e.Code = CodeInvalidProof
-	case CodeUseNonce:
-		e.Nonce = c.nonce()
+	if f.code == CodeUseNonce {
+		e.Code, e.Nonce = CodeUseNonce, p.nonce()
 	}
 	return e
 }
 
-// nonce is the one to hand out.
-func (c *ProofChecker) nonce() string {
-	if c.Nonces != nil {
-		return c.Nonces.Current()
-	}
-	return c.startNonces.Current()
-}
-
 // run begins the check of one proof, with the defaults filled in.
 func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proofRun, error) {
-	p := &proofRun{ctx: ctx, c: c, req: &r, t: t, algorithms: c.Algorithms, maxAge: c.MaxAge, tolerance: c.Tolerance}
-	if p.algorithms == nil {
-		p.algorithms = defaultProofAlgorithms
-	}
+	p := &proofRun{ctx: ctx, c: c, req: &r, t: t, maxAge: c.MaxAge, tolerance: c.Tolerance}
 	if p.maxAge == 0 {
 		p.maxAge = time.Minute
 	}
@@ -173,6 +160,13 @@ func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proo
 		p.now = c.Now()
 	}
 	return p, nil
+}
+
+func (c *ProofChecker) algorithms() []string {
+	if c.Algorithms != nil {
+		return c.Algorithms
+	}
+	return defaultProofAlgorithms
 }
 
 var defaultProofAlgorithms = ProofAlgorithms()

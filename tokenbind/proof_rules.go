@@ -16,14 +16,13 @@ import (
 
 // proofRun is the check of one proof under way.
 type proofRun struct {
-	ctx        context.Context
-	c          *ProofChecker
-	req        *ProofRequest
-	t          *trail
-	algorithms []string
-	maxAge     time.Duration
-	tolerance  time.Duration
-	now        time.Time
+	ctx       context.Context
+	c         *ProofChecker
+	req       *ProofRequest
+	t         *trail
+	maxAge    time.Duration
+	tolerance time.Duration
+	now       time.Time
 
 	// what the rules found so far
 	jws       *jws
@@ -93,8 +92,8 @@ func (p *proofRun) judgeType() finding {
 
 func (p *proofRun) judgeAlgorithm() finding {
 	alg, _ := p.jws.header["alg"].(string)
-	if !slices.Contains(p.algorithms, alg) || !asymmetric(alg) {
-		return fail(show(p.jws.header["alg"]), "one of "+strings.Join(p.algorithms, " "))
+	if !slices.Contains(p.c.algorithms(), alg) || !asymmetric(alg) {
+		return fail(show(p.jws.header["alg"]), "one of "+strings.Join(p.c.algorithms(), " "))
 	}
 	p.alg = alg
 	return pass(alg)
@@ -192,16 +191,16 @@ func (p *proofRun) judgeNonce() finding {
 
 func (p *proofRun) judgeAge() finding {
 	age := p.now.Sub(p.issuedAt)
-	wanted := fmt.Sprintf("between %v ago and %v ahead", p.maxAge+p.tolerance, p.tolerance)
-	switch {
-	case age > p.maxAge+p.tolerance:
-		return fail(fmt.Sprintf("%v ago", age.Round(time.Second)), wanted).
-			because(fmt.Sprintf("the proof is too old, or the client's clock is slow by %v", age.Round(time.Second)))
-	case age < -p.tolerance:
-		return fail(fmt.Sprintf("%v ahead", -age.Round(time.Second)), wanted).
-			because(fmt.Sprintf("the client's clock is fast by %v", -age.Round(time.Second)))
+	if -p.tolerance <= age && age <= p.maxAge+p.tolerance {
+		return pass("")
 	}
-	return pass(p.issuedAt.UTC().Format(time.RFC3339))
+	seen := fmt.Sprintf("made %v ago", age.Round(time.Second))
+	hint := fmt.Sprintf("the proof is too old, or the client's clock is slow by about %v", age.Round(time.Second))
+	if age < 0 {
+		seen = fmt.Sprintf("made %v ahead of now", -age.Round(time.Second))
+		hint = fmt.Sprintf("the client's clock is fast by about %v", -age.Round(time.Second))
+	}
+	return fail(seen, fmt.Sprintf("at most %v ago or %v ahead", p.maxAge+p.tolerance, p.tolerance)).because(hint)
 }
 
 func (p *proofRun) judgeToken() finding {
@@ -247,9 +246,20 @@ func (p *proofRun) judgeRestart() finding {
 		because("make a new proof with the nonce in DPoP-Nonce").as(CodeUseNonce)
 }
 
+// fromThisStart reports whether the proof carries a nonce that this process made for judgeRestart.
 func (p *proofRun) fromThisStart() bool {
 	s, _ := p.jws.claims["nonce"].(string)
 	return p.c.startNonces != nil && p.c.startNonces.Valid(s)
+}
+
+// nonce is the one to hand out. For as long as judgeRestart may refuse a fresh proof it is one that satisfies
+// judgeRestart too, so that a client never needs a third try.
+func (p *proofRun) nonce() string {
+	restarting := p.c.startNonces != nil && !p.now.After(p.c.start.Add(p.maxAge+2*p.tolerance))
+	if p.c.Nonces == nil || restarting {
+		return p.c.startNonces.Current()
+	}
+	return p.c.Nonces.Current()
 }
 
 func (p *proofRun) judgeReplay() finding {

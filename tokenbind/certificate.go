@@ -1,0 +1,90 @@
+package tokenbind
+
+import (
+	"crypto/x509"
+	"net/http"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// forwardingHeaders are the names under which proxies hand on a client's certificate: RFC 9440, Envoy,
+// nginx and its kin, Traefik, Azure, AWS.
+var forwardingHeaders = []string{
+	"Client-Cert", "Client-Cert-Chain",
+	"X-Forwarded-Client-Cert",
+	"X-Ssl-Client-Cert", "X-Client-Cert", "Ssl-Client-Cert",
+	"X-Forwarded-Tls-Client-Cert",
+	"X-Arr-Clientcert",
+	"X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf",
+}
+
+// ForwardedCertificate reports whether a request carries a header by which proxies hand on a client's
+// certificate, and which. No proxy is trusted, so such a request is to be refused: somebody believes that
+// the header counts (RFC 8705 section 6.5, RFC 9440 section 4).
+func ForwardedCertificate(h http.Header) (name string, found bool) {
+	for _, name := range forwardingHeaders {
+		if _, found := h[name]; found {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// clientCertificate is the certificate whose key the client proved to have on this connection, or on the one
+// whose TLS session was resumed (RFC 8446 section 2.2).
+func clientCertificate(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return r.TLS.PeerCertificates[0]
+}
+
+func (q *request) judgeForwarded() finding {
+	if name, found := ForwardedCertificate(q.r.Header); found {
+		return fail("a "+name+" header", "no forwarded certificate").
+			because("no proxy is trusted here: connect directly, or have the proxy remove the header").as(CodeInvalidRequest)
+	}
+	return pass("")
+}
+
+func (q *request) judgeCertificate() finding {
+	wanted := q.claims.Confirmation.Cert
+	if wanted.IsZero() {
+		return notApplicable("the token is not bound to a certificate")
+	}
+	q.cert = clientCertificate(q.r)
+	if q.cert == nil {
+		return fail("no client certificate", "x5t#S256 "+wanted.String()).
+			because("the token is bound to a certificate: connect with it (mutual TLS)")
+	}
+	if seen := thumbprint.OfCertificate(q.cert); !seen.Equal(wanted) {
+		return fail("x5t#S256 "+seen.String(), wanted.String()).
+			because("the token is bound to another certificate; after a renewal, get a new token")
+	}
+	return pass("x5t#S256 " + wanted.String())
+}
+
+// judgeValidity looks at the clock on every request, because a connection or a TLS session may outlive the
+// certificate. The chain is not looked at: RFC 8705 section 6.2 needs proof of possession only.
+func (q *request) judgeValidity() finding {
+	switch {
+	case q.cert == nil:
+		return notApplicable("no certificate to check")
+	case q.now.After(q.cert.NotAfter):
+		return fail("expired at "+q.cert.NotAfter.UTC().Format(time.RFC3339), "a valid certificate").because("renew it and get a new token")
+	case q.now.Add(q.v.tolerance).Before(q.cert.NotBefore):
+		return fail("valid from "+q.cert.NotBefore.UTC().Format(time.RFC3339), "a valid certificate").because("or a clock is wrong")
+	}
+	return pass("until " + q.cert.NotAfter.UTC().Format(time.RFC3339))
+}
+
+func (q *request) judgeRevocation() finding {
+	if q.cert == nil || q.v.conf.Revocation == nil {
+		return notApplicable("certificate revocation is not checked here")
+	}
+	if err := q.v.conf.Revocation.Check(q.ctx, q.cert); err != nil {
+		return fail(err.Error(), "a certificate that is not revoked").from(err)
+	}
+	return pass("not revoked")
+}

@@ -1,0 +1,201 @@
+package tokenbind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	fetchTimeout  = 10 * time.Second
+	maxDocument   = 256 << 10       // octets of metadata and of a JWK set
+	minRefetch    = 5 * time.Second // between two fetches, whatever kids strangers invent
+	minMaxAge     = time.Minute     // bounds and default of how long keys count as fresh
+	maxMaxAge     = time.Hour
+	defaultMaxAge = 10 * time.Minute
+)
+
+// remoteKeys are the keys that an issuer publishes. They are fetched when they are first needed, again in the
+// background when they are stale, and before an answer when a kid is not known or they are twice as old as
+// they may be. While the issuer is away, those that were fetched last are kept.
+type remoteKeys struct {
+	issuer   string
+	metadata string
+	insecure bool
+	http     *http.Client
+	logger   *slog.Logger
+	now      func() time.Time
+
+	mu      sync.Mutex // guards all below
+	keys    StaticKeys // nil: none yet
+	fetched time.Time
+	maxAge  time.Duration
+	tried   time.Time
+	err     error         // of the last fetch
+	pending chan struct{} // closed at the end of the fetch under way; nil: none is
+}
+
+func newRemoteKeys(c Config) (*remoteKeys, error) {
+	metadata, err := metadataURL(c.Issuer, c.InsecureIssuerHTTP)
+	if err != nil {
+		return nil, err
+	}
+	var client http.Client
+	if c.HTTPClient != nil {
+		client = *c.HTTPClient
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &remoteKeys{issuer: c.Issuer, metadata: metadata, insecure: c.InsecureIssuerHTTP, http: &client, logger: c.Logger, now: c.Now}, nil
+}
+
+// metadataURL is where an issuer publishes its metadata: the well-known part goes between host and path
+// (RFC 8414 section 3).
+func metadataURL(issuer string, insecure bool) (string, error) {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return "", fmt.Errorf("issuer %q: %w", issuer, err)
+	}
+	if err := secure(u, insecure); err != nil {
+		return "", fmt.Errorf("issuer %q: %w", issuer, err)
+	}
+	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", fmt.Errorf("issuer %q: no query or fragment may stand in it", issuer)
+	}
+	return u.Scheme + "://" + u.Host + "/.well-known/oauth-authorization-server" + strings.TrimSuffix(u.EscapedPath(), "/"), nil
+}
+
+func secure(u *url.URL, insecure bool) error {
+	if u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !insecure) {
+		return errors.New("not an https URL")
+	}
+	return nil
+}
+
+// Keys is that of KeySource.
+func (k *remoteKeys) Keys(ctx context.Context, kid string) ([]VerificationKey, error) {
+	k.mu.Lock()
+	found, _ := k.keys.Keys(ctx, kid)
+	age := k.now().Sub(k.fetched).Abs() // a clock that went back makes them stale
+	var pending chan struct{}
+	if len(found) == 0 || age > k.maxAge {
+		pending = k.refresh()
+	}
+	k.mu.Unlock()
+
+	if len(found) > 0 && (age <= 2*k.maxAge || pending == nil) {
+		return found, nil
+	}
+	if pending != nil {
+		select {
+		case <-pending:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.keys == nil {
+		return nil, k.err
+	}
+	return k.keys.Keys(ctx, kid)
+}
+
+// refresh begins a fetch, unless one is under way or was a moment ago, and returns what is closed at its
+// end, or nil. The caller holds the mutex. The fetch ends by itself, by its timeout at the latest.
+func (k *remoteKeys) refresh() chan struct{} {
+	now := k.now()
+	if k.pending != nil || now.Sub(k.tried).Abs() < minRefetch {
+		return k.pending
+	}
+	done := make(chan struct{})
+	k.tried, k.pending = now, done
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+		defer cancel()
+		keys, maxAge, err := k.fetch(ctx)
+
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.pending, k.err = nil, err
+		if err == nil {
+			k.keys, k.maxAge, k.fetched = keys, maxAge, now
+		} else {
+			k.logger.Warn("fetching an issuer's keys", "issuer", k.issuer, "error", err, "kept", len(k.keys))
+		}
+		close(done)
+	}()
+	return done
+}
+
+func (k *remoteKeys) fetch(ctx context.Context) (StaticKeys, time.Duration, error) {
+	body, _, err := k.get(ctx, k.metadata)
+	if err != nil {
+		return nil, 0, err
+	}
+	metadata, err := decodeObject(body)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading %s: %w", k.metadata, err)
+	}
+	if metadata["issuer"] != k.issuer { // RFC 8414 section 3.3
+		return nil, 0, fmt.Errorf("%s is the metadata of issuer %s, not of %q", k.metadata, show(metadata["issuer"]), k.issuer)
+	}
+	uri, _ := metadata["jwks_uri"].(string)
+	u, err := url.Parse(uri)
+	if err == nil {
+		err = secure(u, k.insecure)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("jwks_uri %q of %s: %w", short(uri), k.metadata, err)
+	}
+	body, header, err := k.get(ctx, uri)
+	if err != nil {
+		return nil, 0, err
+	}
+	keys, err := ParseJWKS(body)
+	return keys, freshFor(header), err
+}
+
+func (k *remoteKeys) get(ctx context.Context, uri string) ([]byte, http.Header, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := k.http.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end, or given up
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("%s answers %s", uri, resp.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %w", uri, err)
+	}
+	if len(body) > maxDocument {
+		return nil, nil, fmt.Errorf("reading %s: more than %d octets", uri, maxDocument)
+	}
+	return body, resp.Header, nil
+}
+
+// freshFor reads max-age (RFC 9111 section 5.2.2.1), within bounds.
+func freshFor(h http.Header) time.Duration {
+	for directive := range strings.SplitSeq(h.Get("Cache-Control"), ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
+		if strings.EqualFold(name, "max-age") {
+			if s, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
+				return min(max(time.Duration(s)*time.Second, minMaxAge), maxMaxAge)
+			}
+		}
+	}
+	return defaultMaxAge
+}

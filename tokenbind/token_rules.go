@@ -1,0 +1,297 @@
+package tokenbind
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+const maxToken = 16 << 10 // octets
+
+// requestRules are the checks of a request, its token and its certificate. A failure is invalid_token unless
+// the rule says otherwise.
+var requestRules = []rule[*request]{
+	{"forwarded certificate", "RFC 8705 6.5", false, (*request).judgeForwarded},
+	{"no token in the query", "FAPI 2.0 5.3.4", false, (*request).judgeQuery},
+	{"authorization", "RFC 9449 7.2", true, (*request).judgeAuthorization},
+	{"token form", "RFC 7519 7.2", true, (*request).judgeForm},
+	{"token typ", "RFC 9068 4", false, (*request).judgeType},
+	{"token alg", "RFC 8725 3.1", true, (*request).judgeAlgorithm},
+	{"token crit", "RFC 7515 4.1.11", false, (*request).judgeCritical},
+	{"token iss", "RFC 9068 4", false, (*request).judgeIssuer},
+	{"token signature", "RFC 9068 4", false, (*request).judgeSignature},
+	{"token aud", "RFC 9068 4", false, (*request).judgeAudience},
+	{"token lifetime", "RFC 9068 4", false, (*request).judgeLifetime},
+	{"token claims", "RFC 9068 2.2", false, (*request).judgeClaims},
+	{"cnf", "RFC 7800 3.1", true, (*request).judgeConfirmation},
+	{"binding", "RFC 9449 7.2", false, (*request).judgeBinding},
+	{"certificate", "RFC 8705 3", false, (*request).judgeCertificate},
+	{"certificate validity", "RFC 8705 7.5", false, (*request).judgeValidity},
+	{"certificate revocation", "FAPI 2.0 5.3.4", false, (*request).judgeRevocation},
+}
+
+var scopeRules = []rule[*request]{
+	{"scope", "RFC 6750 3.1", false, (*request).judgeScope},
+}
+
+func (q *request) judgeQuery() finding {
+	if q.r.URL.RawQuery == "" {
+		return pass("")
+	}
+	if query, _ := url.ParseQuery(q.r.URL.RawQuery); query.Has("access_token") {
+		return fail("access_token in the query", "a token in the Authorization header").
+			because("what stands in an URL ends up in logs: treat the token as disclosed").as(CodeInvalidRequest)
+	}
+	return pass("")
+}
+
+func (q *request) judgeAuthorization() finding {
+	values := q.r.Header.Values("Authorization")
+	if len(values) > 1 {
+		return fail(fmt.Sprintf("%d Authorization headers", len(values)), "one").as(CodeInvalidRequest)
+	}
+	noToken := fail("", "an access token").because("send Authorization: Bearer or DPoP").as(codeNoCredentials)
+	if len(values) == 0 {
+		return noToken
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	switch {
+	case strings.EqualFold(scheme, schemeBearer):
+		q.scheme = schemeBearer
+	case strings.EqualFold(scheme, schemeDPoP):
+		q.scheme = schemeDPoP
+	default:
+		return noToken
+	}
+	q.token = strings.TrimLeft(token, " ")
+	if !token68(q.token) {
+		scheme, q.scheme = q.scheme, "" // perhaps both schemes in one header
+		return fail("something else after "+scheme, "one token").as(CodeInvalidRequest)
+	}
+	return pass(q.scheme)
+}
+
+// token68 of RFC 9110 section 11.2.
+func token68(s string) bool {
+	s = strings.TrimRight(s, "=")
+	for i := range len(s) {
+		if c := s[i]; !unreserved(c) && c != '+' && c != '/' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func (q *request) judgeForm() finding {
+	if len(q.token) > maxToken {
+		return fail(fmt.Sprintf("%d octets", len(q.token)), fmt.Sprintf("at most %d", maxToken))
+	}
+	var err error
+	if q.jws, err = parseJWS(q.token); err != nil {
+		return fail("", "a signed JWT").because(short(err.Error())).from(err)
+	}
+	return pass("")
+}
+
+func (q *request) judgeType() finding {
+	typ, _ := q.jws.header["typ"].(string)
+	if strings.EqualFold(typ, "at+jwt") || strings.EqualFold(typ, "application/at+jwt") { // RFC 7515 section 4.1.9
+		return pass(typ)
+	}
+	return fail(show(q.jws.header["typ"]), `"at+jwt"`).because("only access tokens are taken, not ID tokens or assertions")
+}
+
+func (q *request) judgeAlgorithm() finding {
+	alg, _ := q.jws.header["alg"].(string)
+	if !slices.Contains(q.v.conf.Algorithms, alg) {
+		return fail(show(q.jws.header["alg"]), "one of "+strings.Join(q.v.conf.Algorithms, " "))
+	}
+	q.alg = alg
+	return pass(alg)
+}
+
+func (q *request) judgeCritical() finding {
+	if _, found := q.jws.header["crit"]; found {
+		return fail("a crit header", "none").because("no extension is understood here")
+	}
+	return pass("")
+}
+
+func (q *request) judgeIssuer() finding {
+	if iss := q.jws.claims["iss"]; iss != q.v.conf.Issuer {
+		return fail(show(iss), q.v.conf.Issuer)
+	}
+	q.claims.Issuer = q.v.conf.Issuer
+	return pass(q.claims.Issuer)
+}
+
+func (q *request) judgeSignature() finding {
+	if q.t.first != nil && q.claims.Issuer == "" {
+		return notApplicable("not reached: another issuer's keys are not known")
+	}
+	var kid string
+	if v, found := q.jws.header["kid"]; found {
+		var ok bool
+		if kid, ok = v.(string); !ok {
+			return fail("kid: "+show(v), "a string")
+		}
+	}
+	keys, err := q.v.keys.Keys(q.ctx, kid)
+	if err != nil {
+		return fail("", "the issuer's keys").because("they cannot be had at the moment").from(err).as(codeUnavailable)
+	}
+	keys = usable(keys, q.alg)
+	if len(keys) == 0 {
+		return fail("kid "+show(kid), "one of the issuer's keys for "+q.alg)
+	}
+	for _, k := range keys {
+		if err = q.jws.verify(q.alg, k.Key); err == nil {
+			return pass("kid " + k.ID)
+		}
+	}
+	return fail("", "a signature by the issuer").from(err)
+}
+
+func (q *request) judgeAudience() finding {
+	aud, ok := stringList(q.jws.claims["aud"])
+	if !ok || !slices.Contains(aud, q.v.conf.Audience) {
+		return fail(strings.Join(aud, " "), q.v.conf.Audience).because("the token is for another server: ask for one with this resource")
+	}
+	q.claims.Audience = aud
+	return pass(q.v.conf.Audience)
+}
+
+func (q *request) judgeLifetime() finding {
+	times := []struct {
+		claim    string
+		to       *time.Time
+		required bool
+	}{{"exp", &q.claims.ExpiresAt, true}, {"nbf", &q.claims.NotBefore, false}, {"iat", &q.claims.IssuedAt, false}}
+	for _, c := range times {
+		v, found := q.jws.claims[c.claim]
+		if !found && !c.required {
+			continue
+		}
+		var ok bool
+		if *c.to, ok = numericDate(v); !ok {
+			return fail(c.claim+": "+show(v), "a number of seconds")
+		}
+	}
+	if end := q.claims.ExpiresAt.Add(q.v.tolerance); !q.now.Before(end) {
+		return fail("expired "+q.now.Sub(q.claims.ExpiresAt).Round(time.Second).String()+" ago", "a token that is still valid").
+			because("get a new one")
+	}
+	for _, from := range []time.Time{q.claims.NotBefore, q.claims.IssuedAt} {
+		if from.After(q.now.Add(q.v.tolerance)) {
+			return fail("valid in "+from.Sub(q.now).Round(time.Second).String(), "a token that is valid now").because("or a clock is wrong")
+		}
+	}
+	return pass("until " + q.claims.ExpiresAt.UTC().Format(time.RFC3339))
+}
+
+func (q *request) judgeClaims() finding {
+	q.claims.Raw = q.jws.claims
+	var scope string
+	for _, c := range []struct {
+		name string
+		to   *string
+	}{{"sub", &q.claims.Subject}, {"client_id", &q.claims.ClientID}, {"jti", &q.claims.ID}, {"scope", &scope}} {
+		v, found := q.jws.claims[c.name]
+		if *c.to, _ = v.(string); found && *c.to == "" {
+			return fail(c.name+": "+show(v), "a string")
+		}
+	}
+	q.claims.Scope = strings.Fields(scope)
+	return pass("")
+}
+
+// judgeConfirmation reads cnf. A member that is not known, alone, refuses the token: it demands a proof that
+// is not understood here. Beside a known one it is ignored, as RFC 7800 section 3.1 has it.
+func (q *request) judgeConfirmation() finding {
+	v, found := q.jws.claims["cnf"]
+	if !found {
+		return notApplicable("the token has none")
+	}
+	cnf, ok := v.(map[string]any)
+	if !ok {
+		return fail(show(v), "an object")
+	}
+	var c Confirmation
+	var err error
+	if c.Cert, err = confirm(cnf, "x5t#S256", thumbprint.ParseCert); err == nil {
+		c.Key, err = confirm(cnf, "jkt", thumbprint.ParseKey)
+	}
+	if err != nil {
+		return fail(err.Error(), "43 characters of unpadded base64url").from(err)
+	}
+	if c.IsZero() {
+		return fail("no member that is known here", "x5t#S256 or jkt")
+	}
+	q.claims.Confirmation = c
+	return pass("")
+}
+
+// confirm reads one member of cnf, zero if it is absent. The zero thumbprint itself is an error: nothing has
+// it, and it must not be taken for an absent one.
+func confirm[T interface{ IsZero() bool }](cnf map[string]any, name string, parse func(string) (T, error)) (T, error) {
+	var zero T
+	v, found := cnf[name]
+	if !found {
+		return zero, nil
+	}
+	s, _ := v.(string)
+	t, err := parse(s)
+	if err != nil || t.IsZero() {
+		return zero, fmt.Errorf("%s: %s", name, show(v))
+	}
+	return t, nil
+}
+
+// judgeBinding holds the scheme against the token, so that a bound token is never taken for a bearer token.
+func (q *request) judgeBinding() finding {
+	c := q.claims.Confirmation
+	switch {
+	case !c.Key.IsZero() && q.scheme != schemeDPoP:
+		return fail("a DPoP-bound token with the Bearer scheme", "the DPoP scheme and a proof")
+	case c.Key.IsZero() && q.scheme == schemeDPoP:
+		return fail("the DPoP scheme", "a token that is bound to a DPoP key").because("this one is not: send it with the Bearer scheme")
+	case c.IsZero() && !q.v.conf.AllowBearer:
+		return fail("a token that is bound to nothing", "one that is bound to a certificate or a DPoP key")
+	}
+	return pass("")
+}
+
+func (q *request) judgeScope() finding {
+	if len(q.v.conf.RequiredScopes) == 0 {
+		return notApplicable("no scope is required")
+	}
+	for _, s := range q.v.conf.RequiredScopes {
+		if !slices.Contains(q.claims.Scope, s) {
+			return fail(strings.Join(q.claims.Scope, " "), strings.Join(q.v.conf.RequiredScopes, " "))
+		}
+	}
+	return pass(strings.Join(q.claims.Scope, " "))
+}
+
+// stringList reads a claim that is a string or an array of strings (RFC 7519 section 4.1.3).
+func stringList(v any) ([]string, bool) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}, true
+	case []any:
+		out := make([]string, 0, len(v))
+		for _, item := range v {
+			s, ok := item.(string)
+			if !ok {
+				return nil, false
+			}
+			out = append(out, s)
+		}
+		return out, true
+	}
+	return nil, false
+}

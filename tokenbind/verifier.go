@@ -1,0 +1,299 @@
+package tokenbind
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Config sets up a Verifier. Audience is required, and Issuer; the zero value of every other field is safe.
+type Config struct {
+	// Issuer is the authorization server's identifier, compared as a string with the tokens' iss.
+	Issuer string
+	// Audience is this resource server's identifier; a token must name it in aud.
+	Audience string
+	// Keys that sign tokens. Nil: those that the issuer publishes, found through its metadata (RFC 8414),
+	// fetched at the first request and refreshed as needed.
+	Keys KeySource
+	// HTTPClient fetches them; nil is a plain client with the system's roots. Redirects are not followed.
+	HTTPClient *http.Client
+	// InsecureIssuerHTTP allows an issuer with an http URL: whoever is on the network then makes tokens.
+	InsecureIssuerHTTP bool
+
+	// AllowBearer takes tokens that are bound to nothing. One with a cnf claim is never taken as such.
+	AllowBearer bool
+	// Algorithms of tokens; ES256, EdDSA and PS256 by default (FAPI 2.0 section 5.4).
+	Algorithms []string
+	// RequiredScopes must all be in the token's scope.
+	RequiredScopes []string
+	// Tolerance is how far clocks may be apart, for tokens and proofs; 10 s by default, at most 60 s.
+	Tolerance time.Duration
+
+	// ProofMaxAge is how old a DPoP proof may be, Tolerance apart; 60 s by default.
+	ProofMaxAge time.Duration
+	// Replay remembers the proofs of all nodes of this server. Nil: up to 1,000,000 are remembered in
+	// memory, for a server of one node. Because a proof may have been used before a restart, those that were
+	// made before the start (or up to Tolerance after it, by a fast clock) are then answered with
+	// use_dpop_nonce and a nonce: a client that tries again with it is let in at once.
+	Replay Replay
+	// RequireNonce demands a nonce of ours in every proof (RFC 9449 section 9).
+	RequireNonce bool
+	// NonceKey is 32 octets that all nodes share. Nil: a random one, for a server of one node.
+	NonceKey []byte
+	// BaseURL is the public URL up to where the request's path begins, such as https://api.example.com, for a
+	// server behind something that changes host or scheme. Empty: what the request's TLS and Host say.
+	BaseURL string
+
+	// Revocation checks the client certificate of a certificate-bound token on every request. Nil: the
+	// certificate's revocation is not checked here, and a token works until it expires.
+	Revocation Revocation
+
+	Logger *slog.Logger     // nil: silent
+	Now    func() time.Time // nil: time.Now
+}
+
+// Verifier checks access tokens and what binds them to their holder. It is safe for concurrent use.
+//
+// It verifies the token (RFC 9068 section 4), and then whatever its cnf claim demands: the certificate of the
+// connection, a DPoP proof, or both. It does NOT check the certificate's chain, which RFC 8705 section 6.2
+// leaves to proof of possession, nor whether the token itself was revoked at the authorization server
+// (RFC 7009); Config.Revocation makes it stop with its certificate.
+type Verifier struct {
+	conf      Config
+	keys      KeySource
+	proofs    *ProofChecker
+	tolerance time.Duration
+	base      string
+}
+
+const (
+	memoryReplay       = 1_000_000
+	nonceLifetime      = 2 * time.Minute
+	startNonceLifetime = time.Hour // they show only that a proof is younger than the process
+)
+
+// NewVerifier checks the configuration. It does no I/O: keys are fetched when they are first needed.
+func NewVerifier(c Config) (*Verifier, error) {
+	if err := c.fill(); err != nil {
+		return nil, fmt.Errorf("setting up a verifier: %w", err)
+	}
+	v := &Verifier{conf: c, keys: c.Keys, tolerance: c.Tolerance}
+	var err error
+	if c.BaseURL != "" {
+		if v.base, err = baseURL(c.BaseURL); err != nil {
+			return nil, fmt.Errorf("setting up a verifier: BaseURL: %w", err)
+		}
+	}
+	if v.keys == nil {
+		if v.keys, err = newRemoteKeys(c); err != nil {
+			return nil, fmt.Errorf("setting up a verifier: %w", err)
+		}
+	}
+	if v.proofs, err = newProofChecker(c); err != nil {
+		return nil, fmt.Errorf("setting up a verifier: %w", err)
+	}
+	return v, nil
+}
+
+// fill sets the defaults and refuses what cannot be meant.
+func (c *Config) fill() error {
+	if c.Tolerance == 0 {
+		c.Tolerance = 10 * time.Second
+	}
+	if c.ProofMaxAge == 0 {
+		c.ProofMaxAge = time.Minute
+	}
+	if c.Algorithms == nil {
+		c.Algorithms = []string{"ES256", "EdDSA", "PS256"}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	switch {
+	case c.Issuer == "":
+		return errors.New("no Issuer")
+	case c.Audience == "":
+		return errors.New("no Audience: a token for another server would be taken")
+	case c.Tolerance < 0 || c.Tolerance > maxTolerance:
+		return fmt.Errorf("a Tolerance of %v, it is at most %v", c.Tolerance, maxTolerance)
+	case c.ProofMaxAge < 0:
+		return fmt.Errorf("a ProofMaxAge of %v", c.ProofMaxAge)
+	case len(c.Algorithms) == 0:
+		return errors.New("no Algorithms")
+	}
+	for _, alg := range c.Algorithms {
+		if !asymmetric(alg) {
+			return fmt.Errorf("algorithm %q: only asymmetric signatures are taken", alg)
+		}
+	}
+	return nil
+}
+
+func newProofChecker(c Config) (*ProofChecker, error) {
+	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Now: c.Now}
+	var err error
+	if c.Replay == nil {
+		checker.Replay = NewMemoryReplay(memoryReplay, c.Now)
+		checker.start = c.Now()
+		if checker.startNonces, err = NewNonces(randomKey(), "resource server start", startNonceLifetime, c.Now); err != nil {
+			return nil, err
+		}
+	}
+	if c.NonceKey == nil && c.RequireNonce {
+		c.NonceKey = randomKey()
+	}
+	if c.NonceKey != nil {
+		checker.Nonces, err = NewNonces(c.NonceKey, "resource server "+c.Audience, nonceLifetime, c.Now)
+	}
+	return checker, err
+}
+
+func randomKey() []byte {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return key
+}
+
+// baseURL refuses what is not a plain prefix of URLs.
+func baseURL(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", err
+	}
+	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", errors.New("no query or fragment may stand in it")
+	}
+	if _, err := NormalURL(raw); err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(raw, "/"), nil
+}
+
+// request is the check of one request under way.
+type request struct {
+	ctx context.Context
+	v   *Verifier
+	r   *http.Request
+	t   *trail
+	now time.Time
+
+	// what the rules found so far
+	scheme string
+	token  string
+	jws    *jws
+	alg    string
+	claims Claims
+	cert   *x509.Certificate
+	proof  *proofRun // if the token is bound to a DPoP key
+}
+
+// Verify checks a request's access token and everything that binds it. A refusal is an *Error. The request
+// is to be as the client sent it: Method, Host, TLS, header and RequestURI, or URL where RequestURI is empty.
+// A DPoP proof is used up by a success.
+func (v *Verifier) Verify(r *http.Request) (*Claims, error) {
+	q, err := v.verify(r)
+	if err != nil {
+		return nil, err
+	}
+	return &q.claims, nil
+}
+
+func (v *Verifier) verify(r *http.Request) (*request, error) {
+	q := v.begin(r, &trail{})
+	if err := q.judge(); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// Explain checks a request by the same rules and reports each of them, those after a failure too as far as
+// they can be judged. Like Verify it uses up a proof that passes.
+func (v *Verifier) Explain(r *http.Request) []Check {
+	q := v.begin(r, &trail{all: true})
+	_ = q.judge() // the error is that of a check which is in the list
+	return q.t.checks
+}
+
+func (v *Verifier) begin(r *http.Request, t *trail) *request {
+	return &request{ctx: r.Context(), v: v, r: r, t: t, now: v.conf.Now()}
+}
+
+// judge walks all rules: those of the request, its token and its certificate, those of the proof, and the
+// scope.
+func (q *request) judge() error {
+	if !walk(q.t, requestRules, q) && !q.t.all {
+		return newError(q.t.first, CodeInvalidToken, q.scheme)
+	}
+	if err := q.judgeProof(); err != nil {
+		return err
+	}
+	if !walk(q.t, scopeRules, q) {
+		return newError(q.t.first, CodeInsufficientScope, q.scheme)
+	}
+	return nil
+}
+
+func (q *request) judgeProof() error {
+	if q.claims.Confirmation.Key.IsZero() && !q.t.stuck {
+		q.t.note("DPoP proof", "RFC 9449 7", notApplicable("the token is not bound to a DPoP key"))
+		return nil
+	}
+	run, err := q.v.proofs.run(q.ctx, ProofRequest{
+		Headers:      q.r.Header.Values("DPoP"),
+		Method:       q.r.Method,
+		URLs:         []string{q.v.requestURL(q.r)},
+		AccessToken:  q.token,
+		Key:          q.claims.Confirmation.Key,
+		RequireNonce: q.v.conf.RequireNonce,
+	}, q.t)
+	if err != nil {
+		return err
+	}
+	q.proof = run
+	before := q.t.first
+	if walk(q.t, proofRules, run) || before != nil || q.t.first == nil {
+		return nil
+	}
+	e := newError(q.t.first, CodeInvalidProof, q.scheme)
+	switch {
+	case e.Check == checkKey: // as in the example of RFC 9449 section 7.1
+		e.Code = CodeInvalidToken
+	case e.Code == CodeUseNonce:
+		e.Nonce = run.nonce()
+	}
+	e.err = run.refusal()
+	return e
+}
+
+// requestURL is the absolute URL as the client sees it. RequestURI is preferred to URL, which handlers such
+// as http.StripPrefix change.
+func (v *Verifier) requestURL(r *http.Request) string {
+	u := r.URL
+	if r.RequestURI != "" {
+		if sent, err := url.ParseRequestURI(r.RequestURI); err == nil {
+			u = sent
+		}
+	}
+	if v.base != "" {
+		return v.base + u.EscapedPath()
+	}
+	scheme := "http"
+	if r.TLS != nil || r.RequestURI == "" && r.URL.Scheme == "https" {
+		scheme = "https"
+	}
+	host := r.Host
+	if host == "" {
+		host = u.Host
+	}
+	return scheme + "://" + host + u.EscapedPath()
+}
