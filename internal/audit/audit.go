@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -89,22 +90,30 @@ type Entry struct {
 // Head returns the head of a chain that ends with e.
 func (e *Entry) Head() Head { return Head{Seq: e.Seq, Hash: e.Hash} }
 
-// Seal turns ev into the entry that follows head.
+// Seal turns ev into the entry that follows head. Octets that are not UTF-8, which a requester may have sent,
+// become U+FFFD: JSON would replace them when it writes, and the entry read back would not have its own hash.
 func Seal(head Head, ev Event) Entry {
 	e := Entry{
 		Seq:       head.Seq + 1,
 		Time:      ev.Time.UTC().Truncate(time.Millisecond),
-		Actor:     ev.Actor.Name,
-		Address:   ev.Actor.Address,
-		RequestID: ev.Actor.RequestID,
-		Action:    ev.Action,
-		Subject:   ev.Subject,
-		Detail:    ev.Detail,
+		Actor:     valid(ev.Actor.Name),
+		Address:   valid(ev.Actor.Address),
+		RequestID: valid(ev.Actor.RequestID),
+		Action:    valid(ev.Action),
+		Subject:   valid(ev.Subject),
 		Prev:      head.Hash,
+	}
+	if len(ev.Detail) > 0 {
+		e.Detail = make(map[string]string, len(ev.Detail))
+		for k, v := range ev.Detail {
+			e.Detail[valid(k)] = valid(v)
+		}
 	}
 	e.Hash = e.digest()
 	return e
 }
+
+func valid(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
 // digest hashes the entry's JSON with an empty Hash. encoding/json writes struct members in order and map
 // keys sorted, so the bytes are the same each time.

@@ -1,0 +1,169 @@
+package boltstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/pkid/pkid/internal/audit"
+)
+
+// schemaVersion is the layout below. A store of an older version is migrated when it is opened (there is none
+// yet); one of a newer version is refused.
+const schemaVersion = 1
+
+// pageSize holds about ten records. With pages of 4 KiB the fifth or sixth record of a page would leave a
+// tenth of it empty; larger pages make each commit write more for every random insert into an index.
+const pageSize = 8 << 10
+
+// bucket is a table. fill is how full bbolt leaves a page that it splits: nearly full where keys only ever
+// grow, so that a page left behind wastes nothing; half full where they fall anywhere.
+type bucket struct {
+	name []byte
+	fill float64
+}
+
+const (
+	rightEdge = 0.95
+	anywhere  = bolt.DefaultFillPercent
+)
+
+// The layout. Integers in keys are big endian with the sign bit flipped, so that octets sort as numbers do.
+// Where an index is keyed by the start of a hash, the record it leads to decides: two hashes that start alike
+// are two entries of the index, told apart by reading both.
+var (
+	certificates = bucket{[]byte("certificates"), rightEdge} // serial -> record.go's form, written once
+	byThumbprint = bucket{[]byte("thumbprint"), anywhere}    // first 8 octets of SHA-256(DER), serial -> nothing
+	byClient     = bucket{[]byte("client"), anywhere}        // first 8 octets of SHA-256(client id), serial -> nothing
+	byExpiry     = bucket{[]byte("expiry"), rightEdge}       // notAfter in s, serial -> nothing
+	revoked      = bucket{[]byte("revoked"), rightEdge}      // issuer, NUL, serial -> reason, at in ms, notAfter in s
+	crls         = bucket{[]byte("crl"), anywhere}           // issuer -> number, thisUpdate, nextUpdate in ms, DER
+	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> JSON
+	clients      = bucket{[]byte("clients"), anywhere}       // id -> JSON
+	replays      = bucket{[]byte("replay"), anywhere}        // key -> until in ms
+	tokens       = bucket{[]byte("tokens"), anywhere}        // SHA-256(jti) -> until in ms
+	due          = bucket{[]byte("due"), rightEdge}          // until in ms, kind, key -> nothing; what Prune drops
+	log          = bucket{[]byte("audit"), rightEdge}        // seq -> JSON of audit.Entry
+	meta         = bucket{[]byte("meta"), anywhere}          // see below
+)
+
+var buckets = []bucket{certificates, byThumbprint, byClient, byExpiry, revoked, crls, invitations, clients,
+	replays, tokens, due, log, meta}
+
+// Keys of the meta bucket.
+var (
+	formatKey = []byte("format")  // formatMark
+	schemaKey = []byte("version") // schemaVersion
+	headKey   = []byte("head")    // the audit log's head: seq, hash
+
+	formatMark = []byte("pkid store")
+)
+
+// tx is a transaction. All writing goes through put and delete, which count, so that the writer knows whether
+// a request that failed had changed anything.
+type tx struct {
+	b      *bolt.Tx
+	head   audit.Head // of the audit log; read when the transaction began
+	writes int
+}
+
+func (t *tx) get(b bucket, key []byte) []byte { return t.b.Bucket(b.name).Get(key) }
+
+func (t *tx) cursor(b bucket) *bolt.Cursor { return t.b.Bucket(b.name).Cursor() }
+
+// put keeps value, which the caller must not change afterwards.
+func (t *tx) put(b bucket, key, value []byte) error {
+	t.writes++
+	in := t.b.Bucket(b.name)
+	in.FillPercent = b.fill
+	if err := in.Put(key, value); err != nil {
+		return fmt.Errorf("writing to bucket %s: %w", b.name, err)
+	}
+	return nil
+}
+
+func (t *tx) delete(b bucket, key []byte) error {
+	t.writes++
+	if err := t.b.Bucket(b.name).Delete(key); err != nil {
+		return fmt.Errorf("deleting from bucket %s: %w", b.name, err)
+	}
+	return nil
+}
+
+// create lays out an empty file.
+func (t *tx) create() error {
+	for _, b := range buckets {
+		if _, err := t.b.CreateBucket(b.name); err != nil {
+			return fmt.Errorf("creating bucket %s: %w", b.name, err)
+		}
+	}
+	if err := t.put(meta, formatKey, formatMark); err != nil {
+		return err
+	}
+	if err := t.put(meta, schemaKey, ordered(schemaVersion)); err != nil {
+		return err
+	}
+	return t.put(meta, headKey, encodeHead(audit.Head{}))
+}
+
+// empty reports whether the file was never laid out: it is new, or a crash came before the first commit.
+func (t *tx) empty() bool {
+	name, _ := t.b.Cursor().First()
+	return name == nil
+}
+
+// check tells a store of ours from other files. It reads a few pages only, whatever the size of the store:
+// the marks, and both ends of the audit log.
+func (t *tx) check() error {
+	if m := t.b.Bucket(meta.name); m == nil || !bytes.Equal(m.Get(formatKey), formatMark) {
+		return fmt.Errorf("%w: it belongs to another program", ErrNotStore)
+	}
+	if v := t.get(meta, schemaKey); len(v) != 8 {
+		return fmt.Errorf("%w: it is damaged: its version is missing", ErrNotStore)
+	} else if n := number(v); n > schemaVersion {
+		return fmt.Errorf("%w: it has version %d, and this pkid knows %d", ErrNewerSchema, n, schemaVersion)
+	}
+	for _, b := range buckets {
+		if t.b.Bucket(b.name) == nil {
+			return fmt.Errorf("%w: it is damaged: bucket %s is missing", ErrNotStore, b.name)
+		}
+	}
+	if err := t.loadHead(); err != nil {
+		return err
+	}
+	var last audit.Head
+	if _, v := t.cursor(log).Last(); v != nil {
+		e, err := decodeEntry(v)
+		if err != nil {
+			return fmt.Errorf("%w: it is damaged: %w", ErrNotStore, err)
+		}
+		last = e.Head()
+	}
+	if last != t.head {
+		return fmt.Errorf("%w: it is damaged: the audit log should end with entry %d and ends with %d", ErrNotStore, t.head.Seq, last.Seq)
+	}
+	return nil
+}
+
+// ordered encodes an integer so that octets sort as numbers do.
+func ordered(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)^1<<63) }
+
+// number reads the integer at the start of what ordered wrote.
+func number(b []byte) int64 { return int64(binary.BigEndian.Uint64(b) ^ 1<<63) }
+
+// maxID bounds what callers name things by, far below the longest key that bbolt takes.
+const maxID = 1024
+
+// checkID refuses what cannot be a key before a transaction begins.
+func checkID(kind, id string) error {
+	if len(id) == 0 || len(id) > maxID || strings.Contains(id, "\x00") {
+		return fmt.Errorf("%s id %.40q: want 1 to %d octets without NUL", kind, id, maxID)
+	}
+	return nil
+}
+
+// join makes a key of its parts.
+func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }

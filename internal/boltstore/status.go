@@ -1,0 +1,108 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+)
+
+// Latest implements crl.Store.
+func (s *Store) Latest(ctx context.Context, shard crl.Shard) (crl.Signed, error) {
+	var out crl.Signed
+	err := s.view(ctx, func(t *tx) (err error) {
+		out, err = decodeCRL(shard, t.get(crls, []byte(shard.Issuer)))
+		return err
+	})
+	return out, err
+}
+
+// Replace implements crl.Store.
+func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
+	if err := checkID("issuer", next.Shard.Issuer); err != nil {
+		return err
+	}
+	key := []byte(next.Shard.Issuer)
+	value := join(ordered(int64(next.Number)), ordered(next.ThisUpdate.UnixMilli()), ordered(next.NextUpdate.UnixMilli()), next.DER)
+	return s.update(ctx, func(t *tx) error {
+		latest, err := decodeCRL(next.Shard, t.get(crls, key))
+		if err != nil && !errors.Is(err, crl.ErrNotPublished) {
+			return err
+		}
+		if latest.Number != prev.Number {
+			return fmt.Errorf("%w: number %d stands, not %d", crl.ErrConflict, latest.Number, prev.Number)
+		}
+		return t.put(crls, key, value)
+	})
+}
+
+// decodeCRL copies a CRL out of the file; nil is one that was never published.
+func decodeCRL(shard crl.Shard, v []byte) (crl.Signed, error) {
+	const head = 8 + 8 + 8
+	switch {
+	case v == nil:
+		return crl.Signed{}, fmt.Errorf("%w: issuer %s", crl.ErrNotPublished, shard.Issuer)
+	case len(v) < head:
+		return crl.Signed{}, fmt.Errorf("CRL of issuer %s: %w", shard.Issuer, errDamaged)
+	}
+	return crl.Signed{
+		Shard:      shard,
+		Number:     uint64(number(v)),
+		ThisUpdate: time.UnixMilli(number(v[8:])).UTC(),
+		NextUpdate: time.UnixMilli(number(v[16:])).UTC(),
+		DER:        bytes.Clone(v[head:]),
+	}, nil
+}
+
+// chunk is how many revocations Revoked reads in one snapshot.
+const chunk = 4096
+
+// Revoked implements crl.Revocations. It reads in chunks, each on a newer snapshot than the one before, and
+// holds none while the consumer works. So it yields every certificate that was revoked when it was called and
+// still is; one that is revoked or released in between may be there or not.
+func (s *Store) Revoked(ctx context.Context, shard crl.Shard, notBefore time.Time) iter.Seq2[crl.Entry, error] {
+	return func(yield func(crl.Entry, error) bool) {
+		prefix := revokedKey(shard.Issuer, nil)
+		for from := prefix; from != nil; {
+			entries, next, err := s.revokedChunk(ctx, prefix, from, notBefore)
+			if err != nil {
+				yield(crl.Entry{}, fmt.Errorf("reading revocations of issuer %s: %w", shard.Issuer, err))
+				return
+			}
+			for _, e := range entries {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			from = next
+		}
+	}
+}
+
+// revokedChunk looks at no more than chunk keys from a key on. next is where to go on; nil at the end.
+func (s *Store) revokedChunk(ctx context.Context, prefix, from []byte, notBefore time.Time) (entries []crl.Entry, next []byte, err error) {
+	err = s.view(ctx, func(t *tx) error {
+		c, seen := t.cursor(revoked), 0
+		for k, v := c.Seek(from); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Next() {
+			if seen++; seen > chunk {
+				next = bytes.Clone(k)
+				return nil
+			}
+			rev, err := decodeRevocation(v)
+			if err != nil {
+				return err
+			}
+			if notAfter := time.Unix(number(v[9:]), 0).UTC(); !notAfter.Before(notBefore) {
+				serial := bytes.Clone(k[len(k)-len(ca.Serial{}):])
+				entries = append(entries, crl.Entry{Serial: serial, Reason: int(rev.Reason), At: rev.At, NotAfter: notAfter})
+			}
+		}
+		return nil
+	})
+	return entries, next, err
+}

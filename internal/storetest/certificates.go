@@ -1,0 +1,183 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+var certificateTests = map[string]func(*testing.T, *store){
+	"InsertAndRead":             testInsertAndRead,
+	"InsertSurvivesReopening":   testInsertSurvives,
+	"InsertDuplicateSerial":     testInsertDuplicate,
+	"InsertWithEndedContext":    testInsertEnded,
+	"UnknownCertificate":        testUnknownCertificate,
+	"DecideRevokesAndReleases":  testDecide,
+	"DecideRefusal":             testDecideRefusal,
+	"DecideHasOneWinner":        testDecideWinner,
+	"RecordIsTheCallersOwnCopy": testOwnCopy,
+}
+
+func testInsertAndRead(t *testing.T, s *store) {
+	full := record("alice", 1500*time.Millisecond, func(r *ca.Record) {
+		r.Parent = record("alice", 0).Serial
+		r.Names = []string{"alice", "Alice.Example.com", "192.0.2.7", "spiffe://example.com/alice"}
+		r.NotAfter = r.NotAfter.Add(300 * 24 * time.Hour)
+	})
+	bare := record("bob", 0, func(r *ca.Record) {
+		r.Serial = ca.Serial(noise(16)) // one whose time says nothing
+		r.Names, r.DER = nil, []byte{1}
+	})
+	insert(t, s, full, bare)
+	for _, want := range []*ca.Record{full, bare} {
+		checkRecord(t, s, want)
+	}
+}
+
+func testInsertSurvives(t *testing.T, s *store) {
+	rec := record("alice", 0)
+	insert(t, s, rec)
+	rev := &ca.Revocation{Reason: ca.KeyCompromise, At: start.Add(1234 * time.Millisecond)}
+	revoke(t, s, rec.Serial, rev)
+	s.reopen(t)
+	want := *rec
+	want.Revocation = rev
+	checkRecord(t, s, &want)
+}
+
+// checkRecord reads a record in each of the two ways and compares all of it.
+func checkRecord(t *testing.T, s *store, want *ca.Record) {
+	t.Helper()
+	got, err := s.Certificate(t.Context(), want.Serial)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("Certificate = %+v, %v; want %+v", got, err, want)
+	}
+	got, err = s.ByThumbprint(t.Context(), want.Thumbprint)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("ByThumbprint = %+v, %v; want %+v", got, err, want)
+	}
+}
+
+func testInsertDuplicate(t *testing.T, s *store) {
+	first := record("alice", 0)
+	insert(t, s, first)
+	inv := putInvitation(t, s)
+	second := record("mallory", 0, func(r *ca.Record) { r.Serial = first.Serial })
+	before := acts(t, s)
+	err := s.Insert(t.Context(), second, &ca.Spend{ID: inv.ID, Use: [32]byte{1}}, event(audit.Issue, "x"))
+	if !errors.Is(err, ca.ErrDuplicate) {
+		t.Fatalf("second Insert = %v, want ErrDuplicate", err)
+	}
+	checkRecord(t, s, first)
+	if _, err := s.ByThumbprint(t.Context(), second.Thumbprint); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("the refused certificate is found by its thumbprint: %v", err)
+	}
+	if got, err := s.Invitation(t.Context(), inv.ID); err != nil || got.Spent != nil {
+		t.Errorf("the refused certificate used up its invitation: %+v, %v", got, err)
+	}
+	if acts(t, s) != before {
+		t.Error("the refused certificate stands in the audit log")
+	}
+}
+
+func testInsertEnded(t *testing.T, s *store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	rec := record("alice", 0)
+	if err := s.Insert(ctx, rec, nil, event(audit.Issue, "x")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Insert = %v, want context.Canceled", err)
+	}
+	if _, err := s.Certificate(t.Context(), rec.Serial); !errors.Is(err, ca.ErrNotFound) {
+		t.Fatalf("Certificate = %v, want ErrNotFound", err)
+	}
+}
+
+func testUnknownCertificate(t *testing.T, s *store) {
+	insert(t, s, record("alice", 0))
+	if _, err := s.Certificate(t.Context(), ca.Serial(noise(16))); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("Certificate = %v, want ErrNotFound", err)
+	}
+	for _, tp := range []thumbprint.Cert{{}, thumbprint.Cert(noise(32))} {
+		if _, err := s.ByThumbprint(t.Context(), tp); !errors.Is(err, ca.ErrNotFound) {
+			t.Errorf("ByThumbprint(%s) = %v, want ErrNotFound", tp, err)
+		}
+	}
+	_, err := s.Decide(t.Context(), ca.Serial(noise(16)), func(*ca.Record) (*ca.Revocation, audit.Event, error) {
+		t.Error("decide was called without a record")
+		return nil, audit.Event{}, nil
+	})
+	if !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("Decide = %v, want ErrNotFound", err)
+	}
+}
+
+func testDecide(t *testing.T, s *store) {
+	rec := record("alice", 0)
+	insert(t, s, rec)
+	for _, rev := range []*ca.Revocation{
+		{Reason: ca.CertificateHold, At: start},
+		nil,
+		{Reason: ca.AACompromise, At: start.Add(time.Millisecond)},
+	} {
+		want := *rec
+		want.Revocation = rev
+		if got := revoke(t, s, rec.Serial, rev); !reflect.DeepEqual(got, &want) {
+			t.Errorf("Decide = %+v, want %+v", got, &want)
+		}
+		checkRecord(t, s, &want)
+	}
+}
+
+func testDecideRefusal(t *testing.T, s *store) {
+	rec := record("alice", 0)
+	insert(t, s, rec)
+	before, refusal := acts(t, s), errors.New("refused")
+	got, err := s.Decide(t.Context(), rec.Serial, func(*ca.Record) (*ca.Revocation, audit.Event, error) {
+		return &ca.Revocation{Reason: ca.KeyCompromise, At: start}, event(audit.Revoke, "x"), refusal
+	})
+	if got != nil || err != refusal { //nolint:errorlint // the contract: returned as it is
+		t.Fatalf("Decide = %v, %v; want nil and decide's own error", got, err)
+	}
+	checkRecord(t, s, rec)
+	if acts(t, s) != before {
+		t.Error("a refused revocation stands in the audit log")
+	}
+}
+
+func testDecideWinner(t *testing.T, s *store) {
+	rec := record("alice", 0)
+	insert(t, s, rec)
+	errs := together(8, func(i int) error {
+		_, err := s.Decide(t.Context(), rec.Serial, func(r *ca.Record) (*ca.Revocation, audit.Event, error) {
+			if r.Revocation != nil {
+				return nil, audit.Event{}, &ca.AlreadyRevokedError{Serial: r.Serial, Revocation: *r.Revocation}
+			}
+			at := start.Add(time.Duration(i) * time.Second)
+			return &ca.Revocation{Reason: ca.Superseded, At: at}, event(audit.Revoke, "x"), nil
+		})
+		return err
+	})
+	won := winner(t, errs, func(err error) bool { return errors.As(err, new(*ca.AlreadyRevokedError)) })
+	got, err := s.Certificate(t.Context(), rec.Serial)
+	if want := start.Add(time.Duration(won) * time.Second); err != nil || !got.Revocation.At.Equal(want) {
+		t.Errorf("the record says %+v, %v; the winner wrote %s", got.Revocation, err, want)
+	}
+}
+
+func testOwnCopy(t *testing.T, s *store) {
+	rec := record("alice", 0)
+	insert(t, s, rec)
+	got, err := s.Certificate(t.Context(), rec.Serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert(t, s, record("bob", 0)) // the store moves on, and what was read stays
+	clear(got.DER)
+	checkRecord(t, s, rec)
+}
