@@ -126,15 +126,17 @@ type Profile struct {
 	Usages []string `yaml:"usages"`
 	// Allow permits names; a kind without a rule is refused altogether.
 	Allow Names `yaml:"allow"`
+	// Deny takes away again what Allow permits.
+	Deny Names `yaml:"deny,omitempty"`
 }
 
-// Names are rules by kind of name, as smallstep's policy engine reads them.
+// Names are rules by kind of name.
 type Names struct {
 	CommonNames []string `yaml:"common_names,omitempty"` // exact names, or "*" for any
-	DNS         []string `yaml:"dns,omitempty"`          // "*.example.com", "host.example.com", or "*" for any
+	DNS         []string `yaml:"dns,omitempty"`          // "host.example.com", "*.example.com" for exactly one label more, or "*" for any
 	IPs         []string `yaml:"ips,omitempty"`          // addresses and CIDR ranges
-	URIs        []string `yaml:"uris,omitempty"`         // host rules such as "*.example.com", or "*" for any
-	Emails      []string `yaml:"emails,omitempty"`       // "@example.com", "one@example.com", or "*" for any
+	URIs        []string `yaml:"uris,omitempty"`         // a host as in dns, an exact URI, a prefix such as "spiffe://example.org/*", or "*" for any
+	Emails      []string `yaml:"emails,omitempty"`       // "one@example.com", "@example.com" for every mailbox of that domain, or "*" for any
 }
 
 // Log settings.

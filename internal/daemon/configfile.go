@@ -10,7 +10,7 @@ import (
 // configTemplate is the file that Init writes: what differs between installations, and nothing else. The
 // manual of every key is internal/config.
 var configTemplate = template.Must(template.New(config.File).Parse(`# pkid configuration. docs/configuration.md explains every key; unknown keys are errors.
-# `pkid check-config` prints it with every default.
+# pkid check-config prints it with every default.
 
 name: {{printf "%q" .Name}}
 

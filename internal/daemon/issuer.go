@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -52,4 +53,22 @@ func certificatePEM(der ...[]byte) []byte {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d})...)
 	}
 	return out
+}
+
+// loadIssuer opens the issuing CA: its certificate, its root's, and its key, the only CA key that a daemon
+// opens.
+func loadIssuer(ctx context.Context, paths issuerPaths, statusURL string, passphrase []byte) (*ca.Issuer, error) {
+	cert, err := readCertificate(paths.certificate)
+	if err != nil {
+		return nil, err
+	}
+	root, err := readCertificate(paths.root)
+	if err != nil {
+		return nil, err
+	}
+	key, err := stepca.OpenKey(ctx, paths.key, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("issuing key: %w", err)
+	}
+	return newIssuer(cert, root, key, statusURL)
 }

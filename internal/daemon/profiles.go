@@ -30,9 +30,11 @@ func Profiles(configured map[string]config.Profile) ([]*ca.Profile, error) {
 }
 
 func newProfile(name string, p config.Profile) (*ca.Profile, error) {
-	policy, err := stepca.NewNamePolicy(stepca.NameRules(p.Allow))
+	rules, denied := nameRules(p.Allow), nameRules(p.Deny)
+	rules.Denied = &denied
+	policy, err := stepca.NewNamePolicy(rules)
 	if err != nil {
-		return nil, fmt.Errorf("profile %q: allow: %w", name, err)
+		return nil, fmt.Errorf("profile %q: %w", name, err)
 	}
 	c := ca.ProfileConfig{Name: name, Lifetime: p.Lifetime, MaxLifetime: p.MaxLifetime, Policy: policy}
 	for _, k := range p.KeyTypes {
@@ -46,4 +48,8 @@ func newProfile(name string, p config.Profile) (*ca.Profile, error) {
 		c.ExtKeyUsage = append(c.ExtKeyUsage, usage)
 	}
 	return ca.NewProfile(c)
+}
+
+func nameRules(n config.Names) stepca.NameRules {
+	return stepca.NameRules{CommonNames: n.CommonNames, DNS: n.DNS, IPs: n.IPs, URIs: n.URIs, Emails: n.Emails}
 }
