@@ -44,6 +44,9 @@ func New(c Config) (*Authority, error) {
 	if c.Issuer == nil || c.Issuer.Signer == nil || c.Issuer.Root == nil || c.Store == nil || len(c.Profiles) == 0 {
 		return nil, errors.New("ca: Issuer with Signer and Root, Store and Profiles are required")
 	}
+	if c.Issuer.CRLURL == "" || c.Issuer.AIAURL == "" {
+		return nil, errors.New("ca: the issuer's CRLURL and AIAURL are required: they stand in every certificate")
+	}
 	cert := c.Issuer.Signer.Certificate()
 	if err := cert.CheckSignatureFrom(c.Issuer.Root); err != nil {
 		return nil, fmt.Errorf("ca: issuing CA %q is not signed by root %q: %w", cert.Subject, c.Issuer.Root.Subject, err)
@@ -56,6 +59,9 @@ func New(c Config) (*Authority, error) {
 		a.changed = func(string) {}
 	}
 	for _, p := range c.Profiles {
+		if p == nil || a.profiles[p.Name()] != nil {
+			return nil, errors.New("ca: a profile is nil or its name is taken")
+		}
 		a.profiles[p.Name()] = p
 	}
 	return a, nil
@@ -123,7 +129,8 @@ func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parsing stored certificate %s: %w", old.Serial, err)
 	}
-	lifetime := old.NotAfter.Sub(old.NotBefore) - backdate
+	// Shorter than asked for if the issuing CA was about to expire.
+	lifetime := max(old.NotAfter.Sub(old.NotBefore)-backdate, MinLifetime)
 	if p := a.profiles[old.Profile]; p != nil {
 		lifetime = min(lifetime, p.c.MaxLifetime) // the profile may have been tightened since
 	}
@@ -132,20 +139,45 @@ func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
 		return nil, err
 	}
 	d.parent = old.Serial
-	return a.sign(ctx, d, audit.Renew, nil)
-}
-
-// Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
-// record is durable. Errors: ErrNotFound, ErrReason, *AlreadyRevokedError.
-func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Record, error) {
-	now, err := a.now()
+	issued, err := a.sign(ctx, d, audit.Renew, nil)
 	if err != nil {
 		return nil, err
 	}
+	if err := a.dropOrphan(ctx, issued.Record); err != nil {
+		return nil, err
+	}
+	return issued, nil
+}
+
+// dropOrphan revokes a successor whose parent was revoked between the look at it and the successor's record,
+// so that who stole a key cannot outrun its revocation. Nobody has the successor yet. A revocation that comes
+// after this look came after the renewal.
+func (a *Authority) dropOrphan(ctx context.Context, rec *Record) error {
+	parent, err := a.store.Certificate(ctx, rec.Parent)
+	if err != nil {
+		return fmt.Errorf("certificate to renew: %w", err)
+	}
+	if parent.Revocation == nil {
+		return nil
+	}
+	if _, err := a.Revoke(ctx, RevocationRequest{Serial: rec.Serial, Reason: parent.Revocation.Reason}); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s was revoked in the meantime", ErrNotActive, parent.Serial)
+}
+
+// Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
+// record is durable. A clock that jumped back does not keep it from that. Errors: ErrNotFound, ErrReason,
+// *AlreadyRevokedError.
+func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Record, error) {
+	now := a.clock()
 	rec, err := a.store.Decide(ctx, r.Serial, func(rec *Record) (*Revocation, audit.Event, error) {
 		return decideRevocation(rec, r.Reason, now, audit.From(ctx))
 	})
 	if err != nil {
+		if ctx.Err() != nil { // the transaction may have gone through all the same
+			a.changed(a.issuer.ID())
+		}
 		return nil, fmt.Errorf("revoking %s: %w", r.Serial, err)
 	}
 	a.changed(rec.Issuer)
@@ -208,28 +240,6 @@ func (a *Authority) List(ctx context.Context, q Query) (*Page, error) {
 
 // Issuer returns the issuing CA in service.
 func (a *Authority) Issuer() *Issuer { return a.issuer }
-
-// SignCRL signs a CRL for one of this authority's issuers and checks what came back.
-func (a *Authority) SignCRL(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
-	if issuer != a.issuer.ID() {
-		return nil, fmt.Errorf("signing CRL: %w: issuer %q", ErrNotFound, issuer)
-	}
-	der, err := a.issuer.Signer.SignCRL(ctx, template)
-	if err != nil {
-		return nil, fmt.Errorf("signing CRL: %w", err)
-	}
-	crl, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, fmt.Errorf("signing CRL: %w: %w", ErrMismatch, err)
-	}
-	if err := crl.CheckSignatureFrom(a.issuer.Signer.Certificate()); err != nil {
-		return nil, fmt.Errorf("signing CRL: %w: %w", ErrMismatch, err)
-	}
-	if crl.Number.Cmp(template.Number) != 0 || len(crl.RevokedCertificateEntries) != len(template.RevokedCertificateEntries) {
-		return nil, fmt.Errorf("signing CRL: %w: number or entries", ErrMismatch)
-	}
-	return der, nil
-}
 
 func (a *Authority) issued(rec *Record) *Issued {
 	return &Issued{Record: rec, Chain: a.issuer.Chain(), Root: a.issuer.Root}

@@ -18,14 +18,23 @@ const clockSlack = 5 * time.Minute
 // now reads the clock and refuses a reading that is far behind an earlier one.
 func (a *Authority) now() (time.Time, error) {
 	t := a.clock()
+	latest := a.seen(t)
+	if behind := latest.Sub(t); behind > clockSlack {
+		return t, fmt.Errorf("%w: it shows %s, and %s was seen before; set it right",
+			ErrClock, t.UTC().Format(time.RFC3339), latest.UTC().Format(time.RFC3339))
+	}
+	return t, nil
+}
+
+// seen records a reading and returns the latest one so far.
+func (a *Authority) seen(t time.Time) time.Time {
 	for {
 		latest := a.latest.Load()
-		if behind := time.Duration(latest-t.UnixMilli()) * time.Millisecond; behind > clockSlack {
-			return t, fmt.Errorf("%w: it shows %s, and %s was seen before; set it right",
-				ErrClock, t.UTC().Format(time.RFC3339), time.UnixMilli(latest).UTC().Format(time.RFC3339))
+		if t.UnixMilli() <= latest {
+			return time.UnixMilli(latest)
 		}
-		if t.UnixMilli() <= latest || a.latest.CompareAndSwap(latest, t.UnixMilli()) {
-			return t, nil
+		if a.latest.CompareAndSwap(latest, t.UnixMilli()) {
+			return t
 		}
 	}
 }
@@ -37,7 +46,7 @@ func (a *Authority) CheckClock(ctx context.Context) error {
 		return fmt.Errorf("reading the newest certificate: %w", err)
 	}
 	for _, rec := range page.Records {
-		a.latest.Store(rec.IssuedAt.UnixMilli())
+		a.seen(rec.IssuedAt)
 	}
 	_, err = a.now()
 	return err

@@ -22,10 +22,16 @@ type Names struct {
 }
 
 // ParseSANs sorts texts as an operator writes them into kinds: an address with "://" or "urn:" is a URI, one
-// with "@" an e-mail address, one that parses as an IP address an IP, anything else a DNS name.
+// with "@" an e-mail address, one that parses as an IP address an IP, anything else a DNS name. A name that is
+// given twice counts once.
 func ParseSANs(commonName string, sans []string) (Names, error) {
 	n := Names{CommonName: commonName}
+	seen := map[string]bool{}
 	for _, s := range sans {
+		if seen[s] {
+			continue
+		}
+		seen[s] = true
 		switch addr, err := netip.ParseAddr(s); {
 		case s == "":
 			return Names{}, fmt.Errorf("%w: an empty name", ErrNames)
@@ -44,12 +50,13 @@ func ParseSANs(commonName string, sans []string) (Names, error) {
 	return n, n.validate()
 }
 
-// validate refuses names that cannot stand in a certificate, whatever a policy says of them.
+// validate refuses names that cannot stand in a certificate, whatever a policy says of them, and names that
+// have a second spelling: what a policy and a relying party compare must be one text.
 func (n Names) validate() error {
-	if n.CommonName == "" {
-		return fmt.Errorf("%w: no common name", ErrNames)
+	if len(n.DNS)+len(n.IPs)+len(n.URIs)+len(n.Emails) > maxNames {
+		return fmt.Errorf("%w: more than %d names", ErrNames, maxNames)
 	}
-	if err := plain("common name", n.CommonName, 64); err != nil { // ub-common-name, RFC 5280 appendix A.1
+	if err := validCommonName(n.CommonName); err != nil {
 		return err
 	}
 	for _, d := range n.DNS {
@@ -57,32 +64,28 @@ func (n Names) validate() error {
 			return err
 		}
 	}
-	for _, u := range n.URIs {
-		if err := plain("URI", u, 2048); err != nil {
-			return err
+	for _, a := range n.IPs {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+			return fmt.Errorf("%w: IP address %q: want IPv4, or IPv6 without a zone", ErrNames, a)
 		}
-		if p, err := url.Parse(u); err != nil || !p.IsAbs() {
-			return fmt.Errorf("%w: %q is no absolute URI", ErrNames, u)
+	}
+	for _, u := range n.URIs {
+		if err := validURI(u); err != nil {
+			return err
 		}
 	}
 	for _, e := range n.Emails {
-		if err := plain("e-mail address", e, 254); err != nil {
+		if err := validEmail(e); err != nil {
 			return err
 		}
-		if a, err := mail.ParseAddress(e); err != nil || a.Address != e {
-			return fmt.Errorf("%w: %q is no e-mail address", ErrNames, e)
-		}
-	}
-	if len(n.Text()) > maxNames {
-		return fmt.Errorf("%w: more than %d names", ErrNames, maxNames)
 	}
 	return nil
 }
 
 const maxNames = 32
 
-// plain refuses control characters (an embedded NUL above all) and, in SANs, which are IA5Strings, anything
-// beyond ASCII.
+// plain refuses control characters, an embedded NUL above all, and anything beyond ASCII: SANs are IA5Strings,
+// and what looks alike should be alike.
 func plain(kind, s string, limit int) error {
 	if len(s) == 0 || len(s) > limit {
 		return fmt.Errorf("%w: a %s has 1 to %d octets, not %d", ErrNames, kind, limit, len(s))
@@ -95,10 +98,61 @@ func plain(kind, s string, limit int) error {
 	return nil
 }
 
+// validCommonName refuses "*", which some verifiers take for a wildcard, and spaces that a comparison of
+// distinguished names would not see (RFC 4518 section 2.6.1).
+func validCommonName(s string) error {
+	if s == "" {
+		return fmt.Errorf("%w: no common name", ErrNames)
+	}
+	if err := plain("common name", s, 64); err != nil { // ub-common-name, RFC 5280 appendix A.1
+		return err
+	}
+	if strings.Contains(s, "*") || s != strings.Join(strings.Fields(s), " ") {
+		return fmt.Errorf("%w: common name %q: no \"*\", no space at its ends, no two spaces in a row", ErrNames, s)
+	}
+	return nil
+}
+
+// validURI accepts absolute URIs in their normal form (RFC 3986 section 6.2.2), so that no rule and no
+// relying party reads another name into them.
+func validURI(s string) error {
+	if err := plain("URI", s, 2048); err != nil {
+		return err
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || !u.IsAbs() || u.Opaque == "" && u.Host == "":
+		return fmt.Errorf("%w: %q is no absolute URI", ErrNames, s)
+	case u.String() != s || u.Host != strings.ToLower(u.Host):
+		return fmt.Errorf("%w: URI %q is not in its normal form: lower-case scheme and host, spaces and the like percent-encoded", ErrNames, s)
+	case u.User != nil || strings.Contains(u.Host, "*"):
+		return fmt.Errorf("%w: URI %q: no user and no wildcard", ErrNames, s)
+	}
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if segment == "." || segment == ".." {
+			return fmt.Errorf("%w: URI %q has a dot segment", ErrNames, s)
+		}
+	}
+	return nil
+}
+
+func validEmail(s string) error {
+	if err := plain("e-mail address", s, 254); err != nil {
+		return err
+	}
+	if a, err := mail.ParseAddress(s); err != nil || a.Address != s || strings.Contains(s, "*") {
+		return fmt.Errorf("%w: %q is no e-mail address", ErrNames, s)
+	}
+	return nil
+}
+
 // validDNS accepts lower-case host names (RFC 1123), without wildcards: a client's name is one name.
 func validDNS(name string) error {
 	if err := plain("DNS name", name, 253); err != nil {
 		return err
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return fmt.Errorf("%w: %q is an IP address, no DNS name", ErrNames, name)
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		ok := len(label) >= 1 && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-' &&
@@ -120,7 +174,8 @@ func (n Names) Text() []string {
 	out = append(out, n.URIs...)
 	out = append(out, n.Emails...)
 	slices.Sort(out[1:])
-	return slices.Compact(out)
+	rest := slices.DeleteFunc(slices.Compact(out[1:]), func(s string) bool { return s == n.CommonName })
+	return out[:1+len(rest)]
 }
 
 // NamesOf reads a certificate's names back.
@@ -137,16 +192,14 @@ func NamesOf(c *x509.Certificate) Names {
 	return n
 }
 
-// equal reports whether both say the same, in whatever order.
+// equal reports whether both say the same, kind by kind, in whatever order.
 func (n Names) equal(m Names) bool {
-	return n.CommonName == m.CommonName && slices.Equal(sorted(n), sorted(m)) &&
-		len(n.DNS) == len(m.DNS) && len(n.IPs) == len(m.IPs) && len(n.URIs) == len(m.URIs) && len(n.Emails) == len(m.Emails)
-}
-
-func sorted(n Names) []string {
-	t := Names{DNS: n.DNS, IPs: n.IPs, URIs: n.URIs, Emails: n.Emails}.Text()
-	slices.Sort(t)
-	return t
+	same := func(a, b []string) bool {
+		return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+	}
+	ips := func(n Names) []netip.Addr { return slices.SortedFunc(slices.Values(n.IPs), netip.Addr.Compare) }
+	return n.CommonName == m.CommonName && same(n.DNS, m.DNS) && slices.Equal(ips(n), ips(m)) &&
+		same(n.URIs, m.URIs) && same(n.Emails, m.Emails)
 }
 
 func (n Names) ips() []net.IP {

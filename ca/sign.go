@@ -1,14 +1,12 @@
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pkid/pkid/internal/audit"
@@ -157,36 +155,4 @@ func (a *Authority) template(d *decision, serial Serial) (*x509.Certificate, err
 		CRLDistributionPoints: []string{a.issuer.CRLURL},
 		IssuingCertificateURL: []string{a.issuer.AIAURL},
 	}, nil
-}
-
-// compare checks what was signed against what was decided (invariant 3): the signer is a library, a device
-// or a service, and what leaves the process is this CA's word.
-func (a *Authority) compare(got, want *x509.Certificate, d *decision) error {
-	issuer := a.issuer.Signer.Certificate()
-	differs := func(what string) error { return fmt.Errorf("%w: %s", ErrMismatch, what) }
-	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	switch {
-	case got.SerialNumber.Cmp(want.SerialNumber) != 0:
-		return differs("serial number")
-	case !ok || !key.Equal(d.key):
-		return differs("public key")
-	case !NamesOf(got).equal(d.names) || got.Subject.String() != want.Subject.String():
-		return differs("names")
-	case !got.NotBefore.Equal(want.NotBefore) || !got.NotAfter.Equal(want.NotAfter):
-		return differs("lifetime")
-	case got.KeyUsage != want.KeyUsage || !slices.Equal(got.ExtKeyUsage, want.ExtKeyUsage) || len(got.UnknownExtKeyUsage) > 0:
-		return differs("key usage")
-	case got.IsCA || !got.BasicConstraintsValid || got.MaxPathLen > 0:
-		return differs("basic constraints")
-	case !bytes.Equal(got.RawIssuer, issuer.RawSubject) || !bytes.Equal(got.AuthorityKeyId, issuer.SubjectKeyId):
-		return differs("issuer")
-	case len(got.SubjectKeyId) == 0:
-		return differs("subject key identifier")
-	case !slices.Equal(got.CRLDistributionPoints, want.CRLDistributionPoints) || !slices.Equal(got.IssuingCertificateURL, want.IssuingCertificateURL):
-		return differs("CRL distribution point or AIA")
-	}
-	if err := got.CheckSignatureFrom(issuer); err != nil {
-		return differs("signature: " + err.Error())
-	}
-	return nil
 }
