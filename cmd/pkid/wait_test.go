@@ -1,0 +1,29 @@
+package main
+
+import (
+	"net"
+	"os"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/pkid/pkid/internal/config"
+)
+
+// waitFor waits until the daemon of a data directory answers on its ops listener.
+func waitFor(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		if text, err := os.ReadFile(ts.MkAbs(args[0] + "/" + config.File)); err == nil {
+			var c struct{ Listen config.Listen }
+			ts.Check(yaml.Unmarshal(text, &c))
+			if conn, err := net.Dial("tcp", c.Listen.Ops); err == nil {
+				conn.Close()
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("%s was not served", args[0])
+}
