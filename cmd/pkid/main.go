@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Short:         "a private CA for mTLS clients, and the tokens bound to their certificates",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return errors.Join(cmd.Help(), usageError{errors.New("name a command")})
 		},
@@ -52,17 +52,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(stderr, "pkid: %v\n", err)
-	if _, ok := errors.AsType[usageError](err); ok || isCobraUsage(root, args) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintln(stderr, "pkid: see `pkid --help`")
 		return exitUsage
 	}
 	return exitFailed
-}
-
-// isCobraUsage reports whether args name no command; cobra's error for that has no type.
-func isCobraUsage(root *cobra.Command, args []string) bool {
-	_, _, err := root.Find(args)
-	return err != nil
 }
 
 // noArgs is cobra.NoArgs as a usage error.
