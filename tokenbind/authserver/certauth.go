@@ -1,0 +1,144 @@
+package authserver
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// checkCertificate authenticates a client by the certificate of its connection (RFC 8705 section 2). It is
+// done for every request, so that a resumed or long-lived connection ends with its certificate.
+func (s *Server) checkCertificate(c *call, client *Client) error {
+	if client.Auth != TLSClientAuth && client.Auth != SelfSignedTLSClientAuth {
+		return invalidClient("client %q is unknown or not registered to authenticate with a certificate", client.ID).
+			because(fmt.Errorf("registered method %q", client.Auth))
+	}
+	status, err := s.standing(c, invalidClient)
+	if err != nil {
+		return err
+	}
+	if client.Auth == SelfSignedTLSClientAuth {
+		return s.checkSelfSigned(c, client)
+	}
+	switch {
+	case status == nil:
+		return invalidClient("this CA has no record of the certificate presented; present the one that it issued to the client")
+	case status.ClientID != client.ID:
+		return invalidClient("the certificate presented was issued to another client than %q", client.ID).
+			because(fmt.Errorf("certificate %s belongs to %q", status.Serial, status.ClientID))
+	}
+	if err := s.checkChain(c.cert, c.now); err != nil {
+		return invalidClient("the certificate presented is not one for TLS clients that a trusted CA issued").because(err)
+	}
+	if !subjectMatches(client, c.cert) {
+		return invalidClient("the certificate presented does not have the %s that the client is registered with", client.SubjectKind)
+	}
+	return nil
+}
+
+// standing says what this CA knows of the certificate presented, after it checked its validity period and
+// that it was not revoked; nil if the CA did not issue it. Failures are made with refuse.
+func (s *Server) standing(c *call, refuse func(string, ...any) *refusal) (*CertificateStatus, error) {
+	switch {
+	case c.now.Before(c.cert.NotBefore):
+		return nil, refuse("the client certificate is not valid before %s", c.cert.NotBefore.UTC().Format(time.RFC3339))
+	case c.now.After(c.cert.NotAfter):
+		return nil, refuse("the client certificate expired at %s; renew it, or enrol again", c.cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	status, err := s.status(c.http.Context(), c.thumbprint())
+	if err != nil {
+		return nil, err
+	}
+	if status != nil && status.Revoked {
+		return nil, refuse("the client certificate was revoked; enrol again")
+	}
+	return status, nil
+}
+
+// status returns what this CA knows of a certificate, or nil if it did not issue it.
+func (s *Server) status(ctx context.Context, t thumbprint.Cert) (*CertificateStatus, error) {
+	status, err := s.c.Certificates.Certificate(ctx, t)
+	if errors.Is(err, ErrNoCertificate) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking up certificate %s: %w", t, err)
+	}
+	return status, nil
+}
+
+// checkChain validates the path to an anchor with crypto/x509: signatures, basic constraints, validity,
+// extended key usage and critical extensions (RFC 8705 section 7.5). Key usage is left to the caller there.
+func (s *Server) checkChain(cert *x509.Certificate, now time.Time) error {
+	if cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return errors.New("its key is not for signatures in TLS")
+	}
+	_, err := cert.Verify(x509.VerifyOptions{
+		Roots:         s.c.Anchors(),
+		Intermediates: s.c.Intermediates(),
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
+}
+
+// subjectMatches compares the one registered name (RFC 8705 section 2.1.2). A wildcard in a certificate is
+// an ordinary character here, and none can be registered.
+func subjectMatches(client *Client, cert *x509.Certificate) bool {
+	want := client.Subject
+	switch client.SubjectKind {
+	case SubjectDN:
+		registered, err := parseDN(want)
+		if err != nil {
+			return false
+		}
+		presented, err := decodeDN(cert.RawSubject)
+		return err == nil && registered.matches(presented)
+	case SANDNS:
+		return slices.ContainsFunc(cert.DNSNames, func(name string) bool { return strings.EqualFold(name, want) })
+	case SANURI:
+		for _, u := range cert.URIs {
+			if u.String() == want {
+				return true
+			}
+		}
+	case SANIP:
+		registered, err := netip.ParseAddr(want)
+		if err != nil {
+			return false
+		}
+		for _, ip := range cert.IPAddresses { // binary, whatever the spelling
+			if presented, ok := netip.AddrFromSlice(ip); ok && presented.Unmap() == registered.Unmap() {
+				return true
+			}
+		}
+	case SANEmail:
+		return slices.Contains(cert.EmailAddresses, want)
+	}
+	return false
+}
+
+// checkSelfSigned looks for the certificate among those that the client registered (RFC 8705 section 2.2).
+// Its chain is not validated: it is trusted because it was registered.
+func (s *Server) checkSelfSigned(c *call, client *Client) error {
+	presented := c.thumbprint()
+	found, err := s.anyKey(c.http.Context(), client, func(k jose.JSONWebKey) bool {
+		return len(k.Certificates) > 0 && thumbprint.OfCertificate(k.Certificates[0]).Equal(presented)
+	})
+	if err != nil {
+		return err
+	}
+	if !found {
+		return invalidClient("the certificate presented is not in the jwks or jwks_uri of client %q; publish it there as x5c", client.ID)
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package authserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/pkid/pkid/internal/audit"
+)
+
+// maxBody bounds a request's form in octets.
+const maxBody = 64 << 10
+
+// refusal is an error answer of RFC 6749 section 5.2. Any other error means that the server could not decide.
+type refusal struct {
+	status    int
+	code      string
+	text      string // what is wrong and what to do
+	challenge string // WWW-Authenticate
+	cause     error  // for the log alone
+}
+
+func (r *refusal) Error() string { return r.code + ": " + r.text }
+func (r *refusal) Unwrap() error { return r.cause }
+
+func refused(status int, code, format string, args ...any) *refusal {
+	return &refusal{status: status, code: code, text: fmt.Sprintf(format, args...)}
+}
+
+func invalidRequest(format string, args ...any) *refusal {
+	return refused(http.StatusBadRequest, "invalid_request", format, args...)
+}
+
+func invalidClient(format string, args ...any) *refusal {
+	return refused(http.StatusUnauthorized, "invalid_client", format, args...)
+}
+
+// because notes for the log what the client is not told.
+func (r *refusal) because(cause error) *refusal {
+	r.cause = cause
+	return r
+}
+
+// refuse answers with an error and logs it in one line, without secrets, tokens or assertions.
+func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
+	level := slog.LevelInfo
+	var r *refusal
+	if !errors.As(err, &r) {
+		level = slog.LevelError
+		r = refused(http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide right now; try again").because(err)
+		w.Header().Set("Retry-After", "1")
+	}
+	attrs := []slog.Attr{slog.String("endpoint", c.http.URL.Path), slog.String("error", r.code), slog.String("reason", r.text),
+		slog.String("client_id", truncate(c.clientID, maxClientID)), slog.String("address", remoteAddress(c.http)),
+		slog.String("request_id", audit.From(c.http.Context()).RequestID)}
+	if c.cert != nil {
+		attrs = append(attrs, slog.String("x5t#S256", c.thumbprint().String()))
+	}
+	if r.cause != nil {
+		attrs = append(attrs, slog.String("cause", r.cause.Error()))
+	}
+	s.c.Logger.LogAttrs(c.http.Context(), level, "oauth request refused", attrs...)
+	if r.challenge != "" {
+		w.Header().Set("WWW-Authenticate", r.challenge)
+	}
+	body, _ := encode(map[string]string{"error": r.code, "error_description": describable(r.text)}) // two strings always encode
+	writeJSON(w, r.status, body)
+}
+
+// describable keeps to the characters of an error_description (RFC 6749 section 5.2).
+func describable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r < 0x20 || r > 0x7e || r == '\\':
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+func truncate(s string, n int) string { return s[:min(n, len(s))] }
+
+func remoteAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// readForm returns a request's parameters. Each may come once only (RFC 6749 section 3.2), except resource
+// (RFC 8707 section 2), and one without a value counts as absent.
+func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST, OPTIONS")
+		return nil, refused(http.StatusMethodNotAllowed, "invalid_request", "use POST")
+	}
+	if r.URL.RawQuery != "" {
+		return nil, invalidRequest("send parameters in the body, never in the URL, which ends up in logs")
+	}
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
+		return nil, invalidRequest("send the parameters as application/x-www-form-urlencoded")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, refused(http.StatusRequestEntityTooLarge, "invalid_request", "the body has more than %d octets", maxBody)
+	}
+	if err != nil {
+		return nil, invalidRequest("the body could not be read to its end").because(err)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, invalidRequest("the body is malformed: percent-encode names and values").because(err)
+	}
+	for name, values := range form {
+		if len(values) > 1 && name != "resource" {
+			return nil, invalidRequest("parameter %q comes more than once", truncate(name, 64))
+		}
+		if len(values) == 1 && values[0] == "" {
+			delete(form, name)
+		}
+	}
+	return form, nil
+}
+
+// allowOrigins lets scripts of any origin read an answer: nothing here depends on cookies (RFC 9449
+// sections 7.1 and 8).
+func allowOrigins(h http.Header) {
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Expose-Headers", "DPoP-Nonce, WWW-Authenticate")
+}
+
+func preflight(w http.ResponseWriter) {
+	w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, DPoP")
+	w.Header().Set("Access-Control-Max-Age", "600")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// encode returns v as JSON; nil has no body.
+func encode(v any) ([]byte, error) {
+	if v == nil {
+		return nil, nil
+	}
+	return json.Marshal(v)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	if len(body) > 0 {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that hung up is not our concern
+}

@@ -1,0 +1,213 @@
+// Package authserver is the authorization server: it registers and authenticates clients, and issues,
+// introspects and revokes access tokens that are bound to the client's key.
+//
+// There is one grant, client_credentials, and one kind of token, a signed JWT (RFC 9068) that is not stored.
+// A token is bound to the certificate of the TLS connection that asked for it (RFC 8705), to the key of a
+// DPoP proof (RFC 9449), or to both. It dies before its time when it is revoked, when its client is disabled
+// and when its certificate is revoked, because introspection asks for all three.
+package authserver
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// The paths of the endpoints, under Config.Issuer and Config.MTLSBase alike.
+const (
+	TokenPath      = "/oauth/token"
+	IntrospectPath = "/oauth/introspect"
+	RevokePath     = "/oauth/revoke"
+	JWKSPath       = "/oauth/jwks"
+)
+
+const (
+	defaultLifetime  = 5 * time.Minute
+	maxLifetime      = time.Hour // long-lived tokens without a nonce are advised against (RFC 9449 section 11.2)
+	defaultTolerance = 10 * time.Second
+	maxTolerance     = time.Minute // FAPI 2.0 section 5.3.2.1 item 13
+	proofMaxAge      = time.Minute
+	nonceLifetime    = 5 * time.Minute
+	fetchTimeout     = 5 * time.Second
+)
+
+// Config is what a Server needs. All of it is required but Intermediates, RequireNonce and what has a default.
+type Config struct {
+	// Issuer is the origin of the public listener, such as https://pkid.example:8443, and the "iss" of tokens.
+	Issuer string
+	// MTLSBase is the origin of the listener that asks for client certificates.
+	MTLSBase     string
+	Registry     *Registry
+	Certificates Certificates
+	// Anchors are the certificates that tls_client_auth chains end in: those of the root and of the issuing
+	// CAs. They are trusted by key, not by name. A certificate that verifies but is not among Certificates
+	// is refused all the same: only this CA's own record says which client a certificate was issued to.
+	Anchors func() *x509.CertPool
+	// Intermediates may be nil. What a client sends beside its certificate is not used.
+	Intermediates func() *x509.CertPool
+	// Replay remembers DPoP proofs and client assertions, for all nodes.
+	Replay  tokenbind.Replay
+	Revoked RevokedTokens
+	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
+	// kept after its time.
+	Keys          []SigningKey
+	TokenLifetime time.Duration // 5 minutes if zero; at most an hour
+	// RequireNonce demands a nonce in every DPoP proof; a client's record can demand it for that client.
+	RequireNonce bool
+	NonceKey     []byte        // 32 octets, the same on all nodes
+	Tolerance    time.Duration // how far a client's clock may be ahead: 10 seconds if zero; at most a minute
+	// HTTPClient reads jwks_uri; http.DefaultClient if nil. Redirects are refused whatever it says.
+	HTTPClient *http.Client
+	Logger     *slog.Logger // slog.Default() if nil
+	Now        func() time.Time
+}
+
+// Server is the authorization server. Its methods that take a request are http.HandlerFuncs.
+type Server struct {
+	c        Config
+	keys     *signingKeys
+	proofs   *tokenbind.ProofChecker
+	nonces   *tokenbind.Nonces
+	remote   *remoteKeys
+	metadata []byte
+	jwks     []byte
+}
+
+// New validates c.
+func New(c Config) (*Server, error) {
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("authserver: %w", err)
+	}
+	c.fill()
+	keys, err := newSigningKeys(c.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("authserver: %w", err)
+	}
+	nonces, err := tokenbind.NewNonces(c.NonceKey, "authorization server", nonceLifetime, c.Now)
+	if err != nil {
+		return nil, fmt.Errorf("authserver: %w", err)
+	}
+	s := &Server{c: c, keys: keys, nonces: nonces, remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger)}
+	s.proofs = &tokenbind.ProofChecker{Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
+		Nonces: nonces, Replay: c.Replay, Now: c.Now}
+	if s.metadata, err = encode(s.describe()); err != nil {
+		return nil, fmt.Errorf("authserver: encoding the metadata: %w", err)
+	}
+	if s.jwks, err = encode(keys.public()); err != nil {
+		return nil, fmt.Errorf("authserver: encoding the key set: %w", err)
+	}
+	return s, nil
+}
+
+func (c *Config) validate() error {
+	if c.Registry == nil || c.Certificates == nil || c.Anchors == nil || c.Replay == nil || c.Revoked == nil {
+		return errors.New("Registry, Certificates, Anchors, Replay and Revoked are required")
+	}
+	for name, origin := range map[string]string{"Issuer": c.Issuer, "MTLSBase": c.MTLSBase} {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme != "https" || u.Host == "" || origin != "https://"+u.Host {
+			return fmt.Errorf("%s %q: want an origin such as https://pkid.example:8443", name, origin)
+		}
+	}
+	if c.TokenLifetime < 0 || c.TokenLifetime > maxLifetime {
+		return fmt.Errorf("TokenLifetime %s: want at most %s", c.TokenLifetime, maxLifetime)
+	}
+	if c.Tolerance < 0 || c.Tolerance > maxTolerance {
+		return fmt.Errorf("Tolerance %s: want at most %s", c.Tolerance, maxTolerance)
+	}
+	return nil
+}
+
+// fill sets what was left to its default.
+func (c *Config) fill() {
+	if c.TokenLifetime == 0 {
+		c.TokenLifetime = defaultLifetime
+	}
+	if c.Tolerance == 0 {
+		c.Tolerance = defaultTolerance
+	}
+	if c.Intermediates == nil {
+		c.Intermediates = func() *x509.CertPool { return nil }
+	}
+	if c.HTTPClient == nil {
+		c.HTTPClient = http.DefaultClient
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+// call is one request to an endpoint that clients authenticate to.
+type call struct {
+	http     *http.Request
+	header   http.Header // of the answer
+	form     url.Values
+	now      time.Time
+	cert     *x509.Certificate // what the TLS handshake proved; nil if the client sent none
+	clientID string            // as claimed, for the log
+}
+
+// peerCertificate returns the certificate whose key the handshake proved (RFC 8705 section 2). A resumed
+// session still has that of its first handshake.
+func peerCertificate(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || !r.TLS.HandshakeComplete || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return r.TLS.PeerCertificates[0]
+}
+
+// serve runs a POST endpoint: read and bound the request, handle it, answer. Nothing of it may be cached.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, handle func(*call) (any, error)) {
+	allowOrigins(w.Header())
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Pragma", "no-cache") // RFC 6749 section 5.1 asks for both
+	if r.Method == http.MethodOptions {
+		preflight(w)
+		return
+	}
+	c := &call{http: r, header: w.Header(), now: s.c.Now(), cert: peerCertificate(r)}
+	answer, err := s.run(w, c, handle)
+	if err != nil {
+		s.refuse(w, c, err)
+		return
+	}
+	body, err := encode(answer)
+	if err != nil {
+		s.refuse(w, c, fmt.Errorf("encoding the answer: %w", err))
+		return
+	}
+	writeJSON(w, http.StatusOK, body)
+}
+
+func (s *Server) run(w http.ResponseWriter, c *call, handle func(*call) (any, error)) (any, error) {
+	// A certificate in a header counts only from a trusted proxy, and whoever trusts one takes the header
+	// away and puts the certificate into r.TLS before the request comes here.
+	if name, found := tokenbind.ForwardedCertificate(c.http.Header); found {
+		return nil, invalidRequest("header %s: a forwarded client certificate is taken from a trusted proxy only; "+
+			"remove the header, or have the operator trust the proxy", name)
+	}
+	form, err := readForm(w, c.http)
+	if err != nil {
+		return nil, err
+	}
+	c.form = form
+	return handle(c)
+}
+
+// thumbprint of the certificate presented, or the zero value.
+func (c *call) thumbprint() thumbprint.Cert {
+	if c.cert == nil {
+		return thumbprint.Cert{}
+	}
+	return thumbprint.OfCertificate(c.cert)
+}

@@ -1,0 +1,141 @@
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// introspection is the answer of RFC 7662 section 2.2. All but Active is absent for an inactive token.
+type introspection struct {
+	Active       bool                   `json:"active"`
+	Scope        string                 `json:"scope,omitempty"`
+	ClientID     string                 `json:"client_id,omitempty"`
+	TokenType    string                 `json:"token_type,omitempty"`
+	ExpiresAt    *jwt.NumericDate       `json:"exp,omitempty"`
+	IssuedAt     *jwt.NumericDate       `json:"iat,omitempty"`
+	NotBefore    *jwt.NumericDate       `json:"nbf,omitempty"`
+	Subject      string                 `json:"sub,omitempty"`
+	Audience     jwt.Audience           `json:"aud,omitempty"`
+	Issuer       string                 `json:"iss,omitempty"`
+	ID           string                 `json:"jti,omitempty"`
+	Confirmation tokenbind.Confirmation `json:"cnf,omitzero"` // RFC 8705 section 3.2, RFC 9449 section 6.2
+}
+
+// Introspect is the introspection endpoint (RFC 7662). A client may ask about its own tokens, and one that is
+// registered to introspect about all. The caller compares cnf with what its own client proved; no proof is
+// checked here.
+func (s *Server) Introspect(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.introspect) }
+
+func (s *Server) introspect(c *call) (any, error) {
+	caller, err := s.authenticate(c)
+	if err != nil {
+		return nil, err
+	}
+	token := c.form.Get("token")
+	if token == "" {
+		return nil, invalidRequest("token is missing")
+	}
+	claims, err := s.keys.verify(token)
+	if err != nil || !caller.Introspect && claims.ClientID != caller.ID {
+		return introspection{}, nil // not to say which (RFC 7662 section 2.2)
+	}
+	active, err := s.active(c.http.Context(), c.now, claims)
+	if err != nil {
+		return nil, err
+	}
+	if !active {
+		return introspection{}, nil
+	}
+	return introspection{
+		Active:       true,
+		Scope:        claims.Scope,
+		ClientID:     claims.ClientID,
+		TokenType:    cnfType(claims.Confirmation),
+		ExpiresAt:    claims.Expiry,
+		IssuedAt:     claims.IssuedAt,
+		NotBefore:    claims.NotBefore,
+		Subject:      claims.Subject,
+		Audience:     claims.Audience,
+		Issuer:       claims.Issuer,
+		ID:           claims.ID,
+		Confirmation: claims.Confirmation,
+	}, nil
+}
+
+// active reports whether a token that we signed still stands. An error means that it cannot be known.
+func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims) (bool, error) {
+	if claims.Issuer != s.c.Issuer || !now.Before(claims.Expiry.Time()) {
+		return false, nil
+	}
+	client, err := s.c.Registry.Get(ctx, claims.ClientID)
+	if errors.Is(err, ErrNoClient) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading client %q: %w", claims.ClientID, err)
+	}
+	// iat has whole seconds, so a token of the second in which the client was disabled is dead as well.
+	if client.Disabled || claims.IssuedAt.Time().Before(client.TokensNotBefore) {
+		return false, nil
+	}
+	revoked, err := s.c.Revoked.TokenRevoked(ctx, claims.ID)
+	if err != nil {
+		return false, fmt.Errorf("looking up token %s: %w", claims.ID, err)
+	}
+	if revoked || claims.Confirmation.Cert.IsZero() {
+		return !revoked, nil
+	}
+	status, err := s.status(ctx, claims.Confirmation.Cert)
+	if err != nil {
+		return false, err
+	}
+	return status == nil || !status.Revoked, nil // nil: a certificate that the client made itself
+}
+
+// Revoke is the revocation endpoint (RFC 7009). A client may revoke its own tokens.
+func (s *Server) Revoke(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.revoke) }
+
+func (s *Server) revoke(c *call) (any, error) {
+	caller, err := s.authenticate(c)
+	if err != nil {
+		return nil, err
+	}
+	token := c.form.Get("token")
+	if token == "" {
+		return nil, invalidRequest("token is missing")
+	}
+	claims, err := s.keys.verify(token)
+	if err != nil || claims.Issuer != s.c.Issuer || !c.now.Before(claims.Expiry.Time()) {
+		return nil, nil // what does not work is as good as revoked (RFC 7009 section 2.2)
+	}
+	if claims.ClientID != caller.ID {
+		return nil, refused(http.StatusBadRequest, "invalid_grant", "the token was issued to another client, which alone may revoke it")
+	}
+	ctx := c.http.Context()
+	revoked, err := s.c.Revoked.TokenRevoked(ctx, claims.ID)
+	if err != nil {
+		return nil, fmt.Errorf("looking up token %s: %w", claims.ID, err)
+	}
+	if revoked {
+		return nil, nil // one entry in the audit log is enough
+	}
+	actor := audit.From(ctx)
+	actor.Name = caller.ID
+	if actor.Address == "" {
+		actor.Address = remoteAddress(c.http)
+	}
+	ev := audit.Event{Time: c.now, Actor: actor, Action: audit.TokenRevoke, Subject: claims.ID,
+		Detail: map[string]string{"client": caller.ID}}
+	if err := s.c.Revoked.RevokeToken(ctx, claims.ID, claims.Expiry.Time(), ev); err != nil {
+		return nil, fmt.Errorf("revoking token %s: %w", claims.ID, err)
+	}
+	return nil, nil
+}

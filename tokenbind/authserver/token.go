@@ -1,0 +1,197 @@
+package authserver
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// proofAlgorithms are those that DPoP proofs may be signed with.
+var proofAlgorithms = tokenbind.ProofAlgorithms()
+
+// tokenAnswer is the successful answer of RFC 6749 section 5.1.
+type tokenAnswer struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"` // DPoP (RFC 9449 section 5) or Bearer, also if bound to a certificate
+	ExpiresIn   int64  `json:"expires_in"` // seconds
+	Scope       string `json:"scope,omitempty"`
+}
+
+// Token is the token endpoint (RFC 6749 section 3.2).
+func (s *Server) Token(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.token) }
+
+// token refuses what can be told from the request alone before it looks at the proof, and records the proof
+// last, so that neither a stranger nor a mistake spends one.
+func (s *Server) token(c *call) (any, error) {
+	switch grant := c.form.Get("grant_type"); grant {
+	case "client_credentials":
+	case "":
+		return nil, invalidRequest("grant_type is missing; use client_credentials")
+	default:
+		return nil, refused(http.StatusBadRequest, "unsupported_grant_type", "grant_type %q is not supported; use client_credentials", truncate(grant, 64))
+	}
+	client, err := s.authenticate(c)
+	if err != nil {
+		return nil, err
+	}
+	scope, err := grantScope(client, c.form.Get("scope"))
+	if err != nil {
+		return nil, err
+	}
+	audience, err := s.grantAudience(client, c.form["resource"])
+	if err != nil {
+		return nil, err
+	}
+	confirmation, err := s.bind(c, client)
+	if err != nil {
+		return nil, err
+	}
+	return s.issue(c.now, client, scope, audience, confirmation)
+}
+
+// grantScope returns the scope asked for, or all of the client's.
+func grantScope(client *Client, asked string) (string, error) {
+	if asked == "" {
+		return strings.Join(client.Scopes, " "), nil
+	}
+	var granted []string
+	for scope := range strings.SplitSeq(asked, " ") {
+		switch {
+		case !validScope(scope):
+			return "", refused(http.StatusBadRequest, "invalid_scope", "scope is malformed: separate scopes by one space (RFC 6749 section 3.3)")
+		case !slices.Contains(client.Scopes, scope):
+			return "", refused(http.StatusBadRequest, "invalid_scope", "scope %q is not among those of client %q; ask the operator to add it", scope, client.ID)
+		case !slices.Contains(granted, scope):
+			granted = append(granted, scope)
+		}
+	}
+	return strings.Join(granted, " "), nil
+}
+
+// grantAudience returns the resources asked for (RFC 8707 section 2.2), or all of the client's. A client
+// without any gets tokens for this server.
+func (s *Server) grantAudience(client *Client, asked []string) ([]string, error) {
+	if len(asked) == 0 {
+		if len(client.Resources) == 0 {
+			return []string{s.c.Issuer}, nil
+		}
+		return client.Resources, nil
+	}
+	var granted []string
+	for _, resource := range asked {
+		switch {
+		case !validResource(resource):
+			return nil, refused(http.StatusBadRequest, "invalid_target", "resource must be an absolute URI without fragment (RFC 8707 section 2)")
+		case !slices.Contains(client.Resources, resource):
+			return nil, refused(http.StatusBadRequest, "invalid_target", "resource %q is not among those of client %q; ask the operator to add it", resource, client.ID)
+		case !slices.Contains(granted, resource):
+			granted = append(granted, resource)
+		}
+	}
+	return granted, nil
+}
+
+// bind finds out what the token is to be bound to: the certificate of the connection, the key of a DPoP
+// proof, or both.
+func (s *Server) bind(c *call, client *Client) (tokenbind.Confirmation, error) {
+	var cnf tokenbind.Confirmation
+	if c.cert != nil {
+		if client.Auth != TLSClientAuth && client.Auth != SelfSignedTLSClientAuth { // else it was looked at already
+			if _, err := s.standing(c, invalidRequest); err != nil {
+				return cnf, err
+			}
+		}
+		cnf.Cert = c.thumbprint()
+	}
+	switch proofs := c.http.Header.Values("DPoP"); {
+	case len(proofs) > 0:
+		proof, err := s.checkProof(c, client, proofs)
+		if err != nil {
+			return cnf, err
+		}
+		cnf.Key = proof.Key
+	case client.DPoP:
+		return cnf, refused(http.StatusBadRequest, "invalid_dpop_proof", "client %q is registered for DPoP-bound tokens; send a proof in the DPoP header", client.ID)
+	}
+	if cnf.IsZero() && !client.InsecureBearer {
+		return cnf, invalidRequest("tokens are bound to a key here: present a client certificate at %s, or send a DPoP proof", s.c.MTLSBase+TokenPath)
+	}
+	return cnf, nil
+}
+
+// checkProof checks a proof for this endpoint. While nonces are demanded, every answer to a proof carries
+// the current one (RFC 9449 section 8).
+func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbind.Proof, error) {
+	demand := s.c.RequireNonce || client.RequireNonce
+	if demand {
+		c.header.Set("DPoP-Nonce", s.nonces.Current())
+	}
+	proof, err := s.proofs.Check(c.http.Context(), tokenbind.ProofRequest{
+		Headers:      proofs,
+		Method:       c.http.Method,
+		URLs:         []string{s.c.Issuer + TokenPath, s.c.MTLSBase + TokenPath},
+		RequireNonce: demand,
+	})
+	var bad *tokenbind.ProofError
+	switch {
+	case errors.As(err, &bad):
+		if bad.Nonce != "" {
+			c.header.Set("DPoP-Nonce", bad.Nonce)
+		}
+		return nil, refused(http.StatusBadRequest, bad.Code, "%s", bad.Error())
+	case err != nil:
+		return nil, fmt.Errorf("checking DPoP proof: %w", err)
+	}
+	return proof, nil
+}
+
+func (s *Server) issue(now time.Time, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) (*tokenAnswer, error) {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	issued := issuedAt(now, client.TokensNotBefore)
+	token, err := s.keys.sign(&accessClaims{
+		Claims: jwt.Claims{
+			Issuer:   s.c.Issuer,
+			Subject:  client.ID,
+			Audience: audience,
+			Expiry:   jwt.NewNumericDate(now.Add(s.c.TokenLifetime)),
+			IssuedAt: jwt.NewNumericDate(issued),
+			ID:       base64.RawURLEncoding.EncodeToString(id[:]),
+		},
+		ClientID:     client.ID,
+		Scope:        scope,
+		Confirmation: cnf,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issuing a token to %q: %w", client.ID, err)
+	}
+	answer := &tokenAnswer{AccessToken: token, TokenType: cnfType(cnf), ExpiresIn: int64(s.c.TokenLifetime / time.Second), Scope: scope}
+	return answer, nil
+}
+
+// issuedAt is now in whole seconds. A token that is asked for in the second in which its client was enabled
+// again is dated at the next one, since whatever is dated before notBefore is dead.
+func issuedAt(now, notBefore time.Time) time.Time {
+	issued := now.Truncate(time.Second)
+	if next := issued.Add(time.Second); issued.Before(notBefore) && !now.Before(notBefore) {
+		return next
+	}
+	return issued
+}
+
+// cnfType is the token_type that goes with a confirmation.
+func cnfType(cnf tokenbind.Confirmation) string {
+	if cnf.Key.IsZero() {
+		return "Bearer"
+	}
+	return "DPoP"
+}
