@@ -1,0 +1,110 @@
+// Command pkictl is for the operators and the clients of a pkid CA.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes: 0 done, 1 failed, 2 called wrongly.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends ctx; from then on signals have their usual effect, so a second one kills.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// app is what every command needs.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	home           string // --home
+	json           bool   // --json
+}
+
+// usageError marks a mistake in the command line.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	a.note("%v", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		a.note("see `%s --help`", "pkictl")
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func (a *app) command() *cobra.Command {
+	root := a.group("pkictl", "certificates and bound tokens of a pkid CA",
+		a.inviteCommand(), a.enrollCommand(), a.renewCommand(), a.revokeCommand(), a.listCommand(), a.showCommand(),
+		a.clientCommand(), a.tokenCommand(), a.callCommand(), a.verifyCommand(), a.thumbprintCommand(),
+		a.crlCommand(), a.auditCommand(), a.demoCommand(), a.versionCommand())
+	root.PersistentFlags().StringVar(&a.home, "home", os.Getenv("PKICTL_HOME"),
+		"directory with the operator's credentials (default: PKICTL_HOME, else ./pkid-data/admin, else the user's configuration)")
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	return root
+}
+
+// group is a command that only has subcommands. Called without one, it shows them and fails.
+func (a *app) group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+			}
+			cmd.SetOut(a.stderr)
+			return errors.Join(cmd.Help(), usagef("name a command"))
+		},
+	}
+	cmd.AddCommand(sub...)
+	return cmd
+}
+
+// exactly is cobra.ExactArgs with a usage error that names what is missing.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return usagef("missing argument %s", names[len(args)])
+		case len(args) > len(names):
+			return usagef("unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+func (a *app) jsonFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print the result as JSON")
+}
+
+// note writes prose for a person to stderr.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "pkictl: "+format+"\n", args...)
+}
