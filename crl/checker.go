@@ -66,8 +66,8 @@ type CheckerConfig struct {
 	Timeout time.Duration
 	// MaxSize bounds one list, in octets; 256 MiB if zero.
 	MaxSize int64
-	// InsecureAllowStale goes on believing a list past its nextUpdate while no newer one can be had: whoever
-	// can cut the server off from the CA can then use a revoked certificate for as long.
+	// InsecureAllowStale goes on believing a list past its nextUpdate until Run or Refresh gets a newer one:
+	// whoever can cut the server off from the CA can then use a revoked certificate for as long.
 	InsecureAllowStale bool
 	// Dir, if set, is a directory (made if missing) where the newest lists are kept, so that a restart
 	// neither needs the CA nor goes back to an older list. It must not be writable by others.
@@ -168,7 +168,7 @@ func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
 	}
 	list := s.list.Load()
 	var fetching error
-	if list == nil || list.Stale(k.now()) {
+	if list == nil || (list.Stale(k.now()) && !k.allowStale) {
 		fetching = k.await(ctx, s)
 		list = s.list.Load()
 	}

@@ -1,0 +1,542 @@
+package crl
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestPublishedListContent(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	now := time.Date(2026, 5, 6, 7, 8, 9, 123456789, time.UTC)
+	c := publisherConfig(ca, m)
+	c.Now = func() time.Time { return now }
+	var told []Signed
+	c.OnPublish = func(s Signed) { told = append(told, s) }
+	p := newPublisher(t, c)
+
+	empty := publish(t, p)
+	l, err := x509.ParseRevocationList(empty.DER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, revoked, err := split(empty.DER); err != nil || revoked != nil {
+		t.Errorf("an empty list has revokedCertificates (RFC 5280 section 5.1.2.6 forbids it), err %v", err)
+	}
+	if l.Number.Int64() != now.UnixMilli() || !l.ThisUpdate.Equal(now.Truncate(time.Second)) || l.NextUpdate.Sub(l.ThisUpdate) != time.Hour {
+		t.Errorf("number %s, thisUpdate %s, nextUpdate %s", l.Number, l.ThisUpdate, l.NextUpdate)
+	}
+	if string(l.AuthorityKeyId) != string(ca.cert.SubjectKeyId) {
+		t.Error("authority key identifier is not the issuer's key")
+	}
+	idp := l.Extensions[slices.IndexFunc(l.Extensions, isIDP)]
+	if got, err := ParseIDP(idp.Value); err != nil || !idp.Critical || !reflect.DeepEqual(got, IDP{URLs: []string{testURL}}) {
+		t.Errorf("IDP %+v critical %t, err %v", got, idp.Critical, err)
+	}
+
+	m.revoke(300, 0)
+	m.revoke(2, 6)
+	m.revoke(10, 99) // no such reason
+	next := publish(t, p)
+	l, err = x509.ParseRevocationList(next.DER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range l.RevokedCertificateEntries {
+		got = append(got, fmt.Sprintf("%s %d %d %s", e.SerialNumber, e.ReasonCode, len(e.Extensions), e.RevocationTime.Format(time.DateTime)))
+	}
+	want := []string{"2 6 1 2001-02-03 04:05:06", "10 0 0 2001-02-03 04:05:06", "300 0 0 2001-02-03 04:05:06"}
+	if !slices.Equal(got, want) {
+		t.Errorf("entries (serial, reason, extensions, time)\n%q, want\n%q", got, want)
+	}
+	if held, ok := p.Current(testShard); !ok || !reflect.DeepEqual(held, next) || !reflect.DeepEqual(told, []Signed{empty, next}) {
+		t.Error("Current or OnPublish was not given what was published")
+	}
+	if _, err := p.Publish(t.Context(), Shard{Issuer: "other"}); err == nil {
+		t.Error("an unknown shard was published")
+	}
+}
+
+func TestPublisherConfigIsValidated(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	for name, tt := range map[string]struct {
+		change func(*PublisherConfig)
+		want   string
+	}{
+		"no shards":           {func(c *PublisherConfig) { c.Shards = nil }, "required"},
+		"no signer":           {func(c *PublisherConfig) { c.Signer = nil }, "required"},
+		"same shard twice":    {func(c *PublisherConfig) { c.Shards = append(c.Shards, c.Shards[0]) }, "twice"},
+		"no issuer":           {func(c *PublisherConfig) { c.Shards[0].Issuer = nil }, "issuer"},
+		"URL is a path":       {func(c *PublisherConfig) { c.Shards[0].URL = "/crl/a1.crl" }, "absolute"},
+		"URL is LDAP":         {func(c *PublisherConfig) { c.Shards[0].URL = "ldap://x/y" }, "http"},
+		"URL is not ASCII":    {func(c *PublisherConfig) { c.Shards[0].URL = "http://x/ü" }, "ASCII"},
+		"too short":           {func(c *PublisherConfig) { c.Lifetime = time.Second }, "lifetime"},
+		"too long":            {func(c *PublisherConfig) { c.Lifetime = 11 * 24 * time.Hour }, "lifetime"},
+		"renewed before made": {func(c *PublisherConfig) { c.RenewBefore = 2 * time.Hour }, "renewing"},
+		"negative follow":     {func(c *PublisherConfig) { c.Follow = -1 }, "negative"},
+	} {
+		c := publisherConfig(ca, newMemory())
+		tt.change(&c)
+		if _, err := NewPublisher(c); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: error %v, want one that says %q", name, err, tt.want)
+		}
+	}
+}
+
+func TestNumberGrowsAfterRestoreAndWithClockBack(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := publisherConfig(ca, m)
+	c.Now = func() time.Time { return now }
+	p := newPublisher(t, c)
+
+	backup := publish(t, p)
+	var last Signed
+	for range 5 { // more than one in a millisecond
+		last = publish(t, p)
+	}
+	if last.Number != backup.Number+5 {
+		t.Errorf("number %d after five more lists in one millisecond, want %d", last.Number, backup.Number+5)
+	}
+
+	now = now.Add(time.Second)
+	m.newest[testShard] = backup // the restore; the process is a new one
+	p = newPublisher(t, c)
+	restored := publish(t, p)
+	if restored.Number <= last.Number {
+		t.Errorf("number %d after a restore, but servers have seen %d", restored.Number, last.Number)
+	}
+
+	m.newest[testShard] = backup // the same under a running process
+	if running := publish(t, p); running.Number <= restored.Number {
+		t.Errorf("number %d after a restore, but this process has served %d", running.Number, restored.Number)
+	}
+
+	now = now.Add(-24 * time.Hour)
+	back := publish(t, p)
+	if held, _ := p.Current(testShard); back.Number <= restored.Number || held.Number != back.Number {
+		t.Errorf("number %d with the clock back, after %d", back.Number, restored.Number)
+	}
+	if !back.ThisUpdate.Equal(now) {
+		t.Errorf("thisUpdate %s, want the time by the clock, %s", back.ThisUpdate, now)
+	}
+}
+
+func TestExpiredRevokedStaysForOneMoreList(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := publisherConfig(ca, m)
+	c.Now = func() time.Time { return now }
+	p := newPublisher(t, c)
+
+	m.revoke(7, 1, now.Add(10*time.Minute))
+	want := func(when string, on bool) {
+		t.Helper()
+		if got := len(serials(t, ca, publish(t, p))) == 1; got != on {
+			t.Errorf("%s: on the list is %t, want %t", when, got, on)
+		}
+	}
+	want("before it expired", true)
+	now = now.Add(30 * time.Minute)
+	want("on the first list after it expired", true)
+	now = now.Add(time.Minute)
+	want("on the second", false)
+	now = now.Add(-25 * time.Minute) // valid again, by a clock that was set back
+	want("with the clock back", true)
+}
+
+// Every list must hold whatever the one before it held: none of these revocations expires or is released.
+func TestTwoPublishersOnOneStoreDropNothing(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	nodes := []*Publisher{newPublisher(t, publisherConfig(ca, m)), newPublisher(t, publisherConfig(ca, m)), newPublisher(t, publisherConfig(ca, m))}
+	const each = 20
+	var all sync.WaitGroup
+	for i, p := range nodes {
+		all.Go(func() {
+			for n := range int64(each) {
+				serial := 1 + int64(i)*each + n
+				m.revoke(serial, 1)
+				for {
+					s, err := p.Publish(t.Context(), testShard)
+					if err != nil && !errors.Is(err, ErrConflict) {
+						t.Error(err)
+						return
+					}
+					if err == nil {
+						if !slices.Contains(serials(t, ca, s), serial) {
+							t.Errorf("list %d lacks %d, which was revoked before it was published", s.Number, serial)
+						}
+						break
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+
+	history := m.lists()
+	if !slices.IsSortedFunc(history, byNumber) || len(slices.CompactFunc(slices.Clone(history), func(a, b Signed) bool { return a.Number == b.Number })) != len(history) {
+		t.Error("the numbers do not grow strictly")
+	}
+	var before []int64
+	for _, s := range history {
+		now := serials(t, ca, s)
+		for _, serial := range before {
+			if !slices.Contains(now, serial) {
+				t.Fatalf("list %d dropped %d", s.Number, serial)
+			}
+		}
+		before = now
+	}
+	if len(before) != each*len(nodes) {
+		t.Errorf("%d on the last list, want %d", len(before), each*len(nodes))
+	}
+}
+
+func TestNodeWithOlderViewStartsOver(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	other := newPublisher(t, publisherConfig(ca, m))
+	c := publisherConfig(ca, m)
+	var rounds int
+	c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+		if rounds++; rounds == 1 { // this node has read the revocations; now another one is quicker
+			m.revoke(2, 1)
+			publish(t, other)
+		}
+		return ca.SignCRL(ctx, issuer, template)
+	})
+	p := newPublisher(t, c)
+	m.revoke(1, 1)
+
+	s := publish(t, p)
+	if got := serials(t, ca, s); !slices.Equal(got, []int64{1, 2}) || rounds != 1 {
+		t.Errorf("%d on the list after signing %d times, want 1 and 2 with the other's list adopted", got, rounds)
+	}
+	theirs, _ := other.Current(testShard)
+	if ours, _ := p.Current(testShard); ours.Number != theirs.Number {
+		t.Errorf("serving %d, want the other node's %d", ours.Number, theirs.Number)
+	}
+}
+
+func TestConflictsAreBounded(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	var tries int
+	m.beforeReplace = func() error { tries++; return ErrConflict }
+	_, err := newPublisher(t, publisherConfig(ca, m)).Publish(t.Context(), testShard)
+	wantErr(t, err, ErrConflict, "a1")
+	if tries != maxRounds {
+		t.Errorf("%d rounds, want %d", tries, maxRounds)
+	}
+}
+
+// Each fault strikes once, before or after the step took effect. Then the process is a new one: the list must
+// have no gap, numbers must grow, and nothing may be served that is not stored.
+func TestPublishFaults(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	once := func() func() error {
+		var struck bool
+		return func() error {
+			if struck {
+				return nil
+			}
+			struck = true
+			return errFault
+		}
+	}
+	stranger := newCA(t, "Issuing CA")
+	for name, spoil := range map[string]func(*memory, *PublisherConfig){
+		"reading the newest list": func(m *memory, _ *PublisherConfig) { m.beforeLatest = once() },
+		"reading the revocations": func(m *memory, _ *PublisherConfig) { m.beforeRevoked = once() },
+		"before the list is kept": func(m *memory, _ *PublisherConfig) { m.beforeReplace = once() },
+		"after the list was kept": func(m *memory, _ *PublisherConfig) { m.afterReplace = once() },
+		"before signing": func(_ *memory, c *PublisherConfig) {
+			c.Signer = faultySigner(ca, func(*x509.RevocationList) ([]byte, error) { return nil, errFault })
+		},
+		"signing with another key": func(_ *memory, c *PublisherConfig) {
+			c.Signer = faultySigner(ca, func(l *x509.RevocationList) ([]byte, error) { return stranger.SignCRL(t.Context(), "", l) })
+		},
+		"signing another list": func(_ *memory, c *PublisherConfig) {
+			c.Signer = faultySigner(ca, func(l *x509.RevocationList) ([]byte, error) {
+				l.RevokedCertificateEntries = l.RevokedCertificateEntries[:1]
+				return ca.SignCRL(t.Context(), "", l)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			m.revoke(1, 1)
+			first := publish(t, newPublisher(t, publisherConfig(ca, m)))
+			m.revoke(2, 1)
+
+			c := publisherConfig(ca, m)
+			spoil(m, &c)
+			p := newPublisher(t, c)
+			if _, err := p.Publish(t.Context(), testShard); err == nil {
+				t.Fatal("the fault went unnoticed")
+			}
+			if st := p.Status()[0]; st.Err == nil {
+				t.Error("Status does not tell of the fault")
+			}
+			if held, ok := p.Current(testShard); ok && held.Number != first.Number {
+				t.Errorf("serving list %d, whose publication failed", held.Number)
+			}
+			stored := m.newest[testShard]
+
+			for _, again := range []*Publisher{p, newPublisher(t, publisherConfig(ca, m))} {
+				s := publish(t, again)
+				if s.Number <= stored.Number || !slices.Equal(serials(t, ca, s), []int64{1, 2}) {
+					t.Errorf("afterwards: list %d with %d, after %d was stored", s.Number, serials(t, ca, s), stored.Number)
+				}
+				if st := again.Status()[0]; st.Err != nil || st.Number != s.Number || st.Entries != 2 {
+					t.Errorf("status %+v", st)
+				}
+			}
+		})
+	}
+}
+
+// faultySigner does once what instead does, and then what ca does.
+func faultySigner(ca *testCA, instead func(*x509.RevocationList) ([]byte, error)) Signer {
+	var struck bool
+	return signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+		if struck {
+			return ca.SignCRL(ctx, issuer, template)
+		}
+		struck = true
+		return instead(template)
+	})
+}
+
+func TestRevocationIsServedWithin100ms(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	for n := range int64(1000) {
+		m.revoke(1000+n, 1)
+	}
+	p := newPublisher(t, publisherConfig(ca, m))
+	running(t, p.Run)
+	eventually(t, func() bool { _, ok := p.Current(testShard); return ok })
+
+	var worst time.Duration
+	for n := range int64(10) {
+		m.revoke(1+n, 1)
+		start := time.Now()
+		p.Changed(testShard.Issuer)
+		eventually(t, func() bool {
+			_, on := p.shards[testShard].serving.Load().list.Lookup(big.NewInt(1 + n))
+			return on
+		})
+		worst = max(worst, time.Since(start))
+	}
+	if worst > 100*time.Millisecond {
+		t.Errorf("a revocation took %s to be served", worst)
+	}
+	eventually(t, func() bool { return p.Status()[0].PendingSince.IsZero() })
+}
+
+func eventually(t *testing.T, done func() bool) {
+	t.Helper()
+	for start := time.Now(); !done(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > 5*time.Second {
+			t.Fatal("it did not come to pass within 5 s")
+		}
+	}
+}
+
+func TestWakeUpDuringARoundCausesAnother(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		c := publisherConfig(ca, m)
+		signing, proceed := make(chan struct{}), make(chan struct{})
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+			signing <- struct{}{}
+			<-proceed
+			return ca.SignCRL(ctx, issuer, template)
+		})
+		p := newPublisher(t, c)
+		running(t, p.Run)
+
+		<-signing // the first list's revocations are read
+		m.revoke(1, 1)
+		p.Changed(testShard.Issuer)
+		time.Sleep(time.Second)
+		if since := p.Status()[0].PendingSince; time.Since(since) != time.Second {
+			t.Errorf("pending since %s", since)
+		}
+		proceed <- struct{}{}
+		<-signing
+		if since := p.Status()[0].PendingSince; since.IsZero() {
+			t.Error("nothing pending, although a round without the revocation was all there was")
+		}
+		proceed <- struct{}{}
+		synctest.Wait()
+		held, _ := p.Current(testShard)
+		if got := serials(t, ca, held); !slices.Equal(got, []int64{1}) {
+			t.Errorf("%d on the list, want 1", got)
+		}
+		if since := p.Status()[0].PendingSince; !since.IsZero() {
+			t.Errorf("still pending since %s", since)
+		}
+	})
+}
+
+func TestBurstOfRevocationsCoalesces(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		p := newPublisher(t, publisherConfig(ca, m))
+		running(t, p.Run)
+		synctest.Wait()
+		for n := range int64(1000) { // for a second
+			m.revoke(1+n, 1)
+			p.Changed(testShard.Issuer)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(breath)
+		synctest.Wait()
+		held, _ := p.Current(testShard)
+		if n := len(serials(t, ca, held)); n != 1000 {
+			t.Errorf("%d on the list, want 1000", n)
+		}
+		if n := len(m.lists()); n < 10 || n > 60 {
+			t.Errorf("%d lists for a second of revocations, want about one in %s", n, breath)
+		}
+		before := len(m.lists())
+		p.Changed(testShard.Issuer) // nothing new
+		p.Changed("an issuer of long ago")
+		time.Sleep(time.Second)
+		if n := len(m.lists()); n != before {
+			t.Errorf("%d lists were signed for nothing", n-before)
+		}
+	})
+}
+
+func TestListIsRenewedAtHalfItsLifetime(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		p := newPublisher(t, publisherConfig(ca, m))
+		running(t, p.Run)
+		start := time.Now()
+		time.Sleep(24 * time.Hour)
+		history := m.lists()
+		if len(history) < 48 || len(history) > 50 {
+			t.Errorf("%d lists in a day, want one in half an hour", len(history))
+		}
+		for i, s := range history[1:] {
+			if gap := s.ThisUpdate.Sub(history[i].ThisUpdate); gap > 30*time.Minute+time.Second {
+				t.Errorf("list %d came %s after the one before, at %s", i+1, gap, s.ThisUpdate.Sub(start))
+			}
+		}
+	})
+}
+
+func TestFailedPublicationIsRetriedAndTold(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		var down atomic.Bool
+		c := publisherConfig(ca, m)
+		var tries atomic.Int64
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+			if tries.Add(1); down.Load() {
+				return nil, errFault
+			}
+			return ca.SignCRL(ctx, issuer, template)
+		})
+		p := newPublisher(t, c)
+		running(t, p.Run)
+		time.Sleep(time.Second)
+
+		down.Store(true)
+		tries.Store(0)
+		m.revoke(1, 1)
+		p.Changed(testShard.Issuer)
+		time.Sleep(time.Minute)
+		st := p.Status()[0]
+		wantErr(t, st.Err, errFault, "a1")
+		if time.Since(st.PendingSince) != time.Minute {
+			t.Errorf("pending since %s", st.PendingSince)
+		}
+		if n := tries.Load(); n < 8 || n > 40 {
+			t.Errorf("%d tries in a minute", n)
+		}
+		down.Store(false)
+		time.Sleep(2 * maxBackoff)
+		if st := p.Status()[0]; st.Err != nil || st.Entries != 1 || !st.PendingSince.IsZero() {
+			t.Errorf("after recovery: %+v", st)
+		}
+	})
+}
+
+func TestRevocationWithoutWakeUpIsFoundBySweep(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		p := newPublisher(t, publisherConfig(ca, m))
+		running(t, p.Run)
+		time.Sleep(time.Second)
+		m.revoke(1, 1) // by a node that died before it could say so
+		time.Sleep(sweep)
+		synctest.Wait()
+		if n := p.Status()[0].Entries; n != 1 {
+			t.Errorf("%d on the list a minute later, want 1", n)
+		}
+	})
+}
+
+func TestListOfAnotherNodeIsFollowed(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		c := publisherConfig(ca, m)
+		c.Follow = 250 * time.Millisecond
+		p := newPublisher(t, c)
+		running(t, p.Run)
+		time.Sleep(time.Second)
+		m.revoke(1, 1)
+		theirs := publish(t, newPublisher(t, publisherConfig(ca, m)))
+		time.Sleep(c.Follow)
+		synctest.Wait()
+		if held, _ := p.Current(testShard); held.Number != theirs.Number {
+			t.Errorf("serving %d, want the other node's %d", held.Number, theirs.Number)
+		}
+	})
+}
+
+func TestStoredListThatNoLongerFitsIsReplaced(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	now := time.Now()
+	c := publisherConfig(ca, m)
+	c.Now = func() time.Time { return now }
+	moved := publisherConfig(ca, m)
+	moved.Now = c.Now
+	moved.Shards[0].URL = "http://elsewhere.test/crl/a1.crl"
+	old := publish(t, newPublisher(t, moved))
+
+	p := newPublisher(t, c)
+	s, err := p.publish(t.Context(), p.shards[testShard], false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseAndVerify(s.DER, ca.cert, testURL, now); err != nil || s.Number <= old.Number {
+		t.Errorf("list %d after %d: %v", s.Number, old.Number, err)
+	}
+
+	now = now.Add(-time.Hour) // the stored list is from the future now
+	again, err := p.publish(t.Context(), p.shards[testShard], false)
+	if err != nil || again.Number <= s.Number || again.ThisUpdate.After(now) {
+		t.Errorf("list %d with thisUpdate %s after %d, err %v", again.Number, again.ThisUpdate, s.Number, err)
+	}
+}
