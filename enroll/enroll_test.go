@@ -60,8 +60,10 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.authority, err = ca.New(ca.Config{Store: h.store, Profiles: profiles, Now: clock,
-		Issuer: &ca.Issuer{Signer: signer, Root: root, CRLURL: "http://localhost/crl/x.crl", AIAURL: "http://localhost/issuers/x.crt"}})
+	h.authority, err = ca.New(ca.Config{
+		Store: h.store, Profiles: profiles, Now: clock,
+		Issuer: &ca.Issuer{Signer: signer, Root: root, CRLURL: "http://localhost/crl/x.crl", AIAURL: "http://localhost/issuers/x.crt"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

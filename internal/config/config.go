@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -246,9 +247,7 @@ func (c *Config) complete() {
 		c.CRL.Lifetime = 24 * time.Hour
 	}
 	profiles := BuiltinProfiles()
-	for name, p := range c.Profiles {
-		profiles[name] = p
-	}
+	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
 }
 

@@ -45,8 +45,10 @@ tokens:
 
 func (s *InitSpec) configFile() []byte {
 	listen := s.Listen
-	for p, v := range map[*string]string{&listen.Public: "127.0.0.1:8443", &listen.MTLS: "127.0.0.1:9443",
-		&listen.Status: "127.0.0.1:8080", &listen.Ops: "127.0.0.1:9090"} {
+	for p, v := range map[*string]string{
+		&listen.Public: "127.0.0.1:8443", &listen.MTLS: "127.0.0.1:9443",
+		&listen.Status: "127.0.0.1:8080", &listen.Ops: "127.0.0.1:9090",
+	} {
 		if *p == "" {
 			*p = v
 		}

@@ -87,8 +87,10 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	d.authority, err = ca.New(ca.Config{Issuer: d.issuer, Store: d.store, Profiles: profiles,
-		Changed: func(issuer string) { d.publisher.Changed(issuer) }})
+	d.authority, err = ca.New(ca.Config{
+		Issuer: d.issuer, Store: d.store, Profiles: profiles,
+		Changed: func(issuer string) { d.publisher.Changed(issuer) },
+	})
 	if err != nil {
 		return err
 	}

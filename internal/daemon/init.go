@@ -45,14 +45,15 @@ const (
 // credentials. All of it is made beside its place and then renamed, so that a half-made directory is never
 // taken for a CA.
 func Init(ctx context.Context, spec InitSpec) (err error) {
-	if err := spec.complete(); err != nil {
+	spec.Dir = filepath.Clean(spec.Dir)
+	if err := spec.complete(ctx); err != nil {
 		return err
 	}
-	parent, base := filepath.Split(filepath.Clean(spec.Dir))
-	if err := os.MkdirAll(filepath.Clean(parent+"."), 0o755); err != nil {
+	parent := filepath.Dir(spec.Dir)
+	if err := os.MkdirAll(parent, 0o750); err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
-	tmp, err := os.MkdirTemp(filepath.Clean(parent+"."), "."+base+".new-")
+	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(spec.Dir)+".new-")
 	if err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
@@ -74,7 +75,7 @@ func Init(ctx context.Context, spec InitSpec) (err error) {
 	return nil
 }
 
-func (s *InitSpec) complete() error {
+func (s *InitSpec) complete(ctx context.Context) error {
 	if s.Name == "" {
 		s.Name = "pkid"
 	}
@@ -98,7 +99,7 @@ func (s *InitSpec) complete() error {
 		return fmt.Errorf("%s: %w: it is not a pkid data directory and not empty; choose another with --data", s.Dir, ErrExists)
 	}
 	for _, addr := range []*string{&s.Listen.Public, &s.Listen.MTLS, &s.Listen.Status, &s.Listen.Ops} {
-		if err := freePort(addr); err != nil {
+		if err := freePort(ctx, addr); err != nil {
 			return err
 		}
 	}
@@ -107,11 +108,11 @@ func (s *InitSpec) complete() error {
 
 // freePort replaces port 0 by one that is free now: certificates carry the status listener's URL, so its
 // port must be known and stay.
-func freePort(addr *string) error {
+func freePort(ctx context.Context, addr *string) error {
 	if !strings.HasSuffix(*addr, ":0") {
 		return nil
 	}
-	l, err := net.Listen("tcp", *addr)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)
 	if err != nil {
 		return fmt.Errorf("choosing a port: %w", err)
 	}
@@ -165,8 +166,10 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 
 // record makes the first entries of the audit log and the operator's credentials.
 func (s *InitSpec) record(ctx context.Context, cfg *config.Config, store *boltstore.Store, issuer *ca.Issuer) error {
-	err := store.Record(ctx, audit.Event{Time: time.Now(), Actor: audit.From(ctx), Action: audit.Initialise, Subject: issuer.ID(),
-		Detail: map[string]string{"root": fingerprint(issuer.Root), "key_type": string(s.KeyType)}})
+	err := store.Record(ctx, audit.Event{
+		Time: time.Now(), Actor: audit.From(ctx), Action: audit.Initialise, Subject: issuer.ID(),
+		Detail: map[string]string{"root": fingerprint(issuer.Root), "key_type": string(s.KeyType)},
+	})
 	if err != nil {
 		return fmt.Errorf("recording the ceremony: %w", err)
 	}

@@ -39,8 +39,10 @@ type Options struct {
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "pkid-data")
-	err := daemon.Init(t.Context(), daemon.InitSpec{Dir: dir, KeyType: o.KeyType,
-		Listen: config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"}})
+	err := daemon.Init(t.Context(), daemon.InitSpec{
+		Dir: dir, KeyType: o.KeyType,
+		Listen: config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +103,7 @@ func (s *Server) Operator(t testing.TB) *client.API {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return client.NewAPI(id)
+	return id.API()
 }
 
 // Enrol invites a client and enrols it into a directory of its own.
