@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 // What is wrong is refused, with the key to mend in the text.
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct{ name, edit, want string }{
-		{"unknown key", "nanme: x", "field nmae not found"},
+		{"unknown key", "nanme: x", "field nanme not found"},
 		{"unknown nested key", "listen: {pubic: x}", "field pubic not found"},
 		{"address", "listen: {public: nowhere}", "listen.public"},
 		{"URL with a path", "urls: {public: 'https://x/y'}", "urls.public"},
