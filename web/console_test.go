@@ -1,0 +1,163 @@
+package web
+
+import (
+	"html"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+)
+
+// page asks for a page as the operator, and fails the test unless it is whole, self-contained HTML.
+func (f *fixture) page(path string, status int) string {
+	f.t.Helper()
+	a := f.operate("GET", path, "").want(f.t, status, nil)
+	f.whole(path, a)
+	return a.body
+}
+
+var (
+	links = regexp.MustCompile(`(?:href|src|action)="([^"]*)"`)
+	tags  = regexp.MustCompile(`<(script|style|iframe)|style="|\son[a-z]+="`)
+)
+
+func (f *fixture) whole(path string, a answer) {
+	f.t.Helper()
+	if !strings.HasPrefix(a.Header.Get("Content-Type"), "text/html") || a.Header.Get("Content-Security-Policy") != consolePolicy {
+		f.t.Errorf("%s: headers %v", path, a.Header)
+	}
+	if !strings.HasSuffix(strings.TrimSpace(a.body), "</html>") || strings.Contains(a.body, "ZgotmplZ") {
+		f.t.Errorf("%s: not whole: %s", path, a.body)
+	}
+	if bad := tags.FindString(a.body); bad != "" {
+		f.t.Errorf("%s has %s, which its policy forbids", path, bad)
+	}
+	for _, m := range links.FindAllStringSubmatch(a.body, -1) {
+		u := must[*url.URL](f.t)(url.Parse(html.UnescapeString(m[1])))
+		if base := u.Scheme + "://" + u.Host; u.Host != "" && base != f.mtls.URL && base != f.public.URL && base != f.status.URL {
+			f.t.Errorf("%s leads outside: %s", path, m[1])
+		}
+	}
+}
+
+func TestConsole_Overview(t *testing.T) {
+	f := newFixture(t)
+	old, renewed := f.certificate("sleepy", "client"), f.certificate("lively", "client")
+	f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &renewed}).want(t, http.StatusCreated, nil)
+	f.now = func() time.Time { return time.Now().Add(50 * time.Minute) } // of an hour
+	body := f.page("/console", http.StatusOK)
+	if !strings.Contains(body, serialOf(old)) || strings.Contains(body, serialOf(renewed)) {
+		t.Errorf("overdue is %s alone, not what was renewed (%s): %s", serialOf(old), serialOf(renewed), body)
+	}
+	if !strings.Contains(body, f.c.Authority.Issuer().ID()) || !strings.Contains(body, "admin") {
+		t.Errorf("lacks the CRL or the operator: %s", body)
+	}
+}
+
+func TestConsole_CertificatesAndSearch(t *testing.T) {
+	f := newFixture(t)
+	for range shownRows + 1 {
+		f.certificate("many", "client")
+	}
+	one := f.certificate("one", "client")
+	body := f.page("/console/certificates?name=&client=many&status=&profile=&thumbprint=", http.StatusOK)
+	if strings.Contains(body, serialOf(one)) || strings.Count(body, "/console/certificates/") != shownRows {
+		t.Errorf("%d rows, want %d of many's", strings.Count(body, "/console/certificates/"), shownRows)
+	}
+	older := regexp.MustCompile(`href="(/console/certificates\?[^"]*cursor[^"]*)"`).FindStringSubmatch(body)
+	if older == nil {
+		t.Fatalf("no link to older ones: %s", body)
+	}
+	if rest := f.page(html.UnescapeString(older[1]), http.StatusOK); strings.Count(rest, "/console/certificates/") != 1 {
+		t.Errorf("the second page: %s", rest)
+	}
+	f.page("/console/certificates?status=nonsense", http.StatusBadRequest)
+}
+
+func TestConsole_RevokeAndRelease(t *testing.T) {
+	f := newFixture(t)
+	first := f.certificate("payments", "client")
+	f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &first}).want(t, http.StatusCreated, nil)
+	path := "/console/certificates/" + serialOf(first)
+	if body := f.page(path, http.StatusOK); strings.Count(body, "<li") != 2 || !strings.Contains(body, `action="`+path+`/revoke"`) {
+		t.Errorf("lacks the lineage or the form: %s", body)
+	}
+	status := func() ca.Status {
+		return must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), thumbprintOf(first))).Status(f.now())
+	}
+	for _, step := range []struct {
+		reason string
+		want   ca.Status
+	}{{"certificateHold", ca.Held}, {"removeFromCRL", ca.Active}, {"keyCompromise", ca.Revoked}} {
+		a := f.do(request{method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", step.reason), cert: &f.admin,
+			header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}}})
+		if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != path || status() != step.want {
+			t.Errorf("%s: status %d to %q, and the certificate is %s: %s", step.reason, a.StatusCode, a.Header.Get("Location"), status(), a.body)
+		}
+		f.page(path, http.StatusOK)
+	}
+}
+
+func TestConsole_ClientsAndAudit(t *testing.T) {
+	f := newFixture(t)
+	f.invite("payments")
+	if body := f.page("/console/clients", http.StatusOK); !strings.Contains(body, "payments") {
+		t.Errorf("lacks the client: %s", body)
+	}
+	if body := f.page("/console/audit", http.StatusOK); !strings.Contains(body, "invitation.create") {
+		t.Errorf("lacks the invitation: %s", body)
+	}
+	f.page("/console/audit?after=x", http.StatusBadRequest)
+}
+
+// TestConsole_Escapes: what a name says is shown and never run.
+func TestConsole_Escapes(t *testing.T) {
+	f := newFixture(t)
+	f.operate("POST", "/v1/clients", `{"client_id":"<script>alert(1)</script>","token_endpoint_auth_method":"client_secret_post","scopes":["\u003cb\u003e"]}`).want(t, http.StatusCreated, nil)
+	if body := f.page("/console/clients", http.StatusOK); strings.Contains(body, "<script") || strings.Contains(body, "<b>") {
+		t.Errorf("not escaped: %s", body)
+	}
+}
+
+func TestConsole_WelcomeAndErrors(t *testing.T) {
+	f := newFixture(t)
+	a := f.do(request{url: f.public.URL + "/"}).want(t, http.StatusOK, nil)
+	f.whole("/", a)
+	if !strings.Contains(a.body, f.mtls.URL+"/console") || !strings.Contains(a.body, "operator.p12") {
+		t.Errorf("does not say where the console is: %s", a.body)
+	}
+	a = f.do(request{url: f.mtls.URL + "/"})
+	if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != "/console" {
+		t.Errorf("status %d to %q", a.StatusCode, a.Header.Get("Location"))
+	}
+	a = f.do(request{url: f.public.URL + "/console"}).want(t, http.StatusUnauthorized, nil)
+	f.whole("/console", a)
+	if !strings.Contains(a.body, f.mtls.URL+"/console") || !strings.Contains(a.body, a.Header.Get("X-Request-Id")) {
+		t.Errorf("the error page: %s", a.body)
+	}
+	f.page("/console/certificates/"+strings.Repeat("ab", 16), http.StatusNotFound)
+	for path, kind := range map[string]string{"/assets/style.css": "text/css", "/assets/icon.svg": "image/svg+xml"} {
+		if a := f.do(request{url: f.public.URL + path}).want(t, http.StatusOK, nil); !strings.HasPrefix(a.Header.Get("Content-Type"), kind) {
+			t.Errorf("%s: Content-Type %q", path, a.Header.Get("Content-Type"))
+		}
+	}
+	a = f.do(request{url: f.public.URL + "/assets/layout.html"})
+	if a.StatusCode != http.StatusNotFound {
+		t.Errorf("a template is served as an asset: status %d", a.StatusCode)
+	}
+}
+
+func TestConsole_Relative(t *testing.T) {
+	now := time.Now()
+	for d, want := range map[time.Duration]string{
+		72 * time.Hour: "in 3 days", 5*time.Hour + time.Minute: "in 5 h", -10 * time.Minute: "10 min ago", 30 * time.Second: "now",
+	} {
+		if got := relative(now.Add(d), now); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package web
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/mux"
+)
+
+// TestRoutes_TableIsServed walks each listener's router: it holds the table's lines and nothing else.
+func TestRoutes_TableIsServed(t *testing.T) {
+	f := newFixture(t)
+	for _, l := range []Listener{Public, MTLS, Status, Ops} {
+		want := map[string][]string{}
+		for _, r := range f.table {
+			if r.Listeners&l != 0 {
+				want[r.Name+" "+r.Path] = r.methods()
+			}
+		}
+		err := f.router(l).Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+			path, err := route.GetPathTemplate()
+			if err != nil {
+				return err
+			}
+			methods, err := route.GetMethods()
+			if err != nil {
+				return err
+			}
+			key := route.GetName() + " " + path
+			if !slices.Equal(want[key], methods) {
+				t.Errorf("%s listener: %s takes %v, the table says %v", l, key, methods, want[key])
+			}
+			delete(want, key)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key := range want {
+			t.Errorf("%s listener lacks %s", l, key)
+		}
+	}
+}
+
+// TestRoutes_Names: names are unique, since logs, metrics and the OpenAPI document go by them, and each line
+// says who may use it.
+func TestRoutes_Names(t *testing.T) {
+	seen := map[string]bool{}
+	for _, r := range newFixture(t).table {
+		if seen[r.Name] {
+			t.Errorf("two routes are named %s", r.Name)
+		}
+		seen[r.Name] = true
+		if !slices.Contains([]Access{Anyone, EnrolmentToken, OAuthClient, Certificate, Operator}, r.Access) {
+			t.Errorf("%s: access %q", r.Name, r.Access)
+		}
+		if r.Counts != "" && counterHelp[r.Counts] == "" {
+			t.Errorf("%s: counter %s has no help", r.Name, r.Counts)
+		}
+		if r.Listeners&both != 0 && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"ca", "openapi", "certificates.issue", "certificates.renew"}, r.Name) && r.Access != Operator {
+			t.Errorf("%s is open to %q; only operators may", r.Name, r.Access)
+		}
+	}
+}
+
+// TestRoutes_UncleanPathsAreRefused: a redirect would lose the body of a POST, and a path that a proxy reads
+// differently could pass its rules.
+func TestRoutes_UncleanPathsAreRefused(t *testing.T) {
+	h := newFixture(t).Public()
+	for _, path := range []string{"//v1/ca", "/v1//ca", "/v1/./ca", "/v1/x/../ca", "/v1/%2e%2e/ca", "/v1/%2E/ca", "/v1/ca//", `/v1\ca`, "/v1/x%5cy"} {
+		for _, method := range []string{"GET", "POST"} {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequestWithContext(t.Context(), method, "/", strings.NewReader("{}"))
+			r.URL = must[*url.URL](t)(url.ParseRequestURI(path))
+			h.ServeHTTP(w, r)
+			if w.Code != http.StatusBadRequest || w.Header().Get("Location") != "" {
+				t.Errorf("%s %s: status %d, Location %q; want 400", method, path, w.Code, w.Header().Get("Location"))
+			}
+		}
+	}
+}
+
+func TestRoutes_NotFoundAndMethods(t *testing.T) {
+	f := newFixture(t)
+	f.do(request{url: f.public.URL + "/v1/nothing"}).problem(t, http.StatusNotFound, "no-route")
+	f.do(request{url: f.public.URL + "/v1/ca/"}).problem(t, http.StatusNotFound, "no-route")
+	f.do(request{url: f.public.URL + "/metrics"}).problem(t, http.StatusNotFound, "no-route")
+	f.do(request{url: f.status.URL + "/v1/ca"}).problem(t, http.StatusNotFound, "no-route")
+
+	for path, allow := range map[string]string{
+		"/v1/ca":                   "GET, HEAD",
+		"/v1/certificates":         "GET, HEAD, POST",
+		"/v1/certificates/renew":   "POST",
+		"/v1/clients/someone":      "GET, HEAD, PATCH",
+		"/oauth/token":             "POST, OPTIONS",
+		"/console/certificates/aa": "GET, HEAD",
+	} {
+		a := f.do(request{method: "DELETE", url: f.public.URL + path})
+		a.problem(t, http.StatusMethodNotAllowed, "method-not-allowed")
+		if got := a.Header.Get("Allow"); got != allow {
+			t.Errorf("%s: Allow %q, want %q", path, got, allow)
+		}
+	}
+}
+
+func TestRoutes_HeadersOnEveryAnswer(t *testing.T) {
+	f := newFixture(t)
+	for _, url := range []string{f.public.URL + "/v1/ca", f.public.URL + "/v1/nothing", f.public.URL + "/v1/clients", f.mtls.URL + "/console"} {
+		r := request{url: url, header: http.Header{"X-Request-Id": {"forged"}}}
+		a := f.do(r)
+		if id := a.Header.Get("X-Request-Id"); id == "" || id == "forged" {
+			t.Errorf("%s: request id %q", url, id)
+		}
+		if a.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(a.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+			t.Errorf("%s: headers %v", url, a.Header)
+		}
+		if got := a.Header.Get("Cache-Control"); got != "no-store" {
+			t.Errorf("%s: Cache-Control %q, want no-store", url, got)
+		}
+	}
+}
