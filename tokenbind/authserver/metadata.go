@@ -177,10 +177,10 @@ func parseKeySet(raw []byte, skip func(error)) ([]jose.JSONWebKey, error) {
 	if err := json.Unmarshal(raw, &set); err != nil {
 		return nil, fmt.Errorf(`want a JWK set, {"keys": [...]}: %w`, err)
 	}
-	if len(set.Keys) == 0 || len(set.Keys) > maxKeys {
+	if len(set.Keys) > maxKeys || skip == nil && len(set.Keys) == 0 {
 		return nil, fmt.Errorf("want 1 to %d keys, got %d", maxKeys, len(set.Keys))
 	}
-	var keys []jose.JSONWebKey
+	keys := make([]jose.JSONWebKey, 0, len(set.Keys)) // never nil: a published set may have lost its last key
 	for i, b := range set.Keys {
 		key, err := parseKey(b)
 		switch {
