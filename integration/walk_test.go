@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +15,8 @@ import (
 	"github.com/pkid/pkid/internal/pkitest"
 )
 
-// shell runs commands as a user would paste them, with pkictl on the PATH, and returns what they print.
+// shell runs commands as a user would paste them, with pkictl on the PATH, and returns what they print on
+// standard output; what they print beside it goes into the error.
 type shell struct {
 	t   *testing.T
 	dir string
@@ -37,7 +39,10 @@ func (sh *shell) try(script string) (string, error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
-	return strings.TrimSpace(out.String() + errs.String()), err
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, errs.String())
+	}
+	return strings.TrimSpace(out.String()), err
 }
 
 func (sh *shell) run(script string) string {
@@ -126,7 +131,7 @@ func TestInviteEnrolTokenRevoke(t *testing.T) {
 		t.Errorf("token endpoint after the revocation: %+v", token)
 	}
 	pkitest.Eventually(t, time.Second, func() error {
-		_, err := sh.try(`pkictl crl fetch --out crl.pem --format pem && ! openssl verify -crl_check -CAfile payments/root.crt -untrusted payments/part-01 -CRLfile crl.pem payments/part-00 2>verify.log; grep -q 'certificate revoked' verify.log`)
+		_, err := sh.try(`pkictl crl fetch --out crl.der && ! openssl verify -crl_check -CAfile payments/root.crt -untrusted payments/part-01 -CRLfile crl.der payments/part-00 2>verify.log; grep -q 'certificate revoked' verify.log`)
 		return err
 	})
 }
