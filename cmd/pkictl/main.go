@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	a.note("%v", err)
 	if _, ok := errors.AsType[usageError](err); ok {
-		a.note("see `%s --help`", "pkictl")
+		a.note("see `pkictl --help`")
 		return exitUsage
 	}
 	return exitFailed
