@@ -15,19 +15,19 @@ import (
 // yet); one of a newer version is refused.
 const schemaVersion = 1
 
-// pageSize holds about ten records. With pages of 4 KiB the fifth or sixth record of a page would leave a
-// tenth of it empty; larger pages make each commit write more for every random insert into an index.
+// pageSize holds about twelve certificates. Of a page of 4 KiB, which holds five, a sixth would stay empty; a
+// larger page makes each commit write more for every insert into an index that is not in order.
 const pageSize = 8 << 10
 
-// bucket is a table. fill is how full bbolt leaves a page that it splits: nearly full where keys only ever
-// grow, so that a page left behind wastes nothing; half full where they fall anywhere.
+// bucket is a table. fill is how full bbolt leaves a page that it splits: full where keys only ever grow, since
+// nothing comes back to a page left behind; half full where they fall anywhere.
 type bucket struct {
 	name []byte
 	fill float64
 }
 
 const (
-	rightEdge = 0.95
+	rightEdge = 1.0
 	anywhere  = bolt.DefaultFillPercent
 )
 

@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -30,12 +29,12 @@ func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
 	key := []byte(next.Shard.Issuer)
 	value := join(ordered(int64(next.Number)), ordered(next.ThisUpdate.UnixMilli()), ordered(next.NextUpdate.UnixMilli()), next.DER)
 	return s.update(ctx, func(t *tx) error {
-		latest, err := decodeCRL(next.Shard, t.get(crls, key))
-		if err != nil && !errors.Is(err, crl.ErrNotPublished) {
-			return err
+		latest := uint64(0) // none
+		if v := t.get(crls, key); v != nil {
+			latest = uint64(number(v))
 		}
-		if latest.Number != prev.Number {
-			return fmt.Errorf("%w: number %d stands, not %d", crl.ErrConflict, latest.Number, prev.Number)
+		if latest != prev.Number {
+			return fmt.Errorf("%w: number %d stands, not %d", crl.ErrConflict, latest, prev.Number)
 		}
 		return t.put(crls, key, value)
 	})

@@ -23,6 +23,12 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/tokenbind"
+	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
 var (
@@ -56,6 +62,16 @@ type Store struct {
 	inDoubt error // set and read by the writer only; see commit
 }
 
+var _ interface {
+	ca.Store
+	crl.Store
+	crl.Revocations
+	enroll.Store
+	authserver.ClientStore
+	authserver.RevokedTokens
+	tokenbind.Replay
+} = (*Store)(nil)
+
 // Open opens the store at path, or creates it with mode 0600; its directory must exist. The errors are
 // ErrLocked, ErrNotStore and ErrNewerSchema, beside those of the file system.
 func Open(path string, o Options) (*Store, error) {
@@ -75,44 +91,30 @@ func Open(path string, o Options) (*Store, error) {
 }
 
 // open opens the file and checks it. bbolt panics on a page that is not what it should be, and touching a page
-// that a truncated file lacks is a fault; both are told as a damaged file here.
+// that a truncated file lacks is a fault; both are told as a damaged file here. bbolt, interrupted like that,
+// keeps the file locked until the process ends.
 func open(path string, timeout time.Duration) (db *bolt.DB, err error) {
-	var file *os.File
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: it is damaged: %v; restore it from a backup", ErrNotStore, r)
 		}
-		switch {
-		case err == nil:
-		case db != nil:
+		if err != nil && db != nil {
 			err = errors.Join(err, db.Close())
 			db = nil
-		case file != nil:
-			_ = file.Close() // bbolt may have closed it; if it panicked, this gives up the lock
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:      timeout,
-		PageSize:     pageSize,
-		FreelistType: bolt.FreelistMapType,
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			var err error
-			file, err = os.OpenFile(name, flag, mode) //nolint:gosec // G304: the operator's path
-			return file, err
-		},
-	})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
 	switch {
+	case err == nil:
+		return db, prepare(db, path)
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: another pkid has it open; stop that one first", ErrLocked)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch), errors.Is(err, bolterrors.ErrChecksum):
-		return nil, fmt.Errorf("%w: its header is not that of a store: %w", ErrNotStore, err)
-	case err != nil && file != nil && !isSystem(err):
-		return nil, fmt.Errorf("%w: %w", ErrNotStore, err)
-	case err != nil:
+	case isSystem(err):
 		return nil, err
+	default:
+		return nil, fmt.Errorf("%w: its header is not that of a store: %w", ErrNotStore, err)
 	}
-	return db, prepare(db, path)
 }
 
 // isSystem reports whether err came from the operating system and not from what the file holds.

@@ -73,10 +73,39 @@ func testListFilters(t *testing.T, s *store) {
 		revoke(t, s, r.Serial, r.Revocation)
 	}
 	now := start.Add(9*time.Hour + time.Second)
-	for name, c := range map[string]struct {
-		q    ca.Query
-		want func(*ca.Record) bool
-	}{
+	for name, c := range filters(all, now) {
+		t.Run(name, func(t *testing.T) {
+			var want []*ca.Record
+			for _, r := range all {
+				if c.want(r) {
+					want = append(want, r)
+				}
+			}
+			for _, limit := range []int{1, 5, 1000} {
+				q := c.q
+				q.Now, q.Limit = now, limit
+				got := list(t, s, q)
+				if !slices.Equal(serials(got), newestFirst(want)) {
+					t.Errorf("limit %d: got %d records %v, want %d", limit, len(got), serials(got), len(want))
+				}
+				for _, r := range got {
+					if r.Status(now) != statusIn(all, r.Serial, now) {
+						t.Errorf("%s is listed as %s", r.Serial, r.Status(now))
+					}
+				}
+			}
+		})
+	}
+}
+
+// filter is a query, and which records it selects.
+type filter struct {
+	q    ca.Query
+	want func(*ca.Record) bool
+}
+
+func filters(all []*ca.Record, now time.Time) map[string]filter {
+	return map[string]filter{
 		"everything": {ca.Query{}, func(*ca.Record) bool { return true }},
 		"client":     {ca.Query{ClientID: subject(2)}, func(r *ca.Record) bool { return r.ClientID == subject(2) }},
 		"no client":  {ca.Query{ClientID: "client-00"}, func(*ca.Record) bool { return false }},
@@ -104,28 +133,6 @@ func testListFilters(t *testing.T, s *store) {
 			func(r *ca.Record) bool {
 				return r.ClientID == subject(1) && r.Profile == "client" && r.Status(now) == ca.Revoked && !r.NotAfter.Before(start.Add(6*time.Hour))
 			}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var want []*ca.Record
-			for _, r := range all {
-				if c.want(r) {
-					want = append(want, r)
-				}
-			}
-			for _, limit := range []int{1, 5, 1000} {
-				q := c.q
-				q.Now, q.Limit = now, limit
-				got := list(t, s, q)
-				if !slices.Equal(serials(got), newestFirst(want)) {
-					t.Errorf("limit %d: got %d records %v, want %d", limit, len(got), serials(got), len(want))
-				}
-				for _, r := range got {
-					if r.Status(now) != statusIn(all, r.Serial, now) {
-						t.Errorf("%s is listed as %s", r.Serial, r.Status(now))
-					}
-				}
-			}
-		})
 	}
 }
 
