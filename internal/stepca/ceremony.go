@@ -43,14 +43,13 @@ func (s CeremonySpec) now() time.Time {
 	return s.Now()
 }
 
-// CreateRoot signs a root certificate with its own key. Its path length is 1: one CA below it, and then
-// leaves.
+// CreateRoot signs a root certificate with its own key. It has no path length: RFC 5280 section 6.1.1 takes a
+// trust anchor's name and key only, so the limit belongs into what the root signs.
 func CreateRoot(spec CeremonySpec, key crypto.Signer) (*x509.Certificate, error) {
 	template, err := spec.template("Root CA", key.Public(), cmp.Or(spec.RootLifetime, DefaultRootLifetime))
 	if err != nil {
 		return nil, fmt.Errorf("creating root: %w", err)
 	}
-	template.MaxPathLen = 1
 	root, err := x509util.CreateCertificate(template, template, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("creating root: %w", err)

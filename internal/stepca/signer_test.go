@@ -77,7 +77,7 @@ func TestCeremony(t *testing.T) {
 			t.Run(string(rootKind)+" over "+string(issuerKind), func(t *testing.T) {
 				root, issuer, rootKey, issuerKey := ceremony(t, rootKind, issuerKind)
 				const usage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-				if !root.IsCA || root.KeyUsage != usage || root.MaxPathLen != 1 || len(root.SubjectKeyId) == 0 {
+				if !root.IsCA || root.KeyUsage != usage || root.MaxPathLen != -1 || len(root.SubjectKeyId) == 0 {
 					t.Errorf("root: %v %v %d", root.IsCA, root.KeyUsage, root.MaxPathLen)
 				}
 				if !issuer.IsCA || issuer.KeyUsage != usage || !issuer.MaxPathLenZero || len(issuer.SubjectKeyId) == 0 ||
