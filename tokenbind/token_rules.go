@@ -201,7 +201,8 @@ func (q *request) judgeClaims() finding {
 		to   *string
 	}{{"sub", &q.claims.Subject}, {"client_id", &q.claims.ClientID}, {"jti", &q.claims.ID}, {"scope", &scope}} {
 		v, found := q.jws.claims[c.name]
-		if *c.to, _ = v.(string); found && *c.to == "" {
+		var ok bool
+		if *c.to, ok = v.(string); found && !ok {
 			return fail(c.name+": "+show(v), "a string")
 		}
 	}

@@ -1,0 +1,85 @@
+package tokenbind
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func newNonces(t *testing.T, key byte, purpose string, c *clock) *Nonces {
+	t.Helper()
+	n, err := NewNonces(bytes.Repeat([]byte{key}, 32), purpose, time.Minute, c.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestE12_NoncesNeedTheKey(t *testing.T) {
+	c := newClock(testStart)
+	seen := map[string]bool{}
+	for key := range byte(20) {
+		seen[newNonces(t, key, "as", c).Current()] = true
+	}
+	n := newNonces(t, 1, "as", c)
+	for range 20 {
+		c.Add(time.Minute)
+		seen[n.Current()] = true
+	}
+	if len(seen) != 40 {
+		t.Errorf("%d different nonces of 40", len(seen))
+	}
+}
+
+func TestE13_RecentlySupplied(t *testing.T) {
+	c := newClock(testStart.Truncate(time.Minute))
+	n, other := newNonces(t, 1, "as", c), newNonces(t, 1, "as", c) // two nodes
+	nonce := n.Current()
+	for _, bad := range []string{"", nonce + "x", nonce[1:], strings.ToLower(nonce), "=" + nonce} {
+		if n.Valid(bad) {
+			t.Errorf("%q is valid", bad)
+		}
+	}
+	for range 120 { // the current stretch and the next
+		if !n.Valid(nonce) || !other.Valid(nonce) {
+			t.Fatalf("not valid at %v", c.Now())
+		}
+		c.Add(time.Second)
+	}
+	if n.Valid(nonce) {
+		t.Error("valid for more than two stretches")
+	}
+}
+
+func TestE14_NonceSyntax(t *testing.T) {
+	nonce := newNonces(t, 1, "as", newClock(testStart)).Current()
+	for _, c := range nonce { // NQCHAR of RFC 6749 appendix A
+		if c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			t.Errorf("%q is no NQCHAR", c)
+		}
+	}
+	if len(nonce) < 22 {
+		t.Errorf("%q is short", nonce)
+	}
+}
+
+func TestF12_NoncesOfASAndRSApart(t *testing.T) {
+	c := newClock(testStart)
+	as, rs := newNonces(t, 1, "as", c), newNonces(t, 1, "rs", c)
+	if rs.Valid(as.Current()) || as.Valid(rs.Current()) {
+		t.Error("a nonce of one is valid at the other")
+	}
+}
+
+func TestNewNoncesRefuses(t *testing.T) {
+	for name, make := range map[string]func() (*Nonces, error){
+		"short key": func() (*Nonces, error) { return NewNonces([]byte("short"), "as", time.Minute, nil) },
+		"purpose":   func() (*Nonces, error) { return NewNonces(bytes.Repeat([]byte{1}, 32), "", time.Minute, nil) },
+		"lifetime":  func() (*Nonces, error) { return NewNonces(bytes.Repeat([]byte{1}, 32), "as", 0, nil) },
+	} {
+		if n, err := make(); err == nil {
+			t.Errorf("%s: got %v", name, n)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package tokenbind
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+)
+
+func replayKey(n int) [32]byte {
+	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
+}
+
+func TestMemoryReplay(t *testing.T) {
+	c := newClock(testStart.Add(300 * time.Millisecond))
+	m := NewMemoryReplay(2, c.Now)
+	until := c.Now().Add(1500 * time.Millisecond)
+	use := func(n int, until time.Time) error { return m.Use(t.Context(), replayKey(n), until) }
+
+	if err := use(1, until); err != nil {
+		t.Fatal(err)
+	}
+	if err := use(1, until.Add(time.Hour)); !errors.Is(err, ErrReplayed) {
+		t.Errorf("got %v", err)
+	}
+	if err := use(2, until); err != nil {
+		t.Error(err)
+	}
+	if err := use(3, until); !errors.Is(err, ErrReplayFull) {
+		t.Errorf("got %v", err)
+	}
+	if err := use(1, until); !errors.Is(err, ErrReplayed) {
+		t.Errorf("full, it forgot: %v", err)
+	}
+	c.Add(1500 * time.Millisecond) // the instant itself still counts
+	if err := use(1, until); !errors.Is(err, ErrReplayed) {
+		t.Errorf("got %v", err)
+	}
+	c.Add(2 * time.Second)
+	for n := range 2 {
+		if err := use(n, c.Now().Add(time.Second)); err != nil {
+			t.Errorf("room was not made: %v", err)
+		}
+	}
+}
+
+// Forgotten is what ended, whether the clock crept or leapt, and nothing else.
+func TestMemoryReplayForgets(t *testing.T) {
+	for _, step := range []time.Duration{time.Second, 7 * time.Second, 24 * time.Hour} {
+		c := newClock(testStart)
+		m := NewMemoryReplay(1000, c.Now)
+		for n := range 200 {
+			if err := m.Use(t.Context(), replayKey(n), c.Now().Add(30*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			c.Add(step)
+			if n%10 == 0 {
+				if err := m.Use(t.Context(), replayKey(n), c.Now()); step < 30*time.Second != errors.Is(err, ErrReplayed) {
+					t.Errorf("step %v: %v", step, err)
+				}
+			}
+		}
+		if len(m.used) > 40 || len(m.expires) > 40 {
+			t.Errorf("step %v: %d uses in %d seconds are kept", step, len(m.used), len(m.expires))
+		}
+	}
+}
+
+func TestMemoryReplayClockGoesBack(t *testing.T) {
+	c := newClock(testStart)
+	m := NewMemoryReplay(10, c.Now)
+	for _, jump := range []time.Duration{0, -time.Hour, 30 * time.Minute} {
+		c.Add(jump)
+		for n := range 2 {
+			err := m.Use(t.Context(), replayKey(n), testStart.Add(time.Minute))
+			if first := jump == 0; first != (err == nil) {
+				t.Errorf("after %v: %v", jump, err)
+			}
+		}
+	}
+}
+
+func TestE27_AfterManyOthers(t *testing.T) {
+	k := newProofKit(t)
+	m := NewMemoryReplay(200_000, k.clock.Now)
+	k.checker.Replay = m
+	proof := k.proof(t)
+	k.accept(t, proof)
+	for n := range 150_000 {
+		if err := m.Use(t.Context(), replayKey(n), testStart.Add(70*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.refuse(t, "replay", proof)
+}
+
+func BenchmarkMemoryReplay(b *testing.B) {
+	c := newClock(testStart)
+	m := NewMemoryReplay(b.N+1, c.Now)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if n%1000 == 0 {
+			c.Add(time.Second)
+		}
+		if err := m.Use(b.Context(), replayKey(n), c.Now().Add(90*time.Second)); err != nil && !errors.Is(err, ErrReplayFull) {
+			b.Fatal(err)
+		}
+	}
+}
