@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -71,13 +72,16 @@ func (s *Server) operator(r *http.Request) (*http.Request, error) {
 	if rec.Profile != operatorProfile {
 		return nil, refuse(operatorNeeded, "certificate %s is of profile %q; use an operator's", rec.Serial, rec.Profile)
 	}
+	c.operator = true
 	actor := audit.From(r.Context())
 	actor.Name = rec.ClientID
 	return r.WithContext(audit.WithActor(r.Context(), actor)), nil
 }
 
 func (s *Server) lookup(r *http.Request, leaf *x509.Certificate) (*ca.Record, error) {
-	rec, err := s.c.Authority.Lookup(r.Context(), thumbprint.OfCertificate(leaf))
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	rec, err := s.c.Authority.Lookup(ctx, thumbprint.OfCertificate(leaf))
 	if errors.Is(err, ca.ErrNotFound) {
 		return nil, refuse(certificateBad, "the certificate was not issued by this CA")
 	}

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gorilla/mux"
-
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/enroll"
@@ -154,11 +152,19 @@ func (s *Server) getCertificate(w http.ResponseWriter, r *http.Request) error {
 
 // issued reads the certificate that the path names.
 func (s *Server) issued(r *http.Request) (*ca.Issued, error) {
-	serial, err := ca.ParseSerial(mux.Vars(r)["serial"])
+	serial, err := serialIn(r)
 	if err != nil {
 		return nil, err
 	}
 	return s.c.Authority.Issued(r.Context(), serial)
+}
+
+func serialIn(r *http.Request) (ca.Serial, error) {
+	text, err := pathVariable(r, "serial")
+	if err != nil {
+		return ca.Serial{}, err
+	}
+	return ca.ParseSerial(text)
 }
 
 func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error {
@@ -175,7 +181,7 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 
 // revoke revokes, holds or releases the certificate that the path names.
 func (s *Server) revoke(r *http.Request, reason string) (*ca.Record, error) {
-	serial, err := ca.ParseSerial(mux.Vars(r)["serial"])
+	serial, err := serialIn(r)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -190,6 +191,10 @@ func TestCertificates_Show(t *testing.T) {
 		}
 	}
 	f.operate("GET", "/v1/certificates/"+strings.Repeat("ab", 16), "").problem(t, http.StatusNotFound, "no-certificate")
+	colons := strings.TrimSuffix(regexp.MustCompile("..").ReplaceAllString(serialOf(f.admin), "$0:"), ":")
+	f.operate("GET", "/v1/certificates/"+colons, "").want(t, http.StatusOK, nil) // as openssl writes it
+	f.operate("GET", "/v1/certificates/"+url.QueryEscape(strings.ToUpper(colons)), "").want(t, http.StatusOK, nil)
+	f.operate("GET", "/v1/certificates/not-a-serial", "").problem(t, http.StatusBadRequest, "bad-serial")
 	f.operate("GET", "/v1/certificates/abcd", "").problem(t, http.StatusBadRequest, "bad-serial")
 	f.operate("POST", "/v1/certificates/"+serialOf(f.admin)+"/revoke", `{"reason":"boredom"}`).problem(t, http.StatusBadRequest, "bad-request")
 	f.operate("POST", "/v1/certificates/"+serialOf(f.admin)+"/revoke", `{"reason":"removeFromCRL"}`).problem(t, http.StatusConflict, "reason-not-allowed")

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/gorilla/mux"
-
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -32,7 +30,7 @@ func (s *Server) postClient(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getClient(w http.ResponseWriter, r *http.Request) error {
-	id, err := clientID(r)
+	id, err := pathVariable(r, "id")
 	if err != nil {
 		return err
 	}
@@ -44,7 +42,7 @@ func (s *Server) getClient(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) patchClient(w http.ResponseWriter, r *http.Request) error {
-	id, err := clientID(r)
+	id, err := pathVariable(r, "id")
 	if err != nil {
 		return err
 	}
@@ -103,15 +101,6 @@ func (s *Server) clientPage(r *http.Request, cursor string, limit int) ([]*auths
 		return found, "", err
 	}
 	return found, hex.EncodeToString([]byte(found[len(found)-1].ID)), nil
-}
-
-// clientID reads the id that the path names. It may hold what a path escapes.
-func clientID(r *http.Request) (string, error) {
-	id, err := url.PathUnescape(mux.Vars(r)["id"])
-	if err != nil {
-		return "", refuse(badPath, "the client's id is not well escaped")
-	}
-	return id, nil
 }
 
 // registered turns a request's record into the registry's. The registry validates it.

@@ -54,7 +54,7 @@ type view struct {
 	Page     string // its name, for the menu
 	Title    string
 	CA       string
-	Operator string
+	Operator string // empty: nobody who may use the menu
 	Now      time.Time
 	Data     any
 }
@@ -62,15 +62,16 @@ type view struct {
 // render fills a page in memory first: a template that fails must not leave half a page behind.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, page, title string, data any) error {
 	var body bytes.Buffer
-	v := view{Page: page, Title: title, CA: s.c.Name, Operator: callOf(r.Context()).client, Now: s.now(), Data: data}
+	v := view{Page: page, Title: title, CA: s.c.Name, Now: s.now(), Data: data}
+	if c := callOf(r.Context()); c.operator {
+		v.Operator = c.client
+	}
 	if err := s.pages[page].Execute(&body, v); err != nil {
 		return fmt.Errorf("rendering page %s: %w", page, err)
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", consolePolicy)
-	w.WriteHeader(status)
-	_, err := w.Write(body.Bytes())
-	return gone(err)
+	send(w, status, "text/html; charset=utf-8", body.Bytes())
+	return nil
 }
 
 // errorPage is a problem document for people.
@@ -112,10 +113,9 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getOpenAPI(w http.ResponseWriter, _ *http.Request) error {
-	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "public, max-age=3600")
-	_, err := w.Write(openAPI)
-	return gone(err)
+	send(w, http.StatusOK, "application/json", openAPI)
+	return nil
 }
 
 // relative says how far t is from now, in the largest unit that fits.

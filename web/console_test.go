@@ -83,7 +83,7 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 	first := f.certificate("payments", "client")
 	f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &first}).want(t, http.StatusCreated, nil)
 	path := "/console/certificates/" + serialOf(first)
-	if body := f.page(path, http.StatusOK); strings.Count(body, "<li") != 2 || !strings.Contains(body, `action="`+path+`/revoke"`) {
+	if body := f.page(path, http.StatusOK); strings.Count(body, "</li>") != 2 || !strings.Contains(body, `action="`+path+`/revoke"`) {
 		t.Errorf("lacks the lineage or the form: %s", body)
 	}
 	status := func() ca.Status {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gorilla/mux"
+
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -93,6 +95,16 @@ func accepts(r *http.Request, otherwise string, offers ...string) string {
 		}
 	}
 	return otherwise
+}
+
+// pathVariable reads a part of the path. Routes are matched on the path as sent, so that a client's id may
+// hold a slash; what the path escapes is undone here.
+func pathVariable(r *http.Request, name string) (string, error) {
+	text, err := url.PathUnescape(mux.Vars(r)[name])
+	if err != nil {
+		return "", refuse(badPath, "the path is not well escaped")
+	}
+	return text, nil
 }
 
 // query reads a request's parameters. The first mistake sticks and is returned by close.

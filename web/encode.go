@@ -19,14 +19,16 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return fmt.Errorf("encoding answer: %w", err)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, err = w.Write(append(body, '\n'))
-	return gone(err)
+	send(w, status, "application/json", append(body, '\n'))
+	return nil
 }
 
-// gone drops the error of a write to a client that went away: there is nobody left to tell.
-func gone(error) error { return nil }
+// send writes a whole answer. If it does not arrive, there is nobody left to tell.
+func send(w http.ResponseWriter, status int, kind string, body []byte) {
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
 
 func pemOf(der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
@@ -92,8 +94,6 @@ func (s *Server) writeCertificate(w http.ResponseWriter, r *http.Request, status
 			body.WriteString(text)
 		}
 	}
-	w.Header().Set("Content-Type", kind)
-	w.WriteHeader(status)
-	_, err := w.Write(body.Bytes())
-	return gone(err)
+	send(w, status, kind, body.Bytes())
+	return nil
 }

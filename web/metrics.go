@@ -17,13 +17,25 @@ import (
 // buckets are the upper bounds of the latency histogram, in seconds.
 var buckets = [...]float64{0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10}
 
+// counters count the successes of routes, which are named as in the route table.
+var counters = []struct {
+	name, help string
+	routes     []string
+}{
+	{"pkid_invitations_total", "Invitations made.", []string{"invitations.create"}},
+	{"pkid_certificates_issued_total", "Enrolments answered with a certificate, retries included.", []string{"certificates.issue"}},
+	{"pkid_certificates_renewed_total", "Certificates renewed.", []string{"certificates.renew"}},
+	{"pkid_certificates_revoked_total", "Revocations, holds and releases.", []string{"certificates.revoke", "console.revoke"}},
+	{"pkid_tokens_issued_total", "Access tokens issued.", []string{"oauth.token"}},
+}
+
 // metrics counts what the listeners answer. Its labels come from the route table alone, so a stranger cannot
 // make them many.
 type metrics struct {
-	mu       sync.Mutex // guards what follows
-	requests map[requestKey]uint64
-	latency  map[string]*histogram // by route
-	counters map[string]uint64     // those that the route table names
+	mu        sync.Mutex // guards what follows
+	requests  map[requestKey]uint64
+	latency   map[string]*histogram // by route
+	successes map[string]uint64     // by route
 }
 
 type requestKey struct {
@@ -36,14 +48,8 @@ type histogram struct {
 	sum    float64
 }
 
-func newMetrics(table []Route) *metrics {
-	m := &metrics{requests: map[requestKey]uint64{}, latency: map[string]*histogram{}, counters: map[string]uint64{}}
-	for _, r := range table {
-		if r.Counts != "" {
-			m.counters[r.Counts] = 0 // a counter that is absent until its first event cannot be watched
-		}
-	}
-	return m
+func newMetrics() *metrics {
+	return &metrics{requests: map[requestKey]uint64{}, latency: map[string]*histogram{}, successes: map[string]uint64{}}
 }
 
 func (m *metrics) observe(c *call, method string, took time.Duration) {
@@ -58,8 +64,8 @@ func (m *metrics) observe(c *call, method string, took time.Duration) {
 	i, _ := slices.BinarySearch(buckets[:], took.Seconds())
 	h.counts[i]++
 	h.sum += took.Seconds()
-	if c.route.Counts != "" && method == c.route.Method && c.w.status >= 200 && c.w.status < 400 {
-		m.counters[c.route.Counts]++
+	if method == c.route.Method && c.w.status >= 200 && c.w.status < 400 {
+		m.successes[c.route.Name]++
 	}
 }
 
@@ -69,9 +75,8 @@ func (s *Server) getMetrics(w http.ResponseWriter, _ *http.Request) error {
 	writeBuildInfo(&b)
 	s.metrics.write(&b)
 	s.writeCRLMetrics(&b)
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, err := w.Write(b.Bytes())
-	return gone(err)
+	send(w, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())
+	return nil
 }
 
 // family writes a metric's head.
@@ -95,20 +100,16 @@ func writeBuildInfo(w io.Writer) {
 	fmt.Fprintf(w, "go_goroutines %d\n", runtime.NumGoroutine())
 }
 
-var counterHelp = map[string]string{
-	"pkid_invitations_total":          "Invitations made.",
-	"pkid_certificates_issued_total":  "Enrolments answered with a certificate, retries included.",
-	"pkid_certificates_renewed_total": "Certificates renewed.",
-	"pkid_certificates_revoked_total": "Revocations, holds and releases.",
-	"pkid_tokens_issued_total":        "Access tokens issued.",
-}
-
 func (m *metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(m.counters)) {
-		family(w, name, "counter", counterHelp[name])
-		fmt.Fprintf(w, "%s %d\n", name, m.counters[name])
+	for _, c := range counters {
+		family(w, c.name, "counter", c.help)
+		var n uint64
+		for _, route := range c.routes {
+			n += m.successes[route]
+		}
+		fmt.Fprintf(w, "%s %d\n", c.name, n)
 	}
 	family(w, "pkid_http_requests_total", "counter", "Requests answered, by listener, route and class of status.")
 	lines := make([]string, 0, len(m.requests))

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type call struct {
 	listener Listener
 	route    Route  // the zero Route until one matched
 	client   string // who was authenticated here, for the log
+	operator bool   // and is an operator
 	w        *recorder
 }
 
@@ -142,7 +144,7 @@ func (s *Server) route(rt Route) http.Handler {
 	return s.answer(func(w http.ResponseWriter, r *http.Request) error {
 		c := callOf(r.Context())
 		c.route = rt
-		if !rt.Streams {
+		if !slices.Contains(streaming, rt.Name) {
 			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 			defer cancel()
 			r = r.WithContext(ctx)

@@ -73,7 +73,7 @@ func checkContract(t *testing.T, sent request, req *http.Request, resp *http.Res
 	}
 }
 
-var pathVariable = regexp.MustCompile(`\{(\w+):[^}]*\}`)
+var variable = regexp.MustCompile(`\{(\w+):[^}]*\}`)
 
 // TestOpenAPI_RouteTable: what is in the table is in the document, and the reverse.
 func TestOpenAPI_RouteTable(t *testing.T) {
@@ -93,7 +93,7 @@ func TestOpenAPI_RouteTable(t *testing.T) {
 		if route.Listeners&both == 0 || !apiPath(route.Path) {
 			continue
 		}
-		key := route.Method + " " + pathVariable.ReplaceAllString(route.Path, "{$1}")
+		key := route.Method + " " + variable.ReplaceAllString(route.Path, "{$1}")
 		op := described[key]
 		delete(described, key)
 		if op == nil {

@@ -164,9 +164,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	body, _ := json.Marshal(p) // strings and a number: always encodable
-	h.Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
-	w.Write(append(body, '\n'))
+	send(w, p.Status, "application/problem+json", append(body, '\n'))
 }
 
 // challenge is what RFC 9110 section 15.5.2 wants beside a 401. TLS client authentication has no registered

@@ -46,9 +46,10 @@ type Route struct {
 	Listeners Listener
 	Access    Access
 	Handler   func(http.ResponseWriter, *http.Request) error
-	Streams   bool   // may outlast requestTimeout; bounds its own steps
-	Counts    string // the metric that counts its successes, if any
 }
+
+// streaming names the routes whose answers may outlast requestTimeout. They bound each of their steps.
+var streaming = []string{"certificates.list"}
 
 // requestTimeout bounds a request, from its first octet read to its answer.
 const requestTimeout = 10 * time.Second
@@ -56,50 +57,50 @@ const requestTimeout = 10 * time.Second
 // routes is every route of the daemon.
 func (s *Server) routes() []Route {
 	const (
-		serial = "{serial:[0-9A-Fa-f:]+}"
+		serial = "{serial:[^/]+}"
 		id     = "{id:[^/]+}"
 		issuer = "{issuer:[0-9a-f]+}"
 	)
 	oauth := s.c.OAuth
 	return []Route{
-		{"GET", "/v1/ca", "ca", both, Anyone, s.getCA, false, ""},
-		{"GET", "/v1/openapi.json", "openapi", both, Anyone, s.getOpenAPI, false, ""},
-		{"POST", "/v1/invitations", "invitations.create", both, Operator, s.postInvitation, false, "pkid_invitations_total"},
-		{"POST", "/v1/certificates", "certificates.issue", both, EnrolmentToken, s.postCertificate, false, "pkid_certificates_issued_total"},
-		{"POST", "/v1/certificates/renew", "certificates.renew", both, Certificate, s.renewCertificate, false, "pkid_certificates_renewed_total"},
-		{"GET", "/v1/certificates", "certificates.list", both, Operator, s.listCertificates, true, ""},
-		{"GET", "/v1/certificates/" + serial, "certificates.show", both, Operator, s.getCertificate, false, ""},
-		{"POST", "/v1/certificates/" + serial + "/revoke", "certificates.revoke", both, Operator, s.revokeCertificate, false, "pkid_certificates_revoked_total"},
-		{"GET", "/v1/clients", "clients.list", both, Operator, s.listClients, false, ""},
-		{"POST", "/v1/clients", "clients.add", both, Operator, s.postClient, false, ""},
-		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient, false, ""},
-		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient, false, ""},
-		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit, false, ""},
+		{"GET", "/v1/ca", "ca", both, Anyone, s.getCA},
+		{"GET", "/v1/openapi.json", "openapi", both, Anyone, s.getOpenAPI},
+		{"POST", "/v1/invitations", "invitations.create", both, Operator, s.postInvitation},
+		{"POST", "/v1/certificates", "certificates.issue", both, EnrolmentToken, s.postCertificate},
+		{"POST", "/v1/certificates/renew", "certificates.renew", both, Certificate, s.renewCertificate},
+		{"GET", "/v1/certificates", "certificates.list", both, Operator, s.listCertificates},
+		{"GET", "/v1/certificates/" + serial, "certificates.show", both, Operator, s.getCertificate},
+		{"POST", "/v1/certificates/" + serial + "/revoke", "certificates.revoke", both, Operator, s.revokeCertificate},
+		{"GET", "/v1/clients", "clients.list", both, Operator, s.listClients},
+		{"POST", "/v1/clients", "clients.add", both, Operator, s.postClient},
+		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient},
+		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient},
+		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit},
 
-		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token), false, "pkid_tokens_issued_total"},
-		{"POST", "/oauth/introspect", "oauth.introspect", both, OAuthClient, plain(oauth.Introspect), false, ""},
-		{"POST", "/oauth/revoke", "oauth.revoke", both, OAuthClient, plain(oauth.Revoke), false, ""},
-		{"GET", "/oauth/jwks", "oauth.jwks", both, Anyone, plain(oauth.JWKS), false, ""},
-		{"GET", "/.well-known/oauth-authorization-server", "oauth.metadata", both, Anyone, plain(oauth.Metadata), false, ""},
-		{"GET", "/.well-known/openid-configuration", "oauth.metadata.openid", both, Anyone, plain(oauth.Metadata), false, ""},
+		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},
+		{"POST", "/oauth/introspect", "oauth.introspect", both, OAuthClient, plain(oauth.Introspect)},
+		{"POST", "/oauth/revoke", "oauth.revoke", both, OAuthClient, plain(oauth.Revoke)},
+		{"GET", "/oauth/jwks", "oauth.jwks", both, Anyone, plain(oauth.JWKS)},
+		{"GET", "/.well-known/oauth-authorization-server", "oauth.metadata", both, Anyone, plain(oauth.Metadata)},
+		{"GET", "/.well-known/openid-configuration", "oauth.metadata.openid", both, Anyone, plain(oauth.Metadata)},
 
-		{"GET", "/", "console.welcome", both, Anyone, s.welcomePage, false, ""},
-		{"GET", "/assets/{file:[a-z.]+}", "console.assets", both, Anyone, s.asset, false, ""},
-		{"GET", "/console", "console.overview", both, Operator, s.overviewPage, false, ""},
-		{"GET", "/console/certificates", "console.certificates", both, Operator, s.certificatesPage, false, ""},
-		{"GET", "/console/certificates/" + serial, "console.certificate", both, Operator, s.certificatePage, false, ""},
-		{"POST", "/console/certificates/" + serial + "/revoke", "console.revoke", both, Operator, s.revokeForm, false, "pkid_certificates_revoked_total"},
-		{"GET", "/console/clients", "console.clients", both, Operator, s.clientsPage, false, ""},
-		{"GET", "/console/audit", "console.audit", both, Operator, s.auditPage, false, ""},
+		{"GET", "/", "console.welcome", both, Anyone, s.welcomePage},
+		{"GET", "/assets/{file:[a-z.]+}", "console.assets", both, Anyone, s.asset},
+		{"GET", "/console", "console.overview", both, Operator, s.overviewPage},
+		{"GET", "/console/certificates", "console.certificates", both, Operator, s.certificatesPage},
+		{"GET", "/console/certificates/" + serial, "console.certificate", both, Operator, s.certificatePage},
+		{"POST", "/console/certificates/" + serial + "/revoke", "console.revoke", both, Operator, s.revokeForm},
+		{"GET", "/console/clients", "console.clients", both, Operator, s.clientsPage},
+		{"GET", "/console/audit", "console.audit", both, Operator, s.auditPage},
 
-		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL, false, ""},
-		{"GET", "/crl/" + issuer + ".crl", "crl", Status, Anyone, s.getCRL, false, ""},
-		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate, false, ""},
-		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate, false, ""},
+		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL},
+		{"GET", "/crl/" + issuer + ".crl", "crl", Status, Anyone, s.getCRL},
+		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate},
+		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate},
 
-		{"GET", "/metrics", "metrics", Ops, Anyone, s.getMetrics, false, ""},
-		{"GET", "/healthz", "healthz", Ops, Anyone, s.getHealth, false, ""},
-		{"GET", "/readyz", "readyz", Ops, Anyone, s.getReady, false, ""},
+		{"GET", "/metrics", "metrics", Ops, Anyone, s.getMetrics},
+		{"GET", "/healthz", "healthz", Ops, Anyone, s.getHealth},
+		{"GET", "/readyz", "readyz", Ops, Anyone, s.getReady},
 	}
 }
 

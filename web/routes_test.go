@@ -58,11 +58,22 @@ func TestRoutes_Names(t *testing.T) {
 		if !slices.Contains([]Access{Anyone, EnrolmentToken, OAuthClient, Certificate, Operator}, r.Access) {
 			t.Errorf("%s: access %q", r.Name, r.Access)
 		}
-		if r.Counts != "" && counterHelp[r.Counts] == "" {
-			t.Errorf("%s: counter %s has no help", r.Name, r.Counts)
-		}
 		if r.Listeners&both != 0 && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"ca", "openapi", "certificates.issue", "certificates.renew"}, r.Name) && r.Access != Operator {
 			t.Errorf("%s is open to %q; only operators may", r.Name, r.Access)
+		}
+	}
+}
+
+// TestRoutes_NamesAreReal: what goes by a route's name elsewhere names one.
+func TestRoutes_NamesAreReal(t *testing.T) {
+	names := slices.Clone(streaming)
+	for _, c := range counters {
+		names = append(names, c.routes...)
+	}
+	table := newFixture(t).table
+	for _, name := range names {
+		if !slices.ContainsFunc(table, func(r Route) bool { return r.Name == name }) {
+			t.Errorf("no route is named %s", name)
 		}
 	}
 }
@@ -94,7 +105,7 @@ func TestRoutes_NotFoundAndMethods(t *testing.T) {
 	for path, allow := range map[string]string{
 		"/v1/ca":                   "GET, HEAD",
 		"/v1/certificates":         "GET, HEAD, POST",
-		"/v1/certificates/renew":   "POST",
+		"/v1/certificates/renew":   "GET, HEAD, POST",
 		"/v1/clients/someone":      "GET, HEAD, PATCH",
 		"/oauth/token":             "POST, OPTIONS",
 		"/console/certificates/aa": "GET, HEAD",

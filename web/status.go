@@ -65,9 +65,8 @@ func serveDER(w http.ResponseWriter, r *http.Request, kind string, der []byte, m
 
 // getHealth says that the process answers, and nothing else: a restart mends nothing that /readyz finds.
 func (s *Server) getHealth(w http.ResponseWriter, _ *http.Request) error {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err := w.Write([]byte("ok\n"))
-	return gone(err)
+	send(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
+	return nil
 }
 
 // readiness is the answer of /readyz.

@@ -87,8 +87,7 @@ func New(c Config) (*Server, error) {
 	if s.pages, err = parsePages(); err != nil {
 		return nil, fmt.Errorf("web: %w", err)
 	}
-	s.table = s.routes()
-	s.metrics = newMetrics(s.table)
+	s.table, s.metrics = s.routes(), newMetrics()
 	return s, nil
 }
 
