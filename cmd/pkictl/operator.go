@@ -121,15 +121,14 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "list certificates", Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			now := time.Now()
 			var err error
-			if f.ExpiresBefore, err = parseWhen(before, now); err != nil {
+			if f.ExpiresBefore, err = parseWhen(before, time.Now()); err != nil {
 				return err
 			}
 			if a.json {
 				format = "ndjson"
 			}
-			sheet, err := newSheet(format, a.stdout, now)
+			sheet, err := newSheet(format, a.stdout)
 			if err != nil {
 				return err
 			}

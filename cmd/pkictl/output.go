@@ -42,10 +42,10 @@ type sheet interface {
 
 var formats = []string{"table", "ndjson", "csv"}
 
-func newSheet(format string, w io.Writer, now time.Time) (sheet, error) {
+func newSheet(format string, w io.Writer) (sheet, error) {
 	switch format {
 	case "table":
-		return &table{w: w, now: now}, nil
+		return &table{w: w}, nil
 	case "ndjson":
 		return ndjson{json.NewEncoder(w)}, nil
 	case "csv":
@@ -60,7 +60,6 @@ func newSheet(format string, w io.Writer, now time.Time) (sheet, error) {
 // pushes its row to the right and is never cut.
 type table struct {
 	w      io.Writer
-	now    time.Time
 	headed bool
 }
 
@@ -71,11 +70,7 @@ func (t *table) row(c client.Certificate) error {
 		t.headed = true
 		fmt.Fprintf(t.w, tableRow, "SERIAL", "CLIENT", "PROFILE", "STATUS", "EXPIRES", "NAMES")
 	}
-	status := c.Status
-	if c.RevocationReason != "" && c.RevocationReason != "unspecified" && c.Status == "revoked" {
-		status += " (" + c.RevocationReason + ")"
-	}
-	_, err := fmt.Fprintf(t.w, tableRow, c.Serial, printable(c.ClientID), printable(c.Profile), status,
+	_, err := fmt.Fprintf(t.w, tableRow, c.Serial, printable(c.ClientID), printable(c.Profile), c.Status,
 		c.NotAfter.UTC().Format(time.RFC3339), printable(strings.Join(c.Names, " ")))
 	return err
 }
