@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +14,7 @@ import (
 // clockwork is a loop whose renewals happen in a synctest bubble.
 type clockwork struct {
 	loop
-	cert     *x509.Certificate
+	cert     atomic.Pointer[x509.Certificate]
 	lifetime time.Duration
 	renewals []time.Time // attempts
 	fail     func(n int) error
@@ -22,12 +23,12 @@ type clockwork struct {
 func newClockwork(lifetime time.Duration) *clockwork {
 	c := &clockwork{lifetime: lifetime}
 	c.issue()
-	c.loop = loop{clientID: "x", leaf: func() *x509.Certificate { return c.cert }, renew: c.attempt, opts: LoopOptions{}}
+	c.loop = loop{clientID: "x", leaf: func() *x509.Certificate { return c.cert.Load() }, renew: c.attempt, opts: LoopOptions{}}
 	return c
 }
 
 func (c *clockwork) issue() {
-	c.cert = &x509.Certificate{Raw: []byte(time.Now().String()), NotBefore: time.Now(), NotAfter: time.Now().Add(c.lifetime)}
+	c.cert.Store(&x509.Certificate{Raw: []byte(time.Now().String()), NotBefore: time.Now(), NotAfter: time.Now().Add(c.lifetime)})
 }
 
 func (c *clockwork) attempt(context.Context) error {
@@ -75,7 +76,7 @@ func TestRenewLoopBacksOff(t *testing.T) {
 		c := newClockwork(24 * time.Hour)
 		c.fail = func(int) error { return errors.New("the CA is away") }
 		err := c.runQuietly(t.Context())
-		if e, ok := errors.AsType[*ExpiredError](err); !ok || !e.At.Equal(c.cert.NotAfter) {
+		if e, ok := errors.AsType[*ExpiredError](err); !ok || !e.At.Equal(c.cert.Load().NotAfter) {
 			t.Fatalf("got %v, want the certificate's expiry", err)
 		}
 		if n := len(c.renewals); n < 15 || n > 60 {
@@ -86,7 +87,7 @@ func TestRenewLoopBacksOff(t *testing.T) {
 				t.Errorf("attempts %s apart", d)
 			}
 		}
-		if late := time.Since(c.cert.NotAfter); late > time.Minute {
+		if late := time.Since(c.cert.Load().NotAfter); late > time.Minute {
 			t.Errorf("noticed the expiry %s late", late)
 		}
 	})
@@ -97,7 +98,7 @@ func TestRenewLoopRestsBetweenRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClockwork(time.Hour)
 		c.fail = func(int) error {
-			c.cert = &x509.Certificate{Raw: []byte(time.Now().String()), NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(time.Minute)}
+			c.cert.Store(&x509.Certificate{Raw: []byte(time.Now().String()), NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(time.Minute)})
 			return nil
 		}
 		c.renew = func(ctx context.Context) error { c.renewals = append(c.renewals, time.Now()); return c.fail(0) }
