@@ -53,6 +53,15 @@ func TestA07_SubjectDNMatchesByRuleNotBySpelling(t *testing.T) {
 	}
 }
 
+func TestA07_RepeatedAttributeDoesNotStandForAnother(t *testing.T) {
+	two := &x509.Certificate{RawSubject: rawName(t, []pkix.AttributeTypeAndValue{attr("a", 2, 5, 4, 11), attr("b", 2, 5, 4, 11)})}
+	for text, want := range map[string]bool{"OU=b+OU=a": true, "OU=a+OU=a": false, "OU=b+OU=b": false} {
+		if got := subjectMatches(&Client{SubjectKind: SubjectDN, Subject: text}, two); got != want {
+			t.Errorf("%s: matches %t, want %t", text, got, want)
+		}
+	}
+}
+
 func TestA07_MalformedDNRefused(t *testing.T) {
 	for _, text := range []string{"", "CN", "CN=", "CN=a,", ",CN=a", "CN=a,,O=b", `CN=a\`, `CN=a\4`, `CN=a\zz`, "CN=a;O=b", `CN="a"`, "=a",
 		"XX=a", "1=a", ".1.2=a", "CN=#zz", "CN=#0201", "CN=#020101", "CN=\\00a", "CN=a\\C3", "CN=a+", "CN=a\x07"} {

@@ -28,7 +28,6 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string { return r.code + ": " + r.text }
-func (r *refusal) Unwrap() error { return r.cause }
 
 func refused(status int, code, format string, args ...any) *refusal {
 	return &refusal{status: status, code: code, text: fmt.Sprintf(format, args...)}
