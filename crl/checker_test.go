@@ -335,6 +335,9 @@ func TestPointIsFetchedElsewhere(t *testing.T) {
 	var asked string
 	f.c.HTTPClient = handled(func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.String()
+		if r.Header.Get("Cache-Control") != "no-cache" {
+			t.Error("a cache on the way may answer")
+		}
 		f.site.ServeHTTP(w, r)
 	})
 	f.c.Points = []Point{{Issuer: f.ca.cert, URL: testURL, From: "http://mirror.test/a1"}}

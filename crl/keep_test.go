@@ -31,7 +31,7 @@ func TestListNeverGoesBack(t *testing.T) {
 		f.site.serve(older)
 		wantErr(t, k.Refresh(t.Context()), ErrRollback, "9 after 10")
 		f.site.serve(f.ca.list(t, 10, f.now, nil))
-		wantErr(t, k.Refresh(t.Context()), ErrRollback, "number 10")
+		wantErr(t, k.Refresh(t.Context()), ErrRollback, "two lists have the number 10")
 		f.site.serve(impostor.list(t, 11, f.now, nil))
 		wantErr(t, k.Refresh(t.Context()), ErrList, "signature")
 		wantRevoked("after bad lists", k)

@@ -94,7 +94,7 @@ func parseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now ti
 	if !bytes.Equal(h.RawIssuer, issuer.RawSubject) {
 		return nil, fmt.Errorf("it is by %q, not by %q", h.Issuer, issuer.Subject)
 	}
-	if len(h.AuthorityKeyId) == 0 || !bytes.Equal(h.AuthorityKeyId, issuer.SubjectKeyId) {
+	if !bytes.Equal(h.AuthorityKeyId, issuer.SubjectKeyId) {
 		return nil, fmt.Errorf("signed with key %x, not with the issuer's key %x", h.AuthorityKeyId, issuer.SubjectKeyId)
 	}
 	h.RawTBSRevocationList = tbs

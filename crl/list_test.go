@@ -265,6 +265,39 @@ func TestListRefusedByForm(t *testing.T) {
 	}
 }
 
+func TestReaderTakesDEROnly(t *testing.T) {
+	octets := bytes.Repeat([]byte{1}, 1<<16)
+	for _, n := range []int{0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000} {
+		whole := wrap(tagOctetString, octets[:n])
+		r := reader(slices.Concat(whole, []byte{5}))
+		tag, body, got, ok := r.next()
+		if !ok || tag != tagOctetString || len(body) != n || !bytes.Equal(got, whole) || !bytes.Equal(r, []byte{5}) {
+			t.Errorf("%d octets were not read back", n)
+		}
+	}
+	for name, head := range map[string][]byte{
+		"nothing":                 {},
+		"a tag alone":             {4},
+		"long tag":                {0x1f, 4, 1},
+		"indefinite length":       {4, 0x80, 0, 0},
+		"indefinite, and no more": {4, 0x80},
+		"length of five octets":   {4, 0x85, 0, 0, 0, 0, 0x80},
+		"leading zero":            {4, 0x82, 0, 0x80},
+		"long form of a short":    {4, 0x81, 0x7f},
+		"cut length":              {4, 0x82, 1},
+		"more than there is":      {4, 0x84, 0xff, 0xff, 0xff, 0xff},
+	} {
+		body := octets[:0x80]
+		if len(head) < 4 && name != "long form of a short" {
+			body = nil
+		}
+		r := reader(slices.Concat(head, body))
+		if _, _, _, ok := r.next(); ok {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 // elements cuts DER into its elements.
 func elements(t *testing.T, der reader) (all [][]byte) {
 	t.Helper()

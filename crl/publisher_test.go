@@ -116,8 +116,9 @@ func TestNumberGrowsAfterRestoreAndWithClockBack(t *testing.T) {
 	}
 
 	m.newest[testShard] = backup // the same under a running process
-	if running := publish(t, p); running.Number <= restored.Number {
-		t.Errorf("number %d after a restore, but this process has served %d", running.Number, restored.Number)
+	running, err := p.publish(t.Context(), p.shards[testShard], false)
+	if err != nil || running.Number <= restored.Number || m.newest[testShard].Number != running.Number {
+		t.Errorf("number %d after a restore, err %v, but this process has served %d", running.Number, err, restored.Number)
 	}
 
 	now = now.Add(-24 * time.Hour)
@@ -242,6 +243,20 @@ func TestLatestIsReadBeforeTheRevocations(t *testing.T) {
 	m.revoke(1, 1)
 	if got := serials(t, ca, publish(t, p)); !slices.Equal(got, []int64{1, 2}) {
 		t.Errorf("%d on the list, want 1 and 2", got)
+	}
+}
+
+// Two rounds of one process may end in the other order than their lists were stored.
+func TestServedListNeverGoesBack(t *testing.T) {
+	ca, m := newCA(t, "Issuing CA"), newMemory()
+	p := newPublisher(t, publisherConfig(ca, m))
+	s := p.shards[testShard]
+	publish(t, p)
+	first := *s.serving.Load()
+	second := publish(t, p)
+	s.adopt(first.Signed, first.list)
+	if held, _ := p.Current(testShard); held.Number != second.Number {
+		t.Errorf("serving %d after %d", held.Number, second.Number)
 	}
 }
 

@@ -75,7 +75,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	if err := p.store.Replace(ctx, prev, next); err != nil {
 		return Signed{}, fmt.Errorf("storing it: %w", err)
 	}
-	s.adopt(next, list, true)
+	s.adopt(next, list)
 	if p.onPublish != nil {
 		p.onPublish(next)
 	}
@@ -106,7 +106,7 @@ func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) 
 	case list.Number != latest.Number:
 		p.log.Warn("the newest stored CRL bears another number", "shard", s.Shard.Issuer, "number", latest.Number, "bears", list.Number)
 	default:
-		s.adopt(latest, list, false)
+		s.adopt(latest, list)
 	}
 	return latest, nil
 }
@@ -194,13 +194,14 @@ func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, ent
 	return Signed{Shard: s.Shard, Number: number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, DER: der}, list, nil
 }
 
-// adopt serves a list from now on, unless what is served is newer. follows says that the list's predecessor,
-// if there is one, was seen.
-func (s *publication) adopt(next Signed, list *List, follows bool) {
+// adopt serves a list from now on, unless what is served is newer. The caller has told saw of the list that the
+// store held until then; one that the store itself held is thereby not datable, since its predecessor is not
+// known.
+func (s *publication) adopt(next Signed, list *List) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if held := s.serving.Load(); held == nil || held.Number < next.Number {
-		s.serving.Store(&served{Signed: next, list: list, datable: follows && list.ThisUpdate.After(s.newest)})
+		s.serving.Store(&served{Signed: next, list: list, datable: list.ThisUpdate.After(s.newest)})
 	}
 	s.newest = later(s.newest, list.ThisUpdate)
 }
