@@ -86,7 +86,8 @@ type ProofError struct {
 	err  error
 }
 
-// Error is one line for the client's developer: what was seen, what was wanted, what to do.
+// Error is one line for the client's developer: what was seen, what was wanted, what to do. It is printable
+// ASCII without quotes, fit for an error_description.
 func (e *ProofError) Error() string { return e.text }
 
 func (e *ProofError) Unwrap() error { return e.err }
@@ -129,7 +130,7 @@ func (p *proofRun) refusal() error {
 		Seen:    f.seen,
 		Wanted:  f.wanted,
 		Hint:    f.hint,
-		text:    "DPoP proof: " + f.Error(),
+		text:    printable("DPoP proof: " + f.Error()),
 		err:     f.err,
 	}
 	if f.code == CodeUseNonce {

@@ -84,13 +84,14 @@ func (k *remoteKeys) Keys(ctx context.Context, kid string) ([]VerificationKey, e
 	k.mu.Lock()
 	found, _ := k.keys.Keys(ctx, kid)
 	age := k.now().Sub(k.fetched).Abs() // a clock that went back makes them stale
+	old := age > 2*k.maxAge
 	var pending chan struct{}
 	if len(found) == 0 || age > k.maxAge {
 		pending = k.refresh()
 	}
 	k.mu.Unlock()
 
-	if len(found) > 0 && (age <= 2*k.maxAge || pending == nil) {
+	if len(found) > 0 && !old {
 		return found, nil
 	}
 	if pending != nil {

@@ -1,7 +1,10 @@
 package tokenbind
 
 import (
+	"crypto"
+	"crypto/ed25519"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"net/http"
 	"strings"
@@ -71,6 +74,19 @@ func TestH102_AlgorithmNone(t *testing.T) {
 		if _, err := NewVerifier(c); err == nil {
 			t.Errorf("a verifier for %q", alg)
 		}
+	}
+}
+
+func TestH101_AlgorithmsByDefault(t *testing.T) {
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for alg, key := range map[string]crypto.Signer{"ES256": ecKeyFor(t), "EdDSA": ed, "PS256": testRSA()} {
+		k := newResourceKit(t)
+		claims := object{"iss": testIssuer, "aud": testAudience, "exp": testStart.Unix() + 60, "cnf": object{"x5t#S256": k.x5t.String()}}
+		token := compact(t, key, object{"typ": "at+jwt", "alg": alg}, claims)
+		accepts(t, k.verifier(t, func(c *Config) { c.Keys = StaticKeys{{Key: key.Public()}} }), k.request("Bearer "+token, k.cert.Leaf))
 	}
 }
 
