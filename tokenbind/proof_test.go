@@ -57,6 +57,7 @@ func TestD02_WellFormed(t *testing.T) {
 		"four parts":        good + ".e30",
 		"no signature":      header + "." + strings.Split(rest, ".")[0] + ".",
 		"padded":            good + "=",
+		"stray bits":        good[:len(good)-1] + string(good[len(good)-1]+1), // another spelling of the same octets
 		"line break":        header + "\n." + rest,
 		"space":             " " + good,
 		"standard alphabet": "+" + good[1:],

@@ -19,7 +19,7 @@ type MemoryReplay struct {
 
 	mu      sync.Mutex // guards all below
 	used    map[[32]byte]struct{}
-	expires map[int64][][32]byte // by the Unix second after which they may be forgotten
+	expires map[int64][][32]byte // by the Unix second in which they end
 	swept   int64                // all seconds up to this one were forgotten
 }
 
@@ -43,7 +43,7 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	if len(m.used) >= m.max {
 		return ErrReplayFull
 	}
-	second := max(until.Unix()+1, m.swept+1) // rounded up: never forgotten early
+	second := max(until.Unix(), m.swept+1) // forgotten when all of it has passed, so never early
 	m.used[key] = struct{}{}
 	m.expires[second] = append(m.expires[second], key)
 	return nil
