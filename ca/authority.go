@@ -185,8 +185,10 @@ func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Record, e
 }
 
 func decideRevocation(rec *Record, reason Reason, now time.Time, actor audit.Actor) (*Revocation, audit.Event, error) {
-	ev := audit.Event{Time: now, Actor: actor, Action: audit.Revoke, Subject: rec.Serial.String(),
-		Detail: map[string]string{"client": rec.ClientID, "reason": reason.String()}}
+	ev := audit.Event{
+		Time: now, Actor: actor, Action: audit.Revoke, Subject: rec.Serial.String(),
+		Detail: map[string]string{"client": rec.ClientID, "reason": reason.String()},
+	}
 	held := rec.Revocation != nil && rec.Revocation.Reason == CertificateHold
 	if _, ok := reasonNames[reason]; !ok {
 		return nil, ev, fmt.Errorf("%w: %s", ErrReason, reason)

@@ -129,8 +129,10 @@ func FuzzCSR(f *testing.F) {
 
 func TestNewProfileRefuses(t *testing.T) {
 	good := func() ca.ProfileConfig {
-		return ca.ProfileConfig{Name: "p", Lifetime: ca.MinLifetime, KeyTypes: ca.KeyTypes,
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: permitAll{}}
+		return ca.ProfileConfig{
+			Name: "p", Lifetime: ca.MinLifetime, KeyTypes: ca.KeyTypes,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: permitAll{},
+		}
 	}
 	if _, err := ca.NewProfile(good()); err != nil {
 		t.Fatal(err)

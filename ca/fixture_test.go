@@ -126,8 +126,10 @@ func (b *bench) request(csr []byte) ca.Request {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return ca.Request{Profile: "client", ClientID: "billing", Key: key,
-		Names: ca.Names{CommonName: "billing", DNS: []string{"billing.example.com"}}}
+	return ca.Request{
+		Profile: "client", ClientID: "billing", Key: key,
+		Names: ca.Names{CommonName: "billing", DNS: []string{"billing.example.com"}},
+	}
 }
 
 func (b *bench) issue() *ca.Issued {
@@ -151,8 +153,10 @@ func (b *bench) count() int {
 // invite records an invitation, so that a certificate can use it up.
 func (b *bench) invite(id string) {
 	b.t.Helper()
-	inv := &enroll.Invitation{ID: id, ClientID: "billing", Profile: "client", Names: ca.Names{CommonName: "billing"},
-		CreatedAt: b.now, ExpiresAt: b.now.Add(time.Hour)}
+	inv := &enroll.Invitation{
+		ID: id, ClientID: "billing", Profile: "client", Names: ca.Names{CommonName: "billing"},
+		CreatedAt: b.now, ExpiresAt: b.now.Add(time.Hour),
+	}
 	if err := b.store.bolt.PutInvitation(b.t.Context(), inv, audit.Event{Time: b.now, Action: audit.Invite, Subject: id}); err != nil {
 		b.t.Fatal(err)
 	}

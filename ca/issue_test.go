@@ -36,8 +36,10 @@ func TestIssueEachKeyType(t *testing.T) {
 			for _, c := range issued.Chain {
 				between.AddCert(c)
 			}
-			if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: start,
-				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+			if _, err := cert.Verify(x509.VerifyOptions{
+				Roots: roots, Intermediates: between, CurrentTime: start,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			}); err != nil {
 				t.Error(err)
 			}
 			if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: start}); err == nil {

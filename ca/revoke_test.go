@@ -9,8 +9,10 @@ import (
 	"github.com/pkid/pkid/ca"
 )
 
-var reasons = []ca.Reason{ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
-	ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise}
+var reasons = []ca.Reason{
+	ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
+	ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise,
+}
 
 func (b *bench) revoke(serial ca.Serial, reason ca.Reason) error {
 	_, err := b.Revoke(b.t.Context(), ca.RevocationRequest{Serial: serial, Reason: reason})

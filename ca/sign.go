@@ -50,8 +50,10 @@ func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey,
 	if notAfter.Sub(now) < MinLifetime-time.Second {
 		return nil, fmt.Errorf("%w: the issuing CA expires at %s", ErrLifetime, issuer.NotAfter.UTC().Format(time.RFC3339))
 	}
-	return &decision{profile: p, clientID: clientID, names: names, key: key.pub,
-		now: now.UTC().Truncate(time.Millisecond), notAfter: notAfter}, nil
+	return &decision{
+		profile: p, clientID: clientID, names: names, key: key.pub,
+		now: now.UTC().Truncate(time.Millisecond), notAfter: notAfter,
+	}, nil
 }
 
 // checkGrant checks what does not depend on the key, and returns the lifetime to use.

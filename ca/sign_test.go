@@ -150,11 +150,13 @@ func refusesLie(t *testing.T, set func(*lyingSigner)) {
 func TestCRLSignerMayNotLie(t *testing.T) {
 	idp := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}
 	template := func() *x509.RevocationList {
-		return &x509.RevocationList{Number: big.NewInt(7), ThisUpdate: start, NextUpdate: start.Add(time.Hour),
+		return &x509.RevocationList{
+			Number: big.NewInt(7), ThisUpdate: start, NextUpdate: start.Add(time.Hour),
 			RevokedCertificateEntries: []x509.RevocationListEntry{
 				{SerialNumber: big.NewInt(1), RevocationTime: start, ReasonCode: 1},
 				{SerialNumber: big.NewInt(2), RevocationTime: start},
-			}, ExtraExtensions: []pkix.Extension{idp}}
+			}, ExtraExtensions: []pkix.Extension{idp},
+		}
 	}
 	for what, lie := range map[string]func(*x509.RevocationList){
 		"":                   nil,

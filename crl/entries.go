@@ -191,8 +191,10 @@ func validReason(code int) bool { return code >= 0 && code <= 10 && code != 7 &&
 
 // ReasonName returns the RFC 5280 section 5.3.1 name of a CRLReason.
 func ReasonName(code int) string {
-	names := [...]string{"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
-		"certificateHold", 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise"}
+	names := [...]string{
+		"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
+		"certificateHold", 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise",
+	}
 	if code < 0 || code >= len(names) || names[code] == "" {
 		return fmt.Sprintf("reason %d", code)
 	}

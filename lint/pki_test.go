@@ -141,8 +141,10 @@ func (p *pki) publish(t *testing.T, entries int) []byte {
 
 func (p *pki) publishEachReason(t *testing.T) []byte {
 	t.Helper()
-	reasons := []ca.Reason{ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
-		ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise}
+	reasons := []ca.Reason{
+		ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
+		ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise,
+	}
 	for _, reason := range reasons {
 		cert, err := x509.ParseCertificate(p.issue(t, config.ProfileClient, ca.Names{CommonName: "revoked"}, ca.P256))
 		if err != nil {

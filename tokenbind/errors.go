@@ -145,8 +145,10 @@ func exposeHeaders(h http.Header) {
 }
 
 func (v *Verifier) log(r *http.Request, e *Error, err error) {
-	level, attrs := slog.LevelInfo, []any{"method", r.Method, "path", r.URL.Path, "status", e.Status,
-		"error", e.Code, "check", e.Check, "reason", e.Description}
+	level, attrs := slog.LevelInfo, []any{
+		"method", r.Method, "path", r.URL.Path, "status", e.Status,
+		"error", e.Code, "check", e.Check, "reason", e.Description,
+	}
 	if e.Status >= http.StatusInternalServerError {
 		level, attrs = slog.LevelError, append(attrs, "cause", err)
 		if e.err != nil {

@@ -34,7 +34,9 @@ func TestParseJWKS(t *testing.T) {
 		with(object{"kid": "private", "d": "AAAA"}),
 		with(object{"kid": 7}),
 		with(object{"kid": "off the curve", "x": b64(make([]byte, 32))}),
-		object{"kty": "oct", "k": "AAAA"}, object{"kty": "new"}, "text", nil,
+		object{"kty": "oct", "k": "AAAA"},
+		object{"kty": "new"},
+		"text", nil,
 		jwkOf(t, testRSA().Public()),
 	}}
 	keys, err := ParseJWKS(jsonText(t, set))

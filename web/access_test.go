@@ -77,8 +77,10 @@ func TestInvariant9_ForwardedCertificateIsRefused(t *testing.T) {
 
 func TestA30_ForwardedCertificateAtTheTokenEndpoint(t *testing.T) {
 	f := newFixture(t)
-	a := f.do(request{method: "POST", url: f.public.URL + "/oauth/token", body: form("grant_type", "client_credentials", "client_id", "x"),
-		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-Forwarded-Client-Cert": {"x"}}})
+	a := f.do(request{
+		method: "POST", url: f.public.URL + "/oauth/token", body: form("grant_type", "client_credentials", "client_id", "x"),
+		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-Forwarded-Client-Cert": {"x"}},
+	})
 	if a.StatusCode != http.StatusBadRequest || !strings.Contains(a.body, "invalid_request") {
 		t.Errorf("status %d: %s", a.StatusCode, a.body)
 	}

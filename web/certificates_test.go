@@ -82,8 +82,10 @@ func TestCertificates_Life(t *testing.T) {
 		t.Errorf("renewed %+v", renewed)
 	}
 	rekey, _ := newCSR(t)
-	f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &own, body: rekey,
-		header: http.Header{"Content-Type": {"application/pkcs10"}}}).want(t, http.StatusCreated, &renewed)
+	f.do(request{
+		method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &own, body: rekey,
+		header: http.Header{"Content-Type": {"application/pkcs10"}},
+	}).want(t, http.StatusCreated, &renewed)
 
 	var revoked client.Certificate
 	f.operate("POST", "/v1/certificates/"+issued.Serial+"/revoke", `{"reason":"keyCompromise"}`).want(t, http.StatusOK, &revoked)
@@ -231,8 +233,10 @@ func TestCertificates_ListAndSearch(t *testing.T) {
 			t.Errorf("%s: %d certificates, want %d", query, len(page.Certificates), want)
 		}
 	}
-	for _, query := range []string{"clientid=x", "status=lost", "limit=0", "limit=1001", "limit=x", "expires_before=tomorrow",
-		"thumbprint=abc", "format=xml", "client=a&client=b", "format=csv&limit=3", "client=%zz"} {
+	for _, query := range []string{
+		"clientid=x", "status=lost", "limit=0", "limit=1001", "limit=x", "expires_before=tomorrow",
+		"thumbprint=abc", "format=xml", "client=a&client=b", "format=csv&limit=3", "client=%zz",
+	} {
 		f.operate("GET", "/v1/certificates?"+query, "").problem(t, http.StatusBadRequest, "bad-request")
 	}
 	f.operate("GET", "/v1/certificates?cursor=never-given", "").problem(t, http.StatusBadRequest, "bad-cursor")

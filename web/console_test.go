@@ -93,8 +93,10 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 		reason string
 		want   ca.Status
 	}{{"certificateHold", ca.Held}, {"removeFromCRL", ca.Active}, {"keyCompromise", ca.Revoked}} {
-		a := f.do(request{method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", step.reason), cert: &f.admin,
-			header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}}})
+		a := f.do(request{
+			method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", step.reason), cert: &f.admin,
+			header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
+		})
 		if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != path || status() != step.want {
 			t.Errorf("%s: status %d to %q, and the certificate is %s: %s", step.reason, a.StatusCode, a.Header.Get("Location"), status(), a.body)
 		}

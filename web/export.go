@@ -84,8 +84,10 @@ type csvExport struct {
 }
 
 // csvColumns are the columns of a CSV export. Names are separated by spaces; the PEM is left out.
-var csvColumns = []string{"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
-	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names"}
+var csvColumns = []string{
+	"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
+	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names",
+}
 
 func (e *csvExport) page(records []*ca.Record, now time.Time) error {
 	if !e.headed {
@@ -104,8 +106,10 @@ func (e *csvExport) page(records []*ca.Record, now time.Time) error {
 }
 
 func csvRow(c client.Certificate) []string {
-	row := []string{c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
-		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " ")}
+	row := []string{
+		c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
+		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " "),
+	}
 	for i, cell := range row {
 		row[i] = harmless(cell)
 	}

@@ -108,11 +108,14 @@ func (f *fixture) setup() {
 
 	f.store = must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{}))
 	var publisher *crl.Publisher
-	authority := must[*ca.Authority](t)(ca.New(ca.Config{Issuer: issuer, Store: f.store, Profiles: profiles(t),
-		Changed: func(issuer string) { publisher.Changed(issuer) }}))
+	authority := must[*ca.Authority](t)(ca.New(ca.Config{
+		Issuer: issuer, Store: f.store, Profiles: profiles(t),
+		Changed: func(issuer string) { publisher.Changed(issuer) },
+	}))
 	publisher = must[*crl.Publisher](t)(crl.NewPublisher(crl.PublisherConfig{
 		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, Issuer: cert}},
-		Store:  f.store, Revocations: f.store, Signer: authority, Logger: slog.New(slog.DiscardHandler)}))
+		Store:  f.store, Revocations: f.store, Signer: authority, Logger: slog.New(slog.DiscardHandler),
+	}))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup
 	background.Go(func() { publisher.Run(ctx) })
@@ -126,13 +129,15 @@ func (f *fixture) setup() {
 	oauth := must[*authserver.Server](t)(authserver.New(authserver.Config{
 		Issuer: f.public.URL, MTLSBase: f.mtls.URL, Registry: registry, Certificates: known{authority},
 		Anchors: func() *x509.CertPool { return anchors }, Replay: f.store, Revoked: f.store,
-		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Logger: slog.New(slog.DiscardHandler)}))
+		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Logger: slog.New(slog.DiscardHandler),
+	}))
 	f.Server = must[*Server](t)(New(Config{
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry})),
 		OAuth:     oauth, Clients: registry, CRL: publisher, Audit: f.store, RootCRL: rootCRL, Name: "Test CA",
 		URLs:   client.URLs{Public: f.public.URL, MTLS: f.mtls.URL, Status: f.status.URL},
-		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}))
+		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}))
 }
 
 func profiles(t *testing.T) []*ca.Profile {
@@ -141,8 +146,10 @@ func profiles(t *testing.T) []*ca.Profile {
 	policy := must[ca.NamePolicy](t)(stepca.NewNamePolicy(stepca.NameRules{CommonNames: every, DNS: every}))
 	var out []*ca.Profile
 	for _, name := range []string{"client", operatorProfile} {
-		out = append(out, must[*ca.Profile](t)(ca.NewProfile(ca.ProfileConfig{Name: name, Lifetime: time.Hour, MaxLifetime: 24 * time.Hour,
-			KeyTypes: []ca.KeyType{ca.P256}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: policy})))
+		out = append(out, must[*ca.Profile](t)(ca.NewProfile(ca.ProfileConfig{
+			Name: name, Lifetime: time.Hour, MaxLifetime: 24 * time.Hour,
+			KeyTypes: []ca.KeyType{ca.P256}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: policy,
+		})))
 	}
 	return out
 }
@@ -163,8 +170,9 @@ func (f *fixture) certificate(clientID, profile string) tls.Certificate {
 	f.t.Helper()
 	key := must[crypto.Signer](f.t)(stepca.GenerateKey(ca.P256))
 	proven := must[ca.ProvenKey](f.t)(ca.ProveOwn(key))
-	issued := must[*ca.Issued](f.t)(f.c.Authority.Issue(f.t.Context(), ca.Request{Profile: profile, ClientID: clientID,
-		Names: ca.Names{CommonName: clientID}, Key: proven}))
+	issued := must[*ca.Issued](f.t)(f.c.Authority.Issue(f.t.Context(), ca.Request{
+		Profile: profile, ClientID: clientID, Names: ca.Names{CommonName: clientID}, Key: proven,
+	}))
 	leaf := must[*x509.Certificate](f.t)(x509.ParseCertificate(issued.Record.DER))
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw, issued.Chain[0].Raw}, PrivateKey: key, Leaf: leaf}
 }

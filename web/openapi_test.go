@@ -58,16 +58,22 @@ func checkContract(t *testing.T, sent request, req *http.Request, resp *http.Res
 		}
 		return
 	}
-	in := &openapi3filter.RequestValidationInput{Request: plain, PathParams: vars, Route: route,
-		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}}
+	in := &openapi3filter.RequestValidationInput{
+		Request: plain, PathParams: vars, Route: route,
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
+	}
 	if resp.StatusCode < http.StatusBadRequest {
 		if err := openapi3filter.ValidateRequest(t.Context(), in); err != nil {
 			t.Errorf("%s %s was accepted against the document: %v", req.Method, req.URL, err)
 		}
 	}
-	err = openapi3filter.ValidateResponse(t.Context(), &openapi3filter.ResponseValidationInput{RequestValidationInput: in,
-		Status: resp.StatusCode, Header: resp.Header, Body: io.NopCloser(bytes.NewReader(body)),
-		Options: &openapi3filter.Options{IncludeResponseStatus: true}})
+	err = openapi3filter.ValidateResponse(t.Context(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: in,
+		Status:                 resp.StatusCode,
+		Header:                 resp.Header,
+		Body:                   io.NopCloser(bytes.NewReader(body)),
+		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
+	})
 	if err != nil {
 		t.Errorf("%s %s: the answer (%d) is not as the document has it: %v", req.Method, req.URL, resp.StatusCode, err)
 	}
@@ -87,8 +93,10 @@ func TestOpenAPI_RouteTable(t *testing.T) {
 			described[method+" "+path] = op
 		}
 	}
-	security := map[Access][]string{Anyone: {}, EnrolmentToken: {"enrolmentToken"}, Certificate: {"certificate"},
-		Operator: {"operator"}, OAuthClient: {"clientBasic", "clientCertificate"}}
+	security := map[Access][]string{
+		Anyone: {}, EnrolmentToken: {"enrolmentToken"}, Certificate: {"certificate"},
+		Operator: {"operator"}, OAuthClient: {"clientBasic", "clientCertificate"},
+	}
 	for _, route := range newFixture(t).table {
 		if route.Listeners&both == 0 || !apiPath(route.Path) {
 			continue
@@ -123,9 +131,23 @@ func TestOpenAPI_RouteTable(t *testing.T) {
 func TestOpenAPI_WireTypes(t *testing.T) {
 	doc := must[*openapi3.T](t)(document())
 	asked := []string{"InvitationRequest", "ClientRecord", "CSR", "Revocation", "ClientPatch"} // bodies: what they require is not what Go sends
-	for _, v := range []any{client.CA{}, client.Issuer{}, client.URLs{}, client.Certificate{}, client.Certificates{}, client.CSR{},
-		client.Revocation{}, client.InvitationRequest{}, client.Invitation{}, client.ClientRecord{}, client.ClientPatch{},
-		client.ClientRecords{}, client.Problem{}, audit.Entry{}, auditAnswer{}} {
+	for _, v := range []any{
+		client.CA{},
+		client.Issuer{},
+		client.URLs{},
+		client.Certificate{},
+		client.Certificates{},
+		client.CSR{},
+		client.Revocation{},
+		client.InvitationRequest{},
+		client.Invitation{},
+		client.ClientRecord{},
+		client.ClientPatch{},
+		client.ClientRecords{},
+		client.Problem{},
+		audit.Entry{},
+		auditAnswer{},
+	} {
 		typ := reflect.TypeOf(v)
 		name := typ.Name()
 		switch typ {

@@ -88,8 +88,13 @@ func (s *Server) certificatesPage(w http.ResponseWriter, r *http.Request) error 
 		Statuses     []ca.Status
 		Filter       url.Values
 		Next, Export template.URL // query strings
-	}{s.certificates(page.Records), []ca.Status{ca.Active, ca.Held, ca.Revoked, ca.Expired}, q.values,
-		with(q.values, "cursor", page.Next), with(export, "format", "csv")})
+	}{
+		s.certificates(page.Records),
+		[]ca.Status{ca.Active, ca.Held, ca.Revoked, ca.Expired},
+		q.values,
+		with(q.values, "cursor", page.Next),
+		with(export, "format", "csv"),
+	})
 }
 
 func (s *Server) certificates(records []*ca.Record) []client.Certificate {
@@ -120,8 +125,10 @@ func (s *Server) certificatePage(w http.ResponseWriter, r *http.Request) error {
 
 // reasonsFor lists what a certificate can be revoked for; what is held can be released or revoked for good.
 func reasonsFor(rec *ca.Record) []ca.Reason {
-	reasons := []ca.Reason{ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged,
-		ca.CessationOfOperation, ca.PrivilegeWithdrawn}
+	reasons := []ca.Reason{
+		ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged,
+		ca.CessationOfOperation, ca.PrivilegeWithdrawn,
+	}
 	if rec.Revocation != nil {
 		return append([]ca.Reason{ca.RemoveFromCRL}, reasons...)
 	}

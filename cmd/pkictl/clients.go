@@ -19,8 +19,10 @@ func (a *app) clientCommand() *cobra.Command {
 		a.clientSwitchCommand("enable", "let a disabled client in again", false))
 }
 
-var authMethods = []string{"tls_client_auth", "self_signed_tls_client_auth", "private_key_jwt",
-	"client_secret_basic", "client_secret_post", "client_secret_jwt"}
+var authMethods = []string{
+	"tls_client_auth", "self_signed_tls_client_auth", "private_key_jwt",
+	"client_secret_basic", "client_secret_post", "client_secret_jwt",
+}
 
 func (a *app) clientAddCommand() *cobra.Command {
 	var c client.ClientRecord

@@ -76,18 +76,26 @@ func (d *demo) places(ctx context.Context, owner *client.Identity, reader *clien
 	serial := owner.Certificate().Leaf.SerialNumber
 	urls := d.ca.Info().URLs
 	return []place{
-		{"the token endpoint", "POST " + urls.MTLS + "/oauth/token  with the owner's certificate",
+		{
+			"the token endpoint", "POST " + urls.MTLS + "/oauth/token  with the owner's certificate",
 			"the certificate is good", "no new token for it",
-			func(ctx context.Context) (string, bool, error) { return d.askToken(ctx, owner) }},
-		{"introspection", "POST " + urls.Public + "/oauth/introspect  token=" + short(token),
+			func(ctx context.Context) (string, bool, error) { return d.askToken(ctx, owner) },
+		},
+		{
+			"introspection", "POST " + urls.Public + "/oauth/introspect  token=" + short(token),
 			"the token is good", "its tokens end with it, before they expire",
-			func(ctx context.Context) (string, bool, error) { return d.introspect(ctx, reader, token) }},
-		{"the resource server's verifier", "GET " + d.rs.url + guarded + "\nAuthorization: Bearer " + short(token) + "\nwith the owner's certificate",
+			func(ctx context.Context) (string, bool, error) { return d.introspect(ctx, reader, token) },
+		},
+		{
+			"the resource server's verifier", "GET " + d.rs.url + guarded + "\nAuthorization: Bearer " + short(token) + "\nwith the owner's certificate",
 			"the certificate is the token's", "the verifier asks a crl.Checker, which polls the CRL",
-			func(ctx context.Context) (string, bool, error) { return d.askVerifier(ctx, owner, token) }},
-		{"the CRL", "GET " + issuing[0].url,
+			func(ctx context.Context) (string, bool, error) { return d.askVerifier(ctx, owner, token) },
+		},
+		{
+			"the CRL", "GET " + issuing[0].url,
 			"its serial is not on the list", "nginx, openssl and everybody else can read it there",
-			func(ctx context.Context) (string, bool, error) { return askCRL(ctx, issuing[0], serial) }},
+			func(ctx context.Context) (string, bool, error) { return askCRL(ctx, issuing[0], serial) },
+		},
 	}, nil
 }
 

@@ -83,14 +83,18 @@ func (s ndjson) row(c client.Certificate) error { return s.enc.Encode(c) }
 func (s ndjson) end() error                     { return nil }
 
 // csvHeader has the columns of the REST API's export.
-var csvHeader = []string{"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
-	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names"}
+var csvHeader = []string{
+	"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
+	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names",
+}
 
 type csvSheet struct{ w *csv.Writer }
 
 func (s csvSheet) row(c client.Certificate) error {
-	row := []string{c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
-		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " ")}
+	row := []string{
+		c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
+		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " "),
+	}
 	for i := range row {
 		row[i] = noFormula(row[i])
 	}

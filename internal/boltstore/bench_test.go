@@ -35,8 +35,10 @@ func BenchmarkInsert(b *testing.B) {
 				rand.Read(r.DER)
 				r.Thumbprint = thumbprint.OfDER(r.DER)
 				ev := event(r.Serial.String())
-				ev.Detail = map[string]string{"client": r.ClientID, "profile": r.Profile,
-					"not_after": r.NotAfter.Format(time.RFC3339), "x5t#S256": r.Thumbprint.String()}
+				ev.Detail = map[string]string{
+					"client": r.ClientID, "profile": r.Profile,
+					"not_after": r.NotAfter.Format(time.RFC3339), "x5t#S256": r.Thumbprint.String(),
+				}
 				if err := s.Insert(b.Context(), r, nil, ev); err != nil {
 					b.Error(err)
 				}

@@ -50,8 +50,10 @@ var (
 	meta         = bucket{[]byte("meta"), anywhere}          // see below
 )
 
-var buckets = []bucket{certificates, byThumbprint, byClient, byExpiry, revoked, crls, invitations, clients,
-	replays, tokens, due, log, meta}
+var buckets = []bucket{
+	certificates, byThumbprint, byClient, byExpiry, revoked, crls, invitations, clients,
+	replays, tokens, due, log, meta,
+}
 
 // Keys of the meta bucket.
 var (

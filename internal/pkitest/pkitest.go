@@ -16,6 +16,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/daemon"
+	"github.com/pkid/pkid/thumbprint"
 )
 
 // Server is a running daemon.
@@ -189,4 +190,9 @@ func ReadAll(t testing.TB, r io.Reader) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// Thumbprint returns the x5t#S256 of an identity's certificate.
+func Thumbprint(id *client.Identity) thumbprint.Cert {
+	return thumbprint.OfCertificate(id.Certificate().Leaf)
 }

@@ -80,8 +80,10 @@ func TestNamePolicy(t *testing.T) {
 		{"mail other", NameRules{CommonNames: svc, Emails: []string{"a@example.com"}}, "email", "b@example.com", false},
 
 		{"denied common name", NameRules{CommonNames: []string{"*"}, Denied: &NameRules{CommonNames: []string{"root"}}}, "cn", "Root", false},
-		{"denied common name that DNS rules permit", NameRules{CommonNames: []string{"*"}, DNS: []string{"*.example.com"},
-			Denied: &NameRules{CommonNames: []string{"a.example.com"}}}, "cn", "a.example.com", false},
+		{"denied common name that DNS rules permit", NameRules{
+			CommonNames: []string{"*"}, DNS: []string{"*.example.com"},
+			Denied: &NameRules{CommonNames: []string{"a.example.com"}},
+		}, "cn", "a.example.com", false},
 		{"not denied", NameRules{CommonNames: []string{"*"}, Denied: &NameRules{CommonNames: []string{"root"}}}, "cn", "svc", true},
 		{"denied DNS", NameRules{CommonNames: svc, DNS: []string{"*"}, Denied: &NameRules{DNS: []string{"a.example.com"}}}, "dns", "a.example.com", false},
 		{"denying a kind permits nothing of it", NameRules{CommonNames: svc, Denied: &NameRules{Emails: []string{"@example.org"}}}, "email", "a@example.com", false},

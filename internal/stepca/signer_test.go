@@ -110,8 +110,10 @@ func TestCeremony(t *testing.T) {
 				roots, between := x509.NewCertPool(), x509.NewCertPool()
 				roots.AddCert(root)
 				between.AddCert(issuer)
-				if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: start.Add(time.Minute),
-					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+				if _, err := leaf.Verify(x509.VerifyOptions{
+					Roots: roots, Intermediates: between, CurrentTime: start.Add(time.Minute),
+					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+				}); err != nil {
 					t.Error(err)
 				}
 				if len(leaf.SubjectKeyId) == 0 || !bytes.Equal(leaf.AuthorityKeyId, issuer.SubjectKeyId) {

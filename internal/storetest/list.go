@@ -113,26 +113,34 @@ func filters(all []*ca.Record, now time.Time) map[string]filter {
 		"name":       {ca.Query{Name: "hOST-1"}, func(r *ca.Record) bool { return bytes.Contains([]byte(r.Names[2]), []byte("Host-1")) }},
 		"no name":    {ca.Query{Name: "host-99"}, func(*ca.Record) bool { return false }},
 		"thumbprint": {ca.Query{Thumbprint: all[5].Thumbprint}, func(r *ca.Record) bool { return r == all[5] }},
-		"thumbprint of another client": {ca.Query{Thumbprint: all[5].Thumbprint, ClientID: subject(0)},
-			func(*ca.Record) bool { return false }},
+		"thumbprint of another client": {
+			ca.Query{Thumbprint: all[5].Thumbprint, ClientID: subject(0)},
+			func(*ca.Record) bool { return false },
+		},
 		"active":  {ca.Query{Status: ca.Active}, func(r *ca.Record) bool { return r.Status(now) == ca.Active }},
 		"held":    {ca.Query{Status: ca.Held}, func(r *ca.Record) bool { return r.Status(now) == ca.Held }},
 		"revoked": {ca.Query{Status: ca.Revoked}, func(r *ca.Record) bool { return r.Status(now) == ca.Revoked }},
 		"expired": {ca.Query{Status: ca.Expired}, func(r *ca.Record) bool { return r.Status(now) == ca.Expired }},
-		"expiring from": {ca.Query{ExpiresAfter: start.Add(10 * time.Hour)},
-			func(r *ca.Record) bool { return !r.NotAfter.Before(start.Add(10 * time.Hour)) }},
-		"expiring before": {ca.Query{ExpiresBefore: start.Add(10 * time.Hour)},
-			func(r *ca.Record) bool { return r.NotAfter.Before(start.Add(10 * time.Hour)) }},
+		"expiring from": {
+			ca.Query{ExpiresAfter: start.Add(10 * time.Hour)},
+			func(r *ca.Record) bool { return !r.NotAfter.Before(start.Add(10 * time.Hour)) },
+		},
+		"expiring before": {
+			ca.Query{ExpiresBefore: start.Add(10 * time.Hour)},
+			func(r *ca.Record) bool { return r.NotAfter.Before(start.Add(10 * time.Hour)) },
+		},
 		"fractions of a second": {
 			ca.Query{ExpiresAfter: start.Add(4*time.Hour + time.Millisecond), ExpiresBefore: start.Add(10*time.Hour + time.Millisecond)},
 			func(r *ca.Record) bool {
 				return r.NotAfter.After(start.Add(4*time.Hour)) && !r.NotAfter.After(start.Add(10*time.Hour))
-			}},
+			},
+		},
 		"all together": {
 			ca.Query{ClientID: subject(1), Profile: "client", Status: ca.Revoked, Name: "example.com", ExpiresAfter: start.Add(6 * time.Hour), ExpiresBefore: start.Add(99 * time.Hour)},
 			func(r *ca.Record) bool {
 				return r.ClientID == subject(1) && r.Profile == "client" && r.Status(now) == ca.Revoked && !r.NotAfter.Before(start.Add(6*time.Hour))
-			}},
+			},
+		},
 	}
 }
 

@@ -48,8 +48,11 @@ func (s *Server) describe() metadata {
 		RevocationAuth:         methods,
 		RevocationAuthAlgs:     algs,
 		CertificateBoundTokens: true,
-		MTLSEndpoints: aliases{Token: s.c.MTLSBase + TokenPath, Introspection: s.c.MTLSBase + IntrospectPath,
-			Revocation: s.c.MTLSBase + RevokePath},
+		MTLSEndpoints: aliases{
+			Token:         s.c.MTLSBase + TokenPath,
+			Introspection: s.c.MTLSBase + IntrospectPath,
+			Revocation:    s.c.MTLSBase + RevokePath,
+		},
 		DPoPSigningAlgs: proofAlgorithms,
 	}
 }

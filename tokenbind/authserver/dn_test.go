@@ -63,8 +63,10 @@ func TestA07_RepeatedAttributeDoesNotStandForAnother(t *testing.T) {
 }
 
 func TestA07_MalformedDNRefused(t *testing.T) {
-	for _, text := range []string{"", "CN", "CN=", "CN=a,", ",CN=a", "CN=a,,O=b", `CN=a\`, `CN=a\4`, `CN=a\zz`, "CN=a;O=b", `CN="a"`, "=a",
-		"XX=a", "1=a", ".1.2=a", "CN=#zz", "CN=#0201", "CN=#020101", "CN=\\00a", "CN=a\\C3", "CN=a+", "CN=a\x07"} {
+	for _, text := range []string{
+		"", "CN", "CN=", "CN=a,", ",CN=a", "CN=a,,O=b", `CN=a\`, `CN=a\4`, `CN=a\zz`, "CN=a;O=b", `CN="a"`, "=a",
+		"XX=a", "1=a", ".1.2=a", "CN=#zz", "CN=#0201", "CN=#020101", "CN=\\00a", "CN=a\\C3", "CN=a+", "CN=a\x07",
+	} {
 		if dn, err := parseDN(text); err == nil {
 			t.Errorf("%q was read as %v", text, dn)
 		}

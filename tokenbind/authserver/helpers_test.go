@@ -140,8 +140,10 @@ type testCA struct {
 func newCA(tb testing.TB, name string, now time.Time) *testCA {
 	tb.Helper()
 	key := newKey(tb)
-	made := sign(tb, nil, key, &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	made := sign(tb, nil, key, &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	})
 	return &testCA{made.Leaf, key}
 }
 
@@ -175,8 +177,10 @@ func sign(tb testing.TB, ca *testCA, key crypto.Signer, template *x509.Certifica
 
 // leafTemplate is what the CA's client profile issues.
 func leafTemplate(name string, now time.Time) *x509.Certificate {
-	return &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true}
+	return &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
 }
 
 // house is an authorization server behind a real TLS listener, with a CA.
@@ -198,9 +202,11 @@ type house struct {
 
 func newHouse(tb testing.TB, options ...func(*Config)) *house {
 	tb.Helper()
-	h := &house{TB: tb, clock: &clock{at: time.Now()}, log: &bytes.Buffer{}, anchors: x509.NewCertPool(), roots: x509.NewCertPool(),
+	h := &house{
+		TB: tb, clock: &clock{at: time.Now()}, log: &bytes.Buffer{}, anchors: x509.NewCertPool(), roots: x509.NewCertPool(),
 		clients: &memClients{records: map[string]Client{}}, revoked: &memRevoked{ids: map[string]time.Time{}},
-		certs: &memCertificates{all: map[thumbprint.Cert]CertificateStatus{}}}
+		certs: &memCertificates{all: map[thumbprint.Cert]CertificateStatus{}},
+	}
 	h.ca = newCA(tb, "Test CA", h.clock.now())
 	h.anchors.AddCert(h.ca.cert)
 	var err error
@@ -217,10 +223,12 @@ func newHouse(tb testing.TB, options ...func(*Config)) *house {
 	h.url = srv.URL
 	h.roots.AddCert(srv.Certificate())
 	var logMu sync.Mutex
-	h.config = Config{Issuer: srv.URL, MTLSBase: "https://mtls.example", Registry: h.registry, Certificates: h.certs,
+	h.config = Config{
+		Issuer: srv.URL, MTLSBase: "https://mtls.example", Registry: h.registry, Certificates: h.certs,
 		Anchors: func() *x509.CertPool { return h.anchors }, Replay: tokenbind.NewMemoryReplay(1_000_000, h.clock.now), Revoked: h.revoked,
 		Keys: []SigningKey{{Key: newKey(tb), Algorithm: "ES256"}}, NonceKey: make([]byte, 32), Now: h.clock.now,
-		Logger: slog.New(slog.NewJSONHandler(lockedWriter{&logMu, h.log}, nil))}
+		Logger: slog.New(slog.NewJSONHandler(lockedWriter{&logMu, h.log}, nil)),
+	}
 	for _, option := range options {
 		option(&h.config)
 	}

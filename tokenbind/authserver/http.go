@@ -56,9 +56,11 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 		r = refused(http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide right now; try again").because(err)
 		w.Header().Set("Retry-After", "1")
 	}
-	attrs := []slog.Attr{slog.String("endpoint", c.http.URL.Path), slog.String("error", r.code), slog.String("reason", r.text),
+	attrs := []slog.Attr{
+		slog.String("endpoint", c.http.URL.Path), slog.String("error", r.code), slog.String("reason", r.text),
 		slog.String("client_id", truncate(c.clientID, maxClientID)), slog.String("address", remoteAddress(c.http)),
-		slog.String("request_id", audit.From(c.http.Context()).RequestID)}
+		slog.String("request_id", audit.From(c.http.Context()).RequestID),
+	}
 	if c.cert != nil {
 		attrs = append(attrs, slog.String("x5t#S256", c.thumbprint().String()))
 	}

@@ -156,8 +156,10 @@ func (r *Registry) Enrol(ctx context.Context, clientID string, scopes, resources
 	if !errors.Is(err, ErrNoClient) {
 		return err
 	}
-	_, _, err = r.Add(ctx, Client{ID: clientID, Auth: TLSClientAuth, SubjectKind: SubjectDN,
-		Subject: "CN=" + escapeDN(clientID), Scopes: scopes, Resources: resources})
+	_, _, err = r.Add(ctx, Client{
+		ID: clientID, Auth: TLSClientAuth, SubjectKind: SubjectDN,
+		Subject: "CN=" + escapeDN(clientID), Scopes: scopes, Resources: resources,
+	})
 	if errors.Is(err, ErrConflict) { // another node was faster
 		_, err = r.Change(ctx, clientID, grant)
 	}

@@ -50,8 +50,11 @@ func TestClientSecret_WrongSecretUnknownClientAndOtherMethodAreAnsweredAlike(t *
 		mustRefuse(t, a, 401, "invalid_client", "")
 		texts = append(texts, a.text("error_description"))
 	}
-	for _, form := range [][]string{{"client_id", "post", "client_secret", "wrong"}, {"client_id", "basic", "client_secret", secret},
-		{"client_id", "nobody", "client_secret", secret}} {
+	for _, form := range [][]string{
+		{"client_id", "post", "client_secret", "wrong"},
+		{"client_id", "basic", "client_secret", secret},
+		{"client_id", "nobody", "client_secret", secret},
+	} {
 		a := h.token(form)
 		mustRefuse(t, a, 401, "invalid_client", "")
 		if a.header.Get("WWW-Authenticate") != "" {
@@ -174,10 +177,14 @@ func TestH101_PrivateKeyJWTAlgorithms(t *testing.T) {
 		t.Fatal(err)
 	}
 	p256 := newKey(t)
-	h.add(Client{ID: "a", Auth: PrivateKeyJWT, InsecureBearer: true,
-		JWKS: publicSet(t, p256.Public(), p384.Public(), p521.Public(), rsaKey.Public(), ed.Public())})
-	for alg, key := range map[jose.SignatureAlgorithm]any{jose.ES256: p256, jose.ES384: p384, jose.ES512: p521,
-		jose.PS256: rsaKey, jose.PS384: rsaKey, jose.PS512: rsaKey, jose.EdDSA: ed} {
+	h.add(Client{
+		ID: "a", Auth: PrivateKeyJWT, InsecureBearer: true,
+		JWKS: publicSet(t, p256.Public(), p384.Public(), p521.Public(), rsaKey.Public(), ed.Public()),
+	})
+	for alg, key := range map[jose.SignatureAlgorithm]any{
+		jose.ES256: p256, jose.ES384: p384, jose.ES512: p521,
+		jose.PS256: rsaKey, jose.PS384: rsaKey, jose.PS512: rsaKey, jose.EdDSA: ed,
+	} {
 		a := &asserter{h, "a", alg, key}
 		if got := h.token(a.assert(nil)); got.status != http.StatusOK {
 			t.Errorf("%s: %d %v", alg, got.status, got.body)

@@ -95,8 +95,10 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
 	s := &Server{c: c, keys: keys, nonces: nonces, remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger)}
-	s.proofs = &tokenbind.ProofChecker{Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
-		Nonces: nonces, Replay: c.Replay, Now: c.Now}
+	s.proofs = &tokenbind.ProofChecker{
+		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
+		Nonces: nonces, Replay: c.Replay, Now: c.Now,
+	}
 	if s.metadata, err = encode(s.describe()); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the metadata: %w", err)
 	}

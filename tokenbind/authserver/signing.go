@@ -62,8 +62,10 @@ func newSigningKeys(keys []SigningKey) (*signingKeys, error) {
 		}
 		k.set = append(k.set, jwk)
 	}
-	first := jose.SigningKey{Algorithm: jose.SignatureAlgorithm(keys[0].Algorithm),
-		Key: jose.JSONWebKey{Key: cryptosigner.Opaque(jwsSigner{keys[0].Key}), KeyID: k.set[0].KeyID}}
+	first := jose.SigningKey{
+		Algorithm: jose.SignatureAlgorithm(keys[0].Algorithm),
+		Key:       jose.JSONWebKey{Key: cryptosigner.Opaque(jwsSigner{keys[0].Key}), KeyID: k.set[0].KeyID},
+	}
 	signer, err := jose.NewSigner(first, (&jose.SignerOptions{}).WithType(tokenType))
 	if err != nil {
 		return nil, fmt.Errorf("signing key 0: %w", err)

@@ -132,8 +132,10 @@ func (s *Server) revoke(c *call) (any, error) {
 	if actor.Address == "" {
 		actor.Address = remoteAddress(c.http)
 	}
-	ev := audit.Event{Time: c.now, Actor: actor, Action: audit.TokenRevoke, Subject: claims.ID,
-		Detail: map[string]string{"client": caller.ID}}
+	ev := audit.Event{
+		Time: c.now, Actor: actor, Action: audit.TokenRevoke, Subject: claims.ID,
+		Detail: map[string]string{"client": caller.ID},
+	}
 	if err := s.c.Revoked.RevokeToken(ctx, claims.ID, claims.Expiry.Time(), ev); err != nil {
 		return nil, fmt.Errorf("revoking token %s: %w", claims.ID, err)
 	}

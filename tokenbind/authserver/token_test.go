@@ -24,8 +24,10 @@ func TestToken_IsAJWTAccessToken(t *testing.T) {
 		t.Errorf("header %v", head)
 	}
 	now := h.clock.now().Unix()
-	for name, want := range map[string]any{"iss": h.url, "sub": "a", "client_id": "a", "aud": h.url, "scope": "read write",
-		"iat": float64(now), "exp": float64(now + 300)} {
+	for name, want := range map[string]any{
+		"iss": h.url, "sub": "a", "client_id": "a", "aud": h.url, "scope": "read write",
+		"iat": float64(now), "exp": float64(now + 300),
+	} {
 		if claims[name] != want {
 			t.Errorf("%s is %v; want %v", name, claims[name], want)
 		}
