@@ -94,7 +94,7 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := d.authority.CheckClock(ctx); err != nil {
+	if err := d.checkClock(ctx); err != nil {
 		return err
 	}
 	d.publisher, err = crl.NewPublisher(crl.PublisherConfig{
@@ -105,6 +105,18 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 		return err
 	}
 	d.cert, err = newServerCert(ctx, d.authority, cfg.Hosts, d.log)
+	return err
+}
+
+func (d *Daemon) checkClock(ctx context.Context) error {
+	if d.cfg.InsecureAcceptClock {
+		d.log.Warn("the clock is not compared with the newest certificate: insecure_accept_clock is set")
+		return nil
+	}
+	err := d.authority.CheckClock(ctx)
+	if errors.Is(err, ca.ErrClock) {
+		return fmt.Errorf("%w; if it was ahead before and is right now, set insecure_accept_clock in %s", err, config.File)
+	}
 	return err
 }
 
