@@ -260,8 +260,7 @@ func (q *request) judgeProof() error {
 		return err
 	}
 	q.proof = run
-	before := q.t.first
-	if walk(q.t, proofRules, run) || before != nil || q.t.first == nil {
+	if walk(q.t, proofRules, run) || q.t.all {
 		return nil
 	}
 	e := newError(q.t.first, CodeInvalidProof, q.scheme)

@@ -318,9 +318,14 @@ func TestExplainReportsAll(t *testing.T) {
 		}
 		return out
 	}
-	all := names(v.Explain(k.dpopRequest(t, k.dpopToken(t), ProofOptions{})))
-	if want := len(requestRules) + len(proofRules) + len(scopeRules); len(all) != want {
-		t.Errorf("%d checks of %d: %v", len(all), want, all)
+	for what, r := range map[string]*http.Request{
+		"good":          k.dpopRequest(t, k.dpopToken(t), ProofOptions{}),
+		"without proof": k.request("DPoP " + k.dpopToken(t)),
+	} {
+		all := names(v.Explain(r))
+		if want := len(requestRules) + len(proofRules) + len(scopeRules); len(all) != want {
+			t.Errorf("%s: %d checks of %d: %v", what, len(all), want, all)
+		}
 	}
 	// Several things wrong at once: each is told.
 	token := k.token(t, object{"x5t#S256": k.x5t.String()}, func(h, c object) {
