@@ -133,28 +133,28 @@ func (k *signingKeys) sign(claims *accessClaims) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// verify returns the claims of a token that one of the keys signed as an access token. It says nothing of
-// their times.
-func (k *signingKeys) verify(token string) (*accessClaims, error) {
+// verify returns the claims of a token that one of the keys signed as an access token, and nil for any other
+// text. It says nothing of their times.
+func (k *signingKeys) verify(token string) *accessClaims {
 	if len(token) > maxToken {
-		return nil, fmt.Errorf("a token of %d octets is none of ours", len(token))
+		return nil
 	}
 	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256, jose.EdDSA, jose.PS256})
 	if err != nil {
-		return nil, fmt.Errorf("parsing token: %w", err)
+		return nil
 	}
 	header := signed.Signatures[0].Header
 	key, found := k.find(header.KeyID)
 	if !found || header.Algorithm != key.Algorithm || header.ExtraHeaders[jose.HeaderType] != tokenType {
-		return nil, errors.New("the token's kid, alg or typ is none of ours")
+		return nil
 	}
 	payload, err := signed.Verify(key.Key)
 	if err != nil {
-		return nil, fmt.Errorf("verifying token: %w", err)
+		return nil
 	}
-	var claims accessClaims
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return nil, fmt.Errorf("decoding claims: %w", err)
+	claims := new(accessClaims)
+	if json.Unmarshal(payload, claims) != nil {
+		return nil
 	}
-	return &claims, nil
+	return claims
 }

@@ -35,16 +35,11 @@ type introspection struct {
 func (s *Server) Introspect(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.introspect) }
 
 func (s *Server) introspect(c *call) (any, error) {
-	caller, err := s.authenticate(c)
+	caller, claims, err := s.asked(c)
 	if err != nil {
 		return nil, err
 	}
-	token := c.form.Get("token")
-	if token == "" {
-		return nil, invalidRequest("token is missing")
-	}
-	claims, err := s.keys.verify(token)
-	if err != nil || !caller.Introspect && claims.ClientID != caller.ID {
+	if claims == nil || !caller.Introspect && claims.ClientID != caller.ID {
 		return introspection{}, nil // not to say which (RFC 7662 section 2.2)
 	}
 	active, err := s.active(c.http.Context(), c.now, claims)
@@ -68,6 +63,19 @@ func (s *Server) introspect(c *call) (any, error) {
 		ID:           claims.ID,
 		Confirmation: claims.Confirmation,
 	}, nil
+}
+
+// asked returns who calls, and the claims of the token that it names, or nil if we did not sign that.
+func (s *Server) asked(c *call) (*Client, *accessClaims, error) {
+	caller, err := s.authenticate(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	token := c.form.Get("token")
+	if token == "" {
+		return nil, nil, invalidRequest("token is missing")
+	}
+	return caller, s.keys.verify(token), nil
 }
 
 // active reports whether a token that we signed still stands. An error means that it cannot be known.
@@ -104,16 +112,11 @@ func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims
 func (s *Server) Revoke(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.revoke) }
 
 func (s *Server) revoke(c *call) (any, error) {
-	caller, err := s.authenticate(c)
+	caller, claims, err := s.asked(c)
 	if err != nil {
 		return nil, err
 	}
-	token := c.form.Get("token")
-	if token == "" {
-		return nil, invalidRequest("token is missing")
-	}
-	claims, err := s.keys.verify(token)
-	if err != nil || claims.Issuer != s.c.Issuer || !c.now.Before(claims.Expiry.Time()) {
+	if claims == nil || claims.Issuer != s.c.Issuer || !c.now.Before(claims.Expiry.Time()) {
 		return nil, nil // what does not work is as good as revoked (RFC 7009 section 2.2)
 	}
 	if claims.ClientID != caller.ID {

@@ -3,6 +3,7 @@ package authserver
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -164,10 +165,7 @@ func TestIntrospection_OnlyOurAccessTokensAreActive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other := map[string]any{}
-		for name, v := range claims {
-			other[name] = v
-		}
+		other := maps.Clone(claims)
 		if change != nil {
 			change(other)
 		}
@@ -276,7 +274,7 @@ func TestVerify_TokensOfARetiredKeyWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.keys.verify(token); err != nil {
-		t.Error(err)
+	if s.keys.verify(token) == nil {
+		t.Error("a token of the key before is not taken")
 	}
 }

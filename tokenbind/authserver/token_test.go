@@ -55,8 +55,8 @@ func TestToken_SigningAlgorithms(t *testing.T) {
 		if got := decodeSegment(t, token, 0)["alg"]; got != alg {
 			t.Errorf("alg %v; want %s", got, alg)
 		}
-		if _, err := h.keys.verify(token); err != nil {
-			t.Errorf("%s: %v", alg, err)
+		if h.keys.verify(token) == nil {
+			t.Errorf("%s: the server does not take its own token", alg)
 		}
 		if alg != "PS256" {
 			continue
