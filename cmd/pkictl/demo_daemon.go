@@ -17,8 +17,9 @@ import (
 
 // ownDaemon is a pkid with a data directory of its own, for as long as the demo lasts.
 type ownDaemon struct {
-	cmd      *exec.Cmd
-	done     chan error // what the process ended with
+	stop     func() // ends the process, gently at first, and waits for it
+	ended    chan struct{}
+	err      error // what the process ended with, once ended is closed
 	operator *client.Identity
 }
 
@@ -30,15 +31,31 @@ func startDaemon(ctx context.Context, dir string) (*ownDaemon, error) {
 	}
 	data := filepath.Join(dir, "pkid-data")
 	const anyPort = "127.0.0.1:0"
-	//nolint:gosec // the program that belongs to this one; stop ends it, not ctx, so that it ends cleanly
-	cmd := exec.Command(binary, "quickstart", "--data", data, "--public", anyPort, "--mtls", anyPort, "--status", anyPort, "--ops", anyPort)
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // the demo's last steps need it
+	//nolint:gosec // G204: the program that belongs to this one
+	cmd := exec.CommandContext(life, binary, "quickstart", "--data", data, "--public", anyPort, "--mtls", anyPort, "--status", anyPort, "--ops", anyPort)
+	cmd.Cancel = func() error {
+		if cmd.Process.Signal(os.Interrupt) != nil { // Windows knows no such signal
+			return cmd.Process.Kill()
+		}
+		return nil
+	}
+	cmd.WaitDelay = 5 * time.Second
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
+		end()
 		return nil, err
 	}
-	d := &ownDaemon{cmd: cmd, done: make(chan error, 1)}
-	go func() { d.done <- cmd.Wait() }()
+	d := &ownDaemon{ended: make(chan struct{})}
+	d.stop = func() {
+		end()
+		<-d.ended
+	}
+	go func() {
+		d.err = cmd.Wait()
+		close(d.ended)
+	}()
 	if err := d.await(ctx, filepath.Join(data, "admin")); err != nil {
 		d.stop()
 		return nil, errors.Join(err, errors.New(strings.TrimSpace(log.String())))
@@ -57,26 +74,12 @@ func (d *ownDaemon) await(ctx context.Context, admin string) error {
 			}
 		}
 		select {
-		case err := <-d.done:
-			d.done <- err
-			return errors.Join(errors.New("it ended early"), err)
+		case <-d.ended:
+			return errors.Join(errors.New("it ended early"), d.err)
 		case <-ctx.Done():
 			return fmt.Errorf("it does not answer: %w", ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
-	}
-}
-
-// stop ends the process, gently at first.
-func (d *ownDaemon) stop() {
-	if d.cmd.Process.Signal(os.Interrupt) != nil { // Windows knows no such signal
-		_ = d.cmd.Process.Kill()
-	}
-	select {
-	case <-d.done:
-	case <-time.After(5 * time.Second):
-		_ = d.cmd.Process.Kill()
-		<-d.done
 	}
 }
 
