@@ -2,9 +2,9 @@ package storetest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"reflect"
 	"slices"
 	"testing"
@@ -79,21 +79,31 @@ func testReplaceWinner(t *testing.T, s *store) {
 	}
 }
 
-// revocations reads all that Revoked yields for issuerID.
-func revocations(t *testing.T, s *store, notBefore time.Time) []crl.Entry {
+// revocations reads all that Revoked yields for an issuer.
+func revocations(t *testing.T, s *store, issuer string, notBefore time.Time) []crl.Entry {
 	t.Helper()
-	var out []crl.Entry
-	for e, err := range s.Revoked(t.Context(), crl.Shard{Issuer: issuerID}, notBefore) {
-		if err != nil {
-			t.Fatalf("Revoked: %v", err)
-		}
-		out = append(out, e)
+	out, err := entries(s.Revoked(t.Context(), crl.Shard{Issuer: issuer}, notBefore))
+	if err != nil {
+		t.Fatalf("Revoked: %v", err)
 	}
 	return out
 }
 
+func bySerial(a, b crl.Entry) int { return bytes.Compare(a.Serial, b.Serial) }
+
+func entries(revoked iter.Seq2[crl.Entry, error]) ([]crl.Entry, error) {
+	var all []crl.Entry
+	for e, err := range revoked {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
 func testRevoked(t *testing.T, s *store) {
-	if got := revocations(t, s, time.Time{}); len(got) != 0 {
+	if got := revocations(t, s, issuerID, time.Time{}); len(got) != 0 {
 		t.Fatalf("Revoked of an empty store = %v", got)
 	}
 	var want []crl.Entry
@@ -116,7 +126,7 @@ func testRevoked(t *testing.T, s *store) {
 		}
 		want = append(want, crl.Entry{Serial: r.Serial[:], Reason: int(rev.Reason), At: rev.At, NotAfter: r.NotAfter})
 	}
-	slices.SortFunc(want, func(a, b crl.Entry) int { return bytes.Compare(a.Serial, b.Serial) })
+	slices.SortFunc(want, bySerial)
 	for range 2 {
 		for _, notBefore := range []time.Time{{}, start.Add(3 * time.Hour), start.Add(3*time.Hour + time.Millisecond), start.Add(99 * time.Hour)} {
 			var some []crl.Entry
@@ -125,24 +135,14 @@ func testRevoked(t *testing.T, s *store) {
 					some = append(some, e)
 				}
 			}
-			if got := revocations(t, s, notBefore); !reflect.DeepEqual(got, some) {
+			if got := revocations(t, s, issuerID, notBefore); !reflect.DeepEqual(got, some) {
 				t.Errorf("Revoked(%s) = %v, want %v", notBefore, got, some)
 			}
 		}
 		s.reopen(t)
 	}
-	if got := slices.Collect(serialsOf(s.Revoked(t.Context(), crl.Shard{Issuer: "unknown"}, time.Time{}))); len(got) != 0 {
+	if got := revocations(t, s, "unknown", time.Time{}); len(got) != 0 {
 		t.Errorf("Revoked of an unknown issuer = %v", got)
-	}
-}
-
-func serialsOf(seq func(yield func(crl.Entry, error) bool)) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for e := range seq {
-			if !yield(string(e.Serial)) {
-				return
-			}
-		}
 	}
 }
 
@@ -159,11 +159,14 @@ func testRevokedWhileRevoking(t *testing.T, s *store) {
 			}); err != nil {
 				return err
 			}
-			seen := slices.Collect(serialsOf(s.Revoked(t.Context(), crl.Shard{Issuer: issuerID}, start)))
-			if !slices.Contains(seen, string(r.Serial[:])) {
+			seen, err := entries(s.Revoked(t.Context(), crl.Shard{Issuer: issuerID}, start))
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(seen, func(e crl.Entry) bool { return bytes.Equal(e.Serial, r.Serial[:]) }) {
 				return errors.New("a revocation that was acknowledged is not seen")
 			}
-			if !slices.IsSortedFunc(seen, cmp.Compare) {
+			if !slices.IsSortedFunc(seen, bySerial) {
 				return errors.New("not in the order of serials")
 			}
 		}
