@@ -151,30 +151,33 @@ func (l *loop) waitUntil(ctx context.Context, due time.Time, leaf *x509.Certific
 
 // attempt renews, again and again if it must, until it succeeds, ctx ends or the certificate has expired.
 func (l *loop) attempt(ctx context.Context) error {
-	for wait := firstRetry; ; wait = min(2*wait, longestWait) {
+	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, longestWait) {
 		notAfter := l.leaf().NotAfter
 		if time.Now().After(notAfter) {
 			return &ExpiredError{ClientID: l.clientID, At: notAfter}
 		}
 		err := l.renew(ctx)
 		if err == nil {
-			break
+			l.renewed(ctx)
+			return nil
 		}
 		if ctx.Err() != nil {
-			return nil
+			continue // to the end of the loop: that is no failure
 		}
 		// Half of what is left, at the most: the last attempts come before the end.
 		pause := jitter(min(wait, max(time.Until(notAfter)/2, firstRetry)), 0.3)
 		l.opts.Log.Warn("renewal failed", "client", l.clientID, "error", err, "not_after", notAfter, "retry_in", pause.Round(time.Second))
-		if sleep(ctx, pause) != nil {
-			return nil
-		}
+		_ = sleep(ctx, pause) // its only error is that of ctx, which the loop looks at
 	}
+	return nil
+}
+
+// renewed tells of a success.
+func (l *loop) renewed(ctx context.Context) {
 	l.opts.Log.Info("renewed", "client", l.clientID, "not_after", l.leaf().NotAfter)
 	if l.opts.After != nil {
 		if err := l.opts.After(ctx); err != nil {
 			l.opts.Log.Error("the command after renewal failed", "client", l.clientID, "error", err)
 		}
 	}
-	return nil
 }
