@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -72,9 +73,7 @@ func call(ctx context.Context, hc *http.Client, method, target string, header ht
 	if err != nil {
 		return err
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -155,7 +154,7 @@ func jitter(d time.Duration, part float64) time.Duration {
 
 // spread returns anything from -d to d.
 func spread(d time.Duration) time.Duration {
-	return time.Duration((2*rand.Float64() - 1) * float64(d)) //nolint:gosec // spreads load, hides nothing
+	return time.Duration((2*rand.Float64() - 1) * float64(d)) // spreads load, hides nothing
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -49,7 +49,7 @@ func (s *TokenSource) RoundTrip(req *http.Request) (*http.Response, error) {
 		if why == invalidToken {
 			refused = token
 		}
-		io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
 		resp.Body.Close()
 	}
 }

@@ -181,18 +181,18 @@ func (s *TokenSource) current(ctx context.Context, refused *Token) (*http.Client
 // follow begins a new session if the certificate was renewed since the last one.
 func (s *TokenSource) follow() {
 	var cert *tls.Certificate
-	var print thumbprint.Cert
+	var shown thumbprint.Cert
 	if s.c.Identity != nil {
 		cert = s.c.Identity.Certificate()
-		print = thumbprint.OfCertificate(cert.Leaf)
+		shown = thumbprint.OfCertificate(cert.Leaf)
 	}
-	if s.hc != nil && s.cert == print {
+	if s.hc != nil && s.cert == shown {
 		return
 	}
 	if s.hc != nil {
 		s.hc.CloseIdleConnections()
 	}
-	s.session = session{cert: print, hc: newHTTPClient(showing(cert, s.c.Roots))}
+	s.session = session{cert: shown, hc: newHTTPClient(showing(cert, s.c.Roots))}
 }
 
 // fetch asks for a token, a second time if the server wants its nonce in the proof.

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,13 +20,8 @@ import (
 func TestParseJWKS(t *testing.T) {
 	good := jwkOf(t, ecKeyFor(t).Public())
 	with := func(edit object) object {
-		out := object{}
-		for m, v := range good {
-			out[m] = v
-		}
-		for m, v := range edit {
-			out[m] = v
-		}
+		out := maps.Clone(good)
+		maps.Copy(out, edit)
 		return out
 	}
 	set := object{"keys": []any{
@@ -130,9 +126,7 @@ func newIssuerServer(t *testing.T, path string, keys ...object) *issuerServer {
 		doc := object{"issuer": s.URL + path, "jwks_uri": s.URL + "/keys"}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for m, v := range s.metadata {
-			doc[m] = v
-		}
+		maps.Copy(doc, s.metadata)
 		_ = json.NewEncoder(w).Encode(doc)
 	})
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, r *http.Request) {
@@ -143,9 +137,7 @@ func newIssuerServer(t *testing.T, path string, keys ...object) *issuerServer {
 			http.Error(w, "away", http.StatusBadGateway)
 			return
 		}
-		for name, v := range s.header {
-			w.Header()[name] = v
-		}
+		maps.Copy(w.Header(), s.header)
 		_ = json.NewEncoder(w).Encode(object{"keys": s.keys})
 	})
 	mux.HandleFunc("GET /moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusFound) })

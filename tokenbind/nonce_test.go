@@ -73,12 +73,12 @@ func TestF12_NoncesOfASAndRSApart(t *testing.T) {
 }
 
 func TestNewNoncesRefuses(t *testing.T) {
-	for name, make := range map[string]func() (*Nonces, error){
+	for name, construct := range map[string]func() (*Nonces, error){
 		"short key": func() (*Nonces, error) { return NewNonces([]byte("short"), "as", time.Minute, nil) },
 		"purpose":   func() (*Nonces, error) { return NewNonces(bytes.Repeat([]byte{1}, 32), "", time.Minute, nil) },
 		"lifetime":  func() (*Nonces, error) { return NewNonces(bytes.Repeat([]byte{1}, 32), "as", 0, nil) },
 	} {
-		if n, err := make(); err == nil {
+		if n, err := construct(); err == nil {
 			t.Errorf("%s: got %v", name, n)
 		}
 	}

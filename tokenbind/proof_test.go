@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"strings"
 	"sync"
@@ -292,10 +293,7 @@ func TestD16_KeyAgreesWithAlgorithm(t *testing.T) {
 	set := func(alg string, jwk object, edit ...func(object)) func(h, c object) {
 		return func(h, _ object) {
 			h["alg"] = alg
-			copied := object{}
-			for m, v := range jwk {
-				copied[m] = v
-			}
+			copied := maps.Clone(jwk)
 			for _, e := range edit {
 				e(copied)
 			}

@@ -14,8 +14,8 @@ var ErrReplayFull = errors.New("too many proofs at once to remember them all")
 // MemoryReplay is a Replay in the memory of one process. It knows nothing of other nodes and of what was
 // before a restart.
 type MemoryReplay struct {
-	max int
-	now func() time.Time
+	limit int
+	now   func() time.Time
 
 	mu      sync.Mutex // guards all below
 	used    map[[32]byte]struct{}
@@ -23,12 +23,12 @@ type MemoryReplay struct {
 	swept   int64                // all seconds up to this one were forgotten
 }
 
-// NewMemoryReplay remembers at most max uses at once, at some 150 octets each. A nil now is time.Now.
-func NewMemoryReplay(max int, now func() time.Time) *MemoryReplay {
+// NewMemoryReplay remembers at most limit uses at once, at some 150 octets each. A nil now is time.Now.
+func NewMemoryReplay(limit int, now func() time.Time) *MemoryReplay {
 	if now == nil {
 		now = time.Now
 	}
-	return &MemoryReplay{max: max, now: now, used: map[[32]byte]struct{}{}, expires: map[int64][][32]byte{}}
+	return &MemoryReplay{limit: limit, now: now, used: map[[32]byte]struct{}{}, expires: map[int64][][32]byte{}}
 }
 
 // Use is that of Replay. When there is no room it returns ErrReplayFull.
@@ -40,7 +40,7 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	if _, found := m.used[key]; found {
 		return ErrReplayed
 	}
-	if len(m.used) >= m.max {
+	if len(m.used) >= m.limit {
 		return ErrReplayFull
 	}
 	second := max(until.Unix(), m.swept+1) // forgotten when all of it has passed, so never early

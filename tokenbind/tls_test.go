@@ -127,7 +127,7 @@ func TestA35_ResumedSessionsAreCheckedAgain(t *testing.T) {
 				t.Fatal("no session was resumed")
 			}
 
-			var gone error = io.ErrClosedPipe
+			gone := io.ErrClosedPipe
 			list.err.Store(&gone)
 			status, text := k.get(t, c, k.bearer(t))
 			wantStatus(t, http.StatusUnauthorized, status, text)

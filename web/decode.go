@@ -26,7 +26,7 @@ func decode[T any](r *http.Request) (T, error) {
 	if err != nil {
 		return v, err
 	}
-	if kind != "application/json" && !(r.Method == http.MethodPatch && kind == "application/merge-patch+json") {
+	if kind != "application/json" && (r.Method != http.MethodPatch || kind != "application/merge-patch+json") {
 		return v, refuse(badMediaType, "send application/json, not %q", kind)
 	}
 	return unmarshal[T](r.Body)

@@ -117,7 +117,7 @@ func (m *metrics) write(w io.Writer) {
 		lines = append(lines, fmt.Sprintf("pkid_http_requests_total{listener=%q,route=%q,code=\"%dxx\"} %d\n", k.listener, k.route, k.class, n))
 	}
 	slices.Sort(lines)
-	io.WriteString(w, strings.Join(lines, ""))
+	fmt.Fprint(w, strings.Join(lines, ""))
 	family(w, "pkid_http_request_duration_seconds", "histogram", "How long requests took, by route.")
 	for _, route := range slices.Sorted(maps.Keys(m.latency)) {
 		m.latency[route].write(w, "pkid_http_request_duration_seconds", route)

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -101,7 +102,7 @@ func (s *Server) headers(c *call) {
 func (s *Server) finish(r *http.Request, start time.Time) {
 	c := callOf(r.Context())
 	cut := recover()
-	if cut != nil && cut != http.ErrAbortHandler {
+	if err, _ := cut.(error); cut != nil && !errors.Is(err, http.ErrAbortHandler) {
 		s.log.ErrorContext(r.Context(), "panic", "request_id", c.id, "route", c.route.Name,
 			"error", fmt.Sprint(cut), "stack", string(debug.Stack()))
 		if c.w.status == 0 {

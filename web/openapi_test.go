@@ -162,8 +162,8 @@ func TestOpenAPI_WireTypes(t *testing.T) {
 			continue
 		}
 		var members, always []string
-		for i := range typ.NumField() {
-			tag, options, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		for field := range typ.Fields() {
+			tag, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 			members = append(members, tag)
 			if options == "" {
 				always = append(always, tag)

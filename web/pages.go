@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -153,8 +154,8 @@ func (s *Server) lineage(ctx context.Context, rec *ca.Record) ([]*ca.Record, err
 	if err != nil {
 		return nil, err
 	}
-	for i := len(page.Records) - 1; i >= 0; i-- { // oldest first, so that each parent is in the line already
-		if next := page.Records[i]; next.Parent == line[len(line)-1].Serial {
+	for _, next := range slices.Backward(page.Records) { // oldest first, so that each parent is in the line already
+		if next.Parent == line[len(line)-1].Serial {
 			line = append(line, next)
 		}
 	}

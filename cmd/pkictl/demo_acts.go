@@ -52,17 +52,17 @@ var certificateAct = act{
 		if err != nil {
 			return err
 		}
-		print := thumbprint.OfCertificate(owner.Certificate().Leaf)
+		x5t := thumbprint.OfCertificate(owner.Certificate().Leaf)
 		token, err := d.fetch(ctx, source, grant{
-			auth: "tls_client_auth", shown: `cnf {"x5t#S256": "` + print.String() + `"}`, why: "it is bound to the certificate that the client showed",
-			bound: func(cnf tokenbind.Confirmation) bool { return cnf.Cert.Equal(print) },
+			auth: "tls_client_auth", shown: `cnf {"x5t#S256": "` + x5t.String() + `"}`, why: "it is bound to the certificate that the client showed",
+			bound: func(cnf tokenbind.Confirmation) bool { return cnf.Cert.Equal(x5t) },
 		})
 		if err != nil {
 			return err
 		}
 		request := "GET " + d.rs.url + guarded + "\nAuthorization: Bearer " + short(token) + "\ncertificate "
 		if err := d.step(step{
-			title: "the owner uses it", request: request + print.String(),
+			title: "the owner uses it", request: request + x5t.String(),
 			why: "the certificate of the connection is the token's (RFC 8705 section 3)",
 			run: func() (fmt.Stringer, error) {
 				return d.expect(ctx, source.Client(), guarded, http.StatusOK, "")
@@ -70,7 +70,7 @@ var certificateAct = act{
 		}); err != nil {
 			return err
 		}
-		return d.stolenFromCertificate(ctx, token, request, print)
+		return d.stolenFromCertificate(ctx, token, request, x5t)
 	},
 }
 

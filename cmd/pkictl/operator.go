@@ -277,11 +277,11 @@ func (a *app) thumbprintCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			print := thumbprint.OfCertificate(cert)
+			x5t := thumbprint.OfCertificate(cert)
 			if a.json {
-				return a.printJSON(map[string]thumbprint.Cert{"x5t#S256": print})
+				return a.printJSON(map[string]thumbprint.Cert{"x5t#S256": x5t})
 			}
-			_, err = fmt.Fprintln(a.stdout, print)
+			_, err = fmt.Fprintln(a.stdout, x5t)
 			return err
 		},
 	}

@@ -124,13 +124,11 @@ var noSerial = bytes.Repeat([]byte{0xff}, len(ca.Serial{})+1)
 func (t *tx) descend(b bucket, prefix, bound []byte) func(yield func(k, v []byte) bool) {
 	return func(yield func(k, v []byte) bool) {
 		c := t.cursor(b)
-		k, v := c.Seek(join(prefix, bound))
-		if k == nil {
-			k, v = c.Last()
-		} else {
-			k, v = c.Prev()
+		first := c.Prev
+		if k, _ := c.Seek(join(prefix, bound)); k == nil {
+			first = c.Last
 		}
-		for ; k != nil && bytes.HasPrefix(k, prefix); k, v = c.Prev() {
+		for k, v := first(); k != nil && bytes.HasPrefix(k, prefix); k, v = c.Prev() {
 			if !yield(k, v) {
 				return
 			}

@@ -127,7 +127,7 @@ func isSystem(err error) bool {
 func prepare(db *bolt.DB, path string) error {
 	fresh := false
 	err := db.View(func(b *bolt.Tx) error {
-		info, err := os.Stat(path)
+		info, err := os.Stat(path) //nolint:gosec // G703: the operator's path
 		if err != nil {
 			return err
 		}

@@ -276,7 +276,7 @@ func TestRecordDamaged(t *testing.T) {
 	r.Names = []string{"alice", "alice.example.com"}
 	r.DER = nil
 	whole := encodeRecord(r)
-	for n := range len(whole) {
+	for n := range whole {
 		if _, err := decodeRecord(r.Serial, whole[:n]); err == nil {
 			t.Errorf("a record cut to %d of %d octets was read", n, len(whole))
 		}

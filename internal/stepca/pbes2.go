@@ -130,7 +130,7 @@ func (e *encryptedPrivateKeyInfo) cipher(passphrase []byte) (cipher.Block, error
 	default:
 		return nil, errEnvelope
 	}
-	size := 0
+	var size int
 	switch {
 	case e.Algorithm.Params.Cipher.OID.Equal(oidAES128CBC):
 		size = 16
