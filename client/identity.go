@@ -111,10 +111,7 @@ func Create(dir string, key crypto.Signer, chain []*x509.Certificate, root *x509
 
 // complete writes what belongs beside client.key. client.crt comes last: it says that the rest is there.
 func complete(dir string, pair *tls.Certificate, root *x509.Certificate, info Info) (*Identity, error) {
-	text, err := json.MarshalIndent(info, "", "  ")
-	if err != nil {
-		return nil, err
-	}
+	text, _ := json.MarshalIndent(info, "", "  ") // strings: always encodable
 	for _, f := range []struct {
 		name string
 		data []byte

@@ -118,11 +118,12 @@ func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	} else {
 		h.Set("Retry-After", "5")
 	}
-	w.WriteHeader(e.Status)
-	_ = json.NewEncoder(w).Encode(struct {
+	body, _ := json.Marshal(struct { // strings: always encodable
 		Error       string `json:"error,omitempty"`
 		Description string `json:"error_description"`
-	}{e.Code, e.Description}) // the status is sent; nothing is left to say to a client that went away
+	}{e.Code, e.Description})
+	w.WriteHeader(e.Status)
+	w.Write(append(body, '\n'))
 }
 
 // challenge builds one challenge. The error stands on the one that matches the request's scheme, or on both

@@ -51,8 +51,10 @@ func putFuture(t *testing.T, cfg *config.Config) {
 		t.Fatal(err)
 	}
 	future := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
-	rec := &ca.Record{Serial: ca.Serial{0: 0x7f, 15: 1}, Issuer: "x", ClientID: "x", Profile: "client", DER: []byte("x"),
-		Thumbprint: thumbprint.OfDER([]byte("x")), NotBefore: future, NotAfter: future.Add(time.Hour), IssuedAt: future, Names: []string{"x"}}
+	rec := &ca.Record{
+		Serial: ca.Serial{0: 0x7f, 15: 1}, Issuer: "x", ClientID: "x", Profile: "client", DER: []byte("x"),
+		Thumbprint: thumbprint.OfDER([]byte("x")), NotBefore: future, NotAfter: future.Add(time.Hour), IssuedAt: future, Names: []string{"x"},
+	}
 	if err := errors.Join(store.Insert(t.Context(), rec, nil, audit.Event{Time: future, Action: audit.Issue}), store.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -158,6 +158,7 @@ func Missing(t testing.TB, why string) {
 func Build(t testing.TB, command string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), command)
+	//nolint:gosec // G204: a test names the command
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/pkid/pkid/cmd/"+command)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
