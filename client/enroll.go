@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 
 	"github.com/pkid/pkid/thumbprint"
@@ -37,10 +36,7 @@ func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (*Ide
 	if dir == "" {
 		dir = "."
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	unlock, err := lockDir(dir)
+	unlock, err := openDir(dir)
 	if err != nil {
 		return nil, err
 	}

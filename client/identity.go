@@ -84,10 +84,7 @@ func Load(dir string) (*Identity, error) {
 // info. The error is ErrIdentityExists if there is one. Enroll does the same after it asked the CA; pkid
 // itself uses Create for the first operator.
 func Create(dir string, key crypto.Signer, chain []*x509.Certificate, root *x509.Certificate, info Info) (*Identity, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	unlock, err := lockDir(dir)
+	unlock, err := openDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +104,14 @@ func Create(dir string, key crypto.Signer, chain []*x509.Certificate, root *x509
 		return nil, err
 	}
 	return complete(dir, pair, root, info)
+}
+
+// openDir makes dir if it is missing, and locks it.
+func openDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return lockDir(dir)
 }
 
 // complete writes what belongs beside client.key. client.crt comes last: it says that the rest is there.
