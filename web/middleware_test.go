@@ -16,28 +16,24 @@ func (f *fixture) with(path string, h func(http.ResponseWriter, *http.Request) e
 }
 
 func TestMiddleware_Panic(t *testing.T) {
-	f := newFixture(t)
-	url := f.with("/panic", func(http.ResponseWriter, *http.Request) error { panic("the secret cause") })
-	a := f.do(request{url: url})
-	p := a.problem(t, http.StatusInternalServerError, "internal")
-	if strings.Contains(a.body, "secret cause") {
-		t.Errorf("the answer shows the panic: %s", a.body)
-	}
-	if log := f.log.String(); !strings.Contains(log, "the secret cause") || !strings.Contains(log, p.RequestID) {
-		t.Errorf("the log lacks the panic or its request id: %s", log)
-	}
+	toldToTheLogAlone(t, "the secret cause", func(http.ResponseWriter, *http.Request) error { panic("the secret cause") })
 }
 
 func TestMiddleware_InternalError(t *testing.T) {
+	toldToTheLogAlone(t, "disk on fire", func(http.ResponseWriter, *http.Request) error { return errors.New("disk on fire") })
+}
+
+// toldToTheLogAlone wants a handler's failure answered without its cause, and logged with it.
+func toldToTheLogAlone(t *testing.T, cause string, h func(http.ResponseWriter, *http.Request) error) {
+	t.Helper()
 	f := newFixture(t)
-	url := f.with("/broken", func(http.ResponseWriter, *http.Request) error { return errors.New("disk on fire") })
-	a := f.do(request{url: url})
+	a := f.do(request{url: f.with("/broken", h)})
 	p := a.problem(t, http.StatusInternalServerError, "internal")
-	if strings.Contains(a.body, "disk on fire") {
-		t.Errorf("the answer shows the error: %s", a.body)
+	if strings.Contains(a.body, cause) {
+		t.Errorf("the answer shows the cause: %s", a.body)
 	}
-	if log := f.log.String(); !strings.Contains(log, "disk on fire") || !strings.Contains(log, p.RequestID) {
-		t.Errorf("the log lacks the error or its request id: %s", log)
+	if log := f.log.String(); !strings.Contains(log, cause) || !strings.Contains(log, p.RequestID) {
+		t.Errorf("the log lacks the cause or the request id: %s", log)
 	}
 }
 
