@@ -5,7 +5,7 @@ FUZZTIME ?= 5s
 SHELL    := bash
 RACE     := $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 
-.PHONY: test build tools deps lint unit fuzz zlint cross clean
+.PHONY: test build tools deps lint unit fuzz zlint cross bench clean
 
 ## test: install what the tests need where that is possible, then run everything
 test: deps lint unit zlint fuzz cross
@@ -44,6 +44,10 @@ cross:
 	CGO_ENABLED=0 GOOS=linux go build -o /dev/null ./cmd/pkid
 	CGO_ENABLED=0 GOOS=darwin go build ./...
 	CGO_ENABLED=0 GOOS=windows go build ./...
+
+## bench: pkid against its peers and the machine's floor; writes docs/benchmarks.md (BENCH=-quick shows that it works)
+bench:
+	go run -C bench . $(BENCH) -out ../docs/benchmarks.md
 
 clean:
 	rm -rf bin

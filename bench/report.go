@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// report is what a run found.
+type report struct {
+	sizes   sizes
+	quick   bool
+	args    []string
+	started time.Time
+	lines   []line
+	tables  []table
+}
+
+// line is one demand on pkid and what was measured.
+type line struct {
+	work    string
+	against string
+	want    string
+	got     string
+	pass    bool
+	note    string
+}
+
+// table shows the measurements behind some lines.
+type table struct {
+	title string
+	text  string // what was done, for whoever reads the figures
+	head  []string
+	rows  [][]string
+}
+
+func (r *report) begin(s sizes, quick bool, args []string) {
+	r.sizes, r.quick, r.args, r.started = s, quick, args, time.Now()
+}
+
+// atLeast demands that a ratio is no smaller than a bound.
+func (r *report) atLeast(work, against string, got, want float64, note string) {
+	r.lines = append(r.lines, line{work, against, fmt.Sprintf(">= %gx", want), ratio(got), got >= want, note})
+}
+
+// atMost demands that a ratio is no larger than a bound.
+func (r *report) atMost(work, against string, got, want float64, note string) {
+	r.lines = append(r.lines, line{work, against, fmt.Sprintf("<= %gx", want), ratio(got), got <= want, note})
+}
+
+// within demands that a measure is no larger than a bound, in their own words.
+func (r *report) within(work, against, got, want string, pass bool, note string) {
+	r.lines = append(r.lines, line{work, against, "<= " + want, got, pass, note})
+}
+
+func ratio(x float64) string {
+	if x < 10 {
+		return strconv.FormatFloat(x, 'f', 2, 64) + "x"
+	}
+	return strconv.FormatFloat(x, 'f', 0, 64) + "x"
+}
+
+// rates adds the table of what alternate measured.
+func (r *report) rates(title, text string, all []*series) {
+	t := table{title: title, text: text, head: []string{"contender", "per second (median)", "lowest to highest", "p50", "p99", "server CPU per request"}}
+	for _, s := range all {
+		low, high := s.rates()[0], s.rates()[0]
+		for _, v := range s.rates() {
+			low, high = min(low, v), max(high, v)
+		}
+		t.rows = append(t.rows, []string{
+			s.name, fmt.Sprintf("%.0f", s.rate()), fmt.Sprintf("%.0f to %.0f", low, high),
+			tidy(s.p50()).String(), tidy(s.p99()).String(), tidy(s.cpu()).String(),
+		})
+	}
+	r.tables = append(r.tables, t)
+}
+
+func (r *report) write(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("# Benchmarks\n\nWritten by `bench`; do not edit.\n\n")
+	if r.quick {
+		b.WriteString("**A -quick run: it shows that the bench works. Its figures say little.**\n\n")
+	}
+	r.writeSetup(&b)
+	b.WriteString("## The lines\n\n| work | against | wanted | measured | |\n|---|---|---|---|---|\n")
+	for _, l := range r.lines {
+		verdict := "**miss**"
+		if l.pass {
+			verdict = "pass"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", l.work, l.against, l.want, l.got+note(l.note), verdict)
+	}
+	for _, t := range r.tables {
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", t.title, t.text)
+		row(&b, t.head)
+		row(&b, strings.Split(strings.Repeat("---,", len(t.head)-1)+"---", ","))
+		for _, cells := range t.rows {
+			row(&b, cells)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func row(b *strings.Builder, cells []string) {
+	b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+}
+
+func note(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
+}
+
+// writeSetup says on what, with what and how.
+func (r *report) writeSetup(b *strings.Builder) {
+	fmt.Fprintf(b, "- Date: %s; the run took %s.\n", r.started.UTC().Format(time.DateOnly), time.Since(r.started).Round(time.Second))
+	fmt.Fprintf(b, "- Command: `go run . %s` in bench/.\n", strings.Join(r.args, " "))
+	fmt.Fprintf(b, "- Machine: %s, %d cores, %s, %s.\n", cpuModel(), runtime.NumCPU(), memoryTotal(), kernel())
+	fmt.Fprintf(b, "- Versions: %s; %s.\n", runtime.Version(), strings.Join(versions(), ", "))
+	fmt.Fprintf(b, "- Rounds: %d of %s for each contender, medians; each round begins with another contender and every other one goes backwards.\n", r.sizes.rounds, r.sizes.round)
+	fmt.Fprintf(b, `- Client and server share the machine's cores. The client is the same for all: requests rendered before the
+  clock starts, HTTP/1.1 over TLS 1.3 on connections that are kept, each with one request under way. So a rate is
+  that of both together; "server CPU per request" is the server's alone.
+- All keys are P-256. Every CA keeps its store on disk and syncs its commits; each writes its log, as it does by
+  default, to a file.
+
+`)
+}
+
+func cpuModel() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for l := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(l, "model name"); ok {
+			return strings.Trim(rest, " \t:\n")
+		}
+	}
+	return runtime.GOARCH
+}
+
+func memoryTotal() string {
+	text, _ := os.ReadFile("/proc/meminfo")
+	var kb int64
+	if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kb); err != nil {
+		return "memory unknown"
+	}
+	return fmt.Sprintf("%.0f GB", float64(kb)/(1<<20))
+}
+
+func kernel() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return runtime.GOOS + " " + strings.TrimSpace(string(text))
+}
+
+func versions() []string {
+	out := []string{"step-ca " + stepVersion, "oidc-provider " + nodeVersion("oidc-provider"), "npm jose " + nodeVersion("jose")}
+	if v, err := exec.Command("node", "--version").Output(); err == nil {
+		out = append(out, "node "+strings.TrimSpace(string(v)))
+	}
+	return append(out, moduleVersions()...)
+}
