@@ -73,7 +73,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Now: clock})
+	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{now: time.Now()}
 	clock := func() time.Time { return h.now }
 	var err error
-	if h.store, err = boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{}); err != nil {
+	if h.store, err = boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.store.Close() })

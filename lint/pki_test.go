@@ -89,7 +89,7 @@ func newPKI(t *testing.T, kind ca.KeyType) *pki {
 	must(err)
 	signer, err := stepca.NewSigner(p.issuer, issuerKey)
 	must(err)
-	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{})
+	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true})
 	must(err)
 	t.Cleanup(func() { must(store.Close()) })
 	builtin, err := daemon.Profiles(config.BuiltinProfiles())

@@ -106,7 +106,7 @@ func (f *fixture) setup() {
 	id := ca.IssuerID(cert)
 	issuer := &ca.Issuer{Signer: signer, Root: root, CRLURL: f.status.URL + "/crl/" + id + ".crl", AIAURL: f.status.URL + "/issuers/" + id + ".crt"}
 
-	f.store = must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{}))
+	f.store = must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true}))
 	var publisher *crl.Publisher
 	authority := must[*ca.Authority](t)(ca.New(ca.Config{
 		Issuer: issuer, Store: f.store, Profiles: profiles(t),

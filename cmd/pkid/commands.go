@@ -69,6 +69,9 @@ func quickstartCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			created := !daemon.Exists(f.spec.Dir)
 			if created {
+				if err := daemon.CheckPorts(cmd.Context(), f.spec.Listen); err != nil {
+					return err
+				}
 				if err := f.create(cmd.Context()); err != nil {
 					return err
 				}
@@ -108,9 +111,11 @@ func serveCommand() *cobra.Command {
 }
 
 func operatorCommand() *cobra.Command {
-	var dir, out string
+	var dir, out, name string
 	cmd := &cobra.Command{
 		Use: "operator", Short: "make another operator's credentials while the daemon is stopped", Args: noArgs,
+		Long: "make another operator's credentials while the daemon is stopped\n\n" +
+			"While it runs, an operator invites another: pkictl invite NAME --profile operator",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return usageError{errors.New("say where to write the credentials with --out DIR")}
@@ -119,11 +124,38 @@ func operatorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return daemon.CreateOperator(cmd.Context(), cfg, newLogger(cmd.ErrOrStderr(), cfg.Log), out)
+			if err := daemon.CreateOperator(cmd.Context(), cfg, newLogger(cmd.ErrOrStderr(), cfg.Log), name, out); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "operator's credentials      %s\n", abs(out))
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&dir, "data", defaultData, "data directory")
 	cmd.Flags().StringVar(&out, "out", "", "directory to write the credentials to")
+	cmd.Flags().StringVar(&name, "name", daemon.OperatorID, "the operator's name, as the audit log shows it")
+	return cmd
+}
+
+func rootCRLCommand() *cobra.Command {
+	var dir string
+	var revoke []string
+	cmd := &cobra.Command{
+		Use: "root-crl", Short: "sign the root's CRL anew with the root's key, and revoke issuing CAs with it", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := daemon.Load(dir)
+			if err != nil {
+				return err
+			}
+			if err := daemon.SignRootCRL(cmd.Context(), cfg, revoke); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "root's CRL                  %s (restart the daemon to publish it)\n", abs(cfg.Path(cfg.Issuer.RootCRL)))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "data", defaultData, "data directory")
+	cmd.Flags().StringArrayVar(&revoke, "revoke", nil, "certificate file of an issuing CA to revoke (cACompromise); repeatable; those revoked before stay revoked")
 	return cmd
 }
 

@@ -52,9 +52,9 @@ metrics, health             http://%s
 Next, in another terminal:
 
   %s demo%s
-  %s enroll --out ./payments "$(%s invite payments%s --scope pay)"
-  %s token --dir ./payments --scope pay
+  %s invite%s hello | %s enroll - --out ./hello
+  %s token --dir ./hello
 
 `, verb, abs(dir), d.Fingerprint(), urls.Public, urls.MTLS, urls.Status, cfg.Listen.Ops, custody(cfg),
-		pkictl, home, pkictl, pkictl, home, pkictl)
+		pkictl, home, pkictl, home, pkictl, pkictl)
 }

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 // writeUntilKilled inserts from many goroutines, and prints each serial once it was acknowledged.
 func writeUntilKilled(path string) error {
-	s, err := Open(path, Options{})
+	s, err := Open(path, Options{Create: true})
 	if err != nil {
 		return err
 	}

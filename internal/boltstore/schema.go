@@ -60,6 +60,8 @@ var (
 	formatKey = []byte("format")  // formatMark
 	schemaKey = []byte("version") // schemaVersion
 	headKey   = []byte("head")    // the audit log's head: seq, hash
+	ownerKey  = []byte("owner")   // Options.Identity of who created the store
+	probeKey  = []byte("probe")   // written to see whether anything can be
 
 	formatMark = []byte("pkid store")
 )
@@ -96,7 +98,7 @@ func (t *tx) delete(b bucket, key []byte) error {
 }
 
 // create lays out an empty file.
-func (t *tx) create() error {
+func (t *tx) create(identity string) error {
 	for _, b := range buckets {
 		if _, err := t.b.CreateBucket(b.name); err != nil {
 			return fmt.Errorf("creating bucket %s: %w", b.name, err)
@@ -108,7 +110,18 @@ func (t *tx) create() error {
 	if err := t.put(meta, schemaKey, ordered(schemaVersion)); err != nil {
 		return err
 	}
+	if err := t.put(meta, ownerKey, []byte(identity)); err != nil {
+		return err
+	}
 	return t.put(meta, headKey, encodeHead(audit.Head{}))
+}
+
+// checkIdentity compares whom the store belongs to, if the caller cares.
+func (t *tx) checkIdentity(want string) error {
+	if m := t.b.Bucket(meta.name); m == nil || want == "" || string(m.Get(ownerKey)) == want {
+		return nil
+	}
+	return fmt.Errorf("%w: it was made for %q, and this is %q", ErrIdentity, t.get(meta, ownerKey), want)
 }
 
 // empty reports whether the file was never laid out: it is new, or a crash came before the first commit.

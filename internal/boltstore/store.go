@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,14 +39,22 @@ var (
 	ErrNotStore = errors.New("not a usable pkid store")
 	// ErrNewerSchema: a newer pkid wrote the file. Use that one.
 	ErrNewerSchema = errors.New("the store was written by a newer pkid")
+	// ErrIdentity: the store is another CA's.
+	ErrIdentity = errors.New("the store belongs to another CA")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("the store is closed")
 )
 
-// Options of Open; the zero value is fine.
+// Options of Open; the zero value is fine for a store that exists.
 type Options struct {
-	Timeout time.Duration    // how long to wait for another process's lock; 1 s if zero
-	Now     func() time.Time // time.Now if nil
+	// Create lays out a missing or empty file. Without it such a file is an error: what was issued and revoked
+	// is gone then, and a CRL made from nothing would give every revoked certificate back.
+	Create bool
+	// Identity names the CA that the store belongs to. A new store keeps it; opening one that keeps another is
+	// ErrIdentity. Empty: not compared.
+	Identity string
+	Timeout  time.Duration    // how long to wait for another process's lock; 1 s if zero
+	Now      func() time.Time // time.Now if nil
 }
 
 // Store is an open file. Its methods may be called at once. A closure given to Decide runs inside the writer
@@ -59,7 +68,8 @@ type Store struct {
 	closed bool
 	mu     sync.RWMutex // guards closed, and queue against being closed under a sender
 
-	inDoubt error // set and read by the writer only; see commit
+	inDoubt    error                 // set and read by the writer only; see commit
+	unwritable atomic.Pointer[error] // why the newest commit failed, nil if it did not
 }
 
 var _ interface {
@@ -72,8 +82,8 @@ var _ interface {
 	tokenbind.Replay
 } = (*Store)(nil)
 
-// Open opens the store at path, or creates it with mode 0600; its directory must exist. The errors are
-// ErrLocked, ErrNotStore and ErrNewerSchema, beside those of the file system.
+// Open opens the store at path, or creates it with mode 0600 if o says so; its directory must exist. The errors
+// are ErrLocked, ErrNotStore, ErrIdentity and ErrNewerSchema, beside those of the file system.
 func Open(path string, o Options) (*Store, error) {
 	if o.Timeout == 0 {
 		o.Timeout = time.Second
@@ -81,7 +91,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	db, err := open(path, o.Timeout)
+	db, err := open(path, o)
 	if err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", path, err)
 	}
@@ -93,7 +103,12 @@ func Open(path string, o Options) (*Store, error) {
 // open opens the file and checks it. bbolt panics on a page that is not what it should be, and touching a page
 // that a truncated file lacks is a fault; both are told as a damaged file here. bbolt, interrupted like that,
 // keeps the file locked until the process ends.
-func open(path string, timeout time.Duration) (db *bolt.DB, err error) {
+func open(path string, o Options) (db *bolt.DB, err error) {
+	if !o.Create {
+		if err := holdsSomething(path); err != nil {
+			return nil, err
+		}
+	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -104,10 +119,10 @@ func open(path string, timeout time.Duration) (db *bolt.DB, err error) {
 			db = nil
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: o.Timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
 	switch {
 	case err == nil:
-		return db, prepare(db, path)
+		return db, prepare(db, path, o)
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: another pkid has it open; stop that one first", ErrLocked)
 	case isSystem(err):
@@ -123,8 +138,22 @@ func isSystem(err error) bool {
 	return ok
 }
 
+// holdsSomething keeps bbolt from making a file that is missing or empty into a store.
+func holdsSomething(path string) error {
+	info, err := os.Stat(path) //nolint:gosec // G703: the operator's path
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return errEmpty
+	}
+	return nil
+}
+
+var errEmpty = fmt.Errorf("%w: it is empty; restore it from a backup", ErrNotStore)
+
 // prepare lays out a new file, or checks an old one.
-func prepare(db *bolt.DB, path string) error {
+func prepare(db *bolt.DB, path string, o Options) error {
 	fresh := false
 	err := db.View(func(b *bolt.Tx) error {
 		info, err := os.Stat(path) //nolint:gosec // G703: the operator's path
@@ -136,15 +165,17 @@ func prepare(db *bolt.DB, path string) error {
 				ErrNotStore, info.Size(), b.Size())
 		}
 		t := &tx{b: b}
-		if fresh = t.empty(); fresh {
+		if fresh = t.empty(); fresh && !o.Create {
+			return errEmpty
+		} else if fresh {
 			return nil
 		}
-		return t.check()
+		return errors.Join(t.check(), t.checkIdentity(o.Identity))
 	})
 	if err != nil || !fresh {
 		return err
 	}
-	if err := db.Update(func(b *bolt.Tx) error { return (&tx{b: b}).create() }); err != nil {
+	if err := db.Update(func(b *bolt.Tx) error { return (&tx{b: b}).create(o.Identity) }); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

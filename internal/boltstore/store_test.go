@@ -28,7 +28,7 @@ func TestContract(t *testing.T) {
 
 func openTest(t testing.TB, path string) *Store {
 	t.Helper()
-	s, err := Open(path, Options{})
+	s, err := Open(path, Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,13 +129,48 @@ func TestOpenOtherFiles(t *testing.T) {
 	}
 }
 
-func TestOpenFileThatACrashLeftEmpty(t *testing.T) {
+// A crash before the first commit leaves an empty file, which Create lays out. Whoever expects a store there
+// has lost one: serving from nothing would take every revocation back.
+func TestOpenEmptyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pkid.db")
+	if _, err := Open(path, Options{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open of a missing file = %v, want ErrNotExist", err)
+	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrNotStore) || !strings.Contains(err.Error(), "restore it from a backup") {
+		t.Errorf("Open of an empty file = %v, want ErrNotStore", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
+		t.Errorf("the empty file was changed: %v, %v", info, err)
+	}
 	if err := openTest(t, path).Record(t.Context(), event("x")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestOpenStoreOfAnotherCA(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pkid.db")
+	for _, tt := range []struct {
+		o    Options
+		want error
+	}{
+		{Options{Create: true, Identity: "one"}, nil},
+		{Options{Identity: "one"}, nil},
+		{Options{}, nil},
+		{Options{Identity: "two"}, ErrIdentity},
+		{Options{Create: true, Identity: "two"}, ErrIdentity},
+	} {
+		s, err := Open(path, tt.o)
+		if !errors.Is(err, tt.want) {
+			t.Fatalf("%+v: %v, want %v", tt.o, err, tt.want)
+		}
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

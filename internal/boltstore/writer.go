@@ -170,9 +170,11 @@ func (s *Store) commit(b *bolt.Tx) error {
 	id := b.ID()
 	err := b.Commit()
 	if err == nil {
+		s.unwritable.Store(nil)
 		return nil
 	}
 	err = fmt.Errorf("committing: %w", err)
+	s.unwritable.Store(&err)
 	visible := s.db.View(func(now *bolt.Tx) error {
 		if now.ID() >= id {
 			return ErrInDoubt
@@ -181,6 +183,7 @@ func (s *Store) commit(b *bolt.Tx) error {
 	})
 	if visible != nil {
 		s.inDoubt = fmt.Errorf("%w: %w", ErrInDoubt, err)
+		s.unwritable.Store(&s.inDoubt)
 		return s.inDoubt
 	}
 	return err
@@ -203,4 +206,14 @@ func (r *request) run(t *tx) (err error) {
 		}
 	}()
 	return r.change(t)
+}
+
+// Writable returns why nothing can be written, for a readiness check: a full disk lets reads go on. After a
+// commit that failed it tries another, small one, so that a store that nobody sends work to finds out too when
+// there is room again.
+func (s *Store) Writable(ctx context.Context) error {
+	if s.unwritable.Load() == nil {
+		return nil
+	}
+	return s.update(ctx, func(t *tx) error { return t.put(meta, probeKey, nil) })
 }

@@ -219,9 +219,17 @@ func TestFailedCommit(t *testing.T) {
 		t.Errorf("Invitation = %+v, %v; want it unspent", got, err)
 	}
 	checkChain(t, s, 1)
+	if s.unwritable.Load() == nil {
+		t.Error("the failed commit is not remembered for Writable")
+	}
 	release = hold(t, s)
 	s.db.MaxSize = 0
 	release()
+	for range 2 { // the first finds out by itself, the second knows
+		if err := s.Writable(t.Context()); err != nil {
+			t.Errorf("Writable with room again: %v", err)
+		}
+	}
 	if err := redeem(second)(); err != nil {
 		t.Errorf("with room again: %v", err)
 	}

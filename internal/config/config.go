@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -183,7 +184,7 @@ func Parse(text []byte, dir string) (*Config, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
+		return nil, decodeError(err)
 	}
 	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one YAML document")
@@ -191,6 +192,22 @@ func Parse(text []byte, dir string) (*Config, error) {
 	c.complete()
 	return c, c.validate()
 }
+
+// decodeError tells of unknown keys and wrong types in words that know nothing of Go.
+func decodeError(err error) error {
+	typeErr, ok := errors.AsType[*yaml.TypeError](err)
+	if !ok {
+		return err
+	}
+	var lines []string
+	for _, e := range typeErr.Errors {
+		e = fieldNotFound.ReplaceAllString(e, "unknown key $1")
+		lines = append(lines, strings.ReplaceAll(e, "time.Duration", "a duration such as 24h"))
+	}
+	return fmt.Errorf("%s; docs/configuration.md explains every key", strings.Join(lines, "; "))
+}
+
+var fieldNotFound = regexp.MustCompile(`field (\S+) not found in type \S+`)
 
 // Path resolves a path of the configuration against its directory.
 func (c *Config) Path(p string) string {

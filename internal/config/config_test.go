@@ -43,13 +43,13 @@ func TestDefaults(t *testing.T) {
 // What is wrong is refused, with the key to mend in the text.
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct{ name, edit, want string }{
-		{"unknown key", "nanme: x", "field nanme not found"},
-		{"unknown nested key", "listen: {pubic: x}", "field pubic not found"},
+		{"unknown key", "nanme: x", "unknown key nanme"},
+		{"unknown nested key", "listen: {pubic: x}", "unknown key pubic"},
 		{"address", "listen: {public: nowhere}", "listen.public"},
 		{"URL with a path", "urls: {public: 'https://x/y'}", "urls.public"},
 		{"URL of the wrong scheme", "urls: {status: 'https://x'}", "urls.status"},
 		{"store", "store: mysql:x", "store: want bolt:PATH"},
-		{"lifetime without unit", "crl: {lifetime: 5}", "into time.Duration"},
+		{"lifetime without unit", "crl: {lifetime: 5}", "a duration such as 24h"},
 		{"lifetime", "crl: {lifetime: 5m}", "crl.lifetime"},
 		{"log level", "log: {level: loud}", "log.level"},
 		{"log format", "log: {format: xml}", "log.format"},

@@ -45,6 +45,18 @@ func (c *Config) ReadPassphrase() ([]byte, error) {
 	return text, nil
 }
 
+// AbsolutePassphrase makes the path of a file: passphrase absolute, for a configuration that will be elsewhere.
+func AbsolutePassphrase(s string) (string, error) {
+	kind, name, err := splitPassphrase(s)
+	if err != nil || kind != "file" {
+		return s, err
+	}
+	if name, err = filepath.Abs(name); err != nil {
+		return "", fmt.Errorf("passphrase: %w", err)
+	}
+	return "file:" + name, nil
+}
+
 // readSecretFile refuses a file that others than its owner can read.
 func readSecretFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)

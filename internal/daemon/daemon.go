@@ -51,10 +51,15 @@ func Load(dir string) (*config.Config, error) {
 // Serve does.
 func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, err error) {
 	d := &Daemon{cfg: cfg, log: log}
-	if _, err := os.Stat(cfg.StorePath()); err != nil {
-		return nil, fmt.Errorf("store: %w; restore it from a backup, or make another data directory", err)
+	passphrase, err := cfg.ReadPassphrase()
+	if err != nil {
+		return nil, err
 	}
-	if d.store, err = boltstore.Open(cfg.StorePath(), boltstore.Options{}); err != nil {
+	paths := issuerPaths{certificate: cfg.Path(cfg.Issuer.Certificate), key: cfg.KeyURI(cfg.Issuer.Key), root: cfg.Path(cfg.Issuer.Root)}
+	if d.issuer, err = loadIssuer(ctx, paths, cfg.URLs.Status, passphrase); err != nil {
+		return nil, err
+	}
+	if d.store, err = boltstore.Open(cfg.StorePath(), boltstore.Options{Identity: identity(d.issuer)}); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -62,11 +67,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 			err = errors.Join(err, d.store.Close())
 		}
 	}()
-	passphrase, err := cfg.ReadPassphrase()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.openCA(ctx, passphrase); err != nil {
+	if err := d.openCA(ctx); err != nil {
 		return nil, err
 	}
 	oauth, registry, err := d.openOAuth(ctx, passphrase)
@@ -76,13 +77,9 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	return d, d.openWeb(oauth, registry)
 }
 
-// openCA opens the issuing CA, its authority, its CRL publisher and the daemon's own certificate.
-func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
+// openCA makes the issuing CA's authority, its CRL publisher and the daemon's own certificate.
+func (d *Daemon) openCA(ctx context.Context) (err error) {
 	cfg := d.cfg
-	paths := issuerPaths{certificate: cfg.Path(cfg.Issuer.Certificate), key: cfg.KeyURI(cfg.Issuer.Key), root: cfg.Path(cfg.Issuer.Root)}
-	if d.issuer, err = loadIssuer(ctx, paths, cfg.URLs.Status, passphrase); err != nil {
-		return err
-	}
 	profiles, err := Profiles(cfg.Profiles)
 	if err != nil {
 		return err
@@ -104,7 +101,7 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	d.cert, err = newServerCert(ctx, d.authority, cfg.Hosts, d.log)
+	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.log)
 	return err
 }
 
@@ -136,6 +133,9 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		if err != nil {
 			return nil, nil, fmt.Errorf("token signing key: %w", err)
 		}
+		if sameKey(signer, d.issuer) {
+			return nil, nil, fmt.Errorf("token signing key %s: it is the issuing CA's; a key for both could sign a certificate as a token", k.Key)
+		}
 		keys = append(keys, authserver.SigningKey{Key: signer, Algorithm: k.Algorithm})
 	}
 	anchors := x509.NewCertPool()
@@ -163,9 +163,23 @@ func (d *Daemon) openWeb(oauth *authserver.Server, registry *authserver.Registry
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: registry, CRL: d.publisher, Audit: d.store,
 		RootCRL: rootCRL, URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}},
 	})
 	return err
 }
+
+// checkPublication fails while a revocation has waited for its CRL far longer than publishing takes.
+func (d *Daemon) checkPublication(context.Context) error {
+	for _, s := range d.publisher.Status() {
+		if !s.PendingSince.IsZero() && time.Since(s.PendingSince) > publicationDue {
+			return fmt.Errorf("issuer %s: a revocation of %s is in no CRL yet: %w", s.Shard.Issuer, s.PendingSince.UTC().Format(time.RFC3339), s.Err)
+		}
+	}
+	return nil
+}
+
+// publicationDue is when a CRL that was not published is shouted about.
+const publicationDue = 5 * time.Second
 
 // URLs are where the daemon answers.
 func (d *Daemon) URLs() client.URLs { return urlsOf(d.cfg) }
@@ -180,10 +194,11 @@ func (d *Daemon) Root() *x509.Certificate { return d.issuer.Root }
 // Close releases a daemon that was not served.
 func (d *Daemon) Close() error { return d.store.Close() }
 
-// pruneEvery and pruneStep bound how much of what has expired is dropped at once.
+// pruneEvery is how often what has expired is dropped, and pruneStep how much of it in one transaction, so that
+// other writers get through in between.
 const (
-	pruneEvery = 30 * time.Second
-	pruneStep  = 5000
+	pruneEvery = 10 * time.Second
+	pruneStep  = 500
 )
 
 func (d *Daemon) prune(ctx context.Context) {
@@ -194,9 +209,19 @@ func (d *Daemon) prune(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			if _, err := d.store.Prune(ctx, now, pruneStep); err != nil && ctx.Err() == nil {
+			if err := d.pruneAll(ctx, now); err != nil && ctx.Err() == nil {
 				d.log.Error("dropping what has expired", "err", err)
 			}
+		}
+	}
+}
+
+// pruneAll drops everything that has expired by now, step by step.
+func (d *Daemon) pruneAll(ctx context.Context, now time.Time) error {
+	for {
+		n, err := d.store.Prune(ctx, now, pruneStep)
+		if err != nil || n < pruneStep {
+			return err
 		}
 	}
 }

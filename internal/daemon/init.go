@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,69 +40,135 @@ const (
 	tokenKeyFile   = "keys/token.key"
 	passphraseFile = "passphrase"
 	adminDir       = "admin"
-	operatorID     = "operator"
 )
 
 // Init creates a data directory: keys, root and issuing CA, configuration, store, and the operator's
-// credentials. All of it is made beside its place and then renamed, so that a half-made directory is never
-// taken for a CA.
+// credentials. The directory may be there if it is empty. Everything is made in a directory inside it and moved
+// to its place at the end, the configuration last: without that file nothing takes the directory for a CA.
 func Init(ctx context.Context, spec InitSpec) (err error) {
-	spec.Dir = filepath.Clean(spec.Dir)
 	if err := spec.complete(ctx); err != nil {
 		return err
 	}
-	parent := filepath.Dir(spec.Dir)
-	if err := os.MkdirAll(parent, 0o750); err != nil {
+	created := os.Mkdir(spec.Dir, 0o700) == nil
+	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
-	tmp, err := os.MkdirTemp(parent, "."+filepath.Base(spec.Dir)+".new-")
+	tmp, err := os.MkdirTemp(spec.Dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(tmp))
+			if created {
+				os.Remove(spec.Dir)
+			}
 		}
 	}()
 	if err := spec.fill(ctx, tmp); err != nil {
 		return err
 	}
-	// An empty directory may stand in the place; Remove leaves any other as it is.
-	if err := os.Remove(spec.Dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w and not empty", spec.Dir, ErrExists)
-	}
-	if err := os.Rename(tmp, spec.Dir); err != nil {
+	return moveUp(tmp, spec.Dir)
+}
+
+// unfinished begins the name of the directory that Init works in. One that is found later is an interrupted
+// Init's.
+const unfinished = ".new-"
+
+// moveUp moves what is in tmp to dir, the configuration last, and removes tmp.
+func moveUp(tmp, dir string) error {
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Name() != config.File {
+			names = append(names, e.Name())
+		}
+	}
+	steps := []func() error{func() error { return syncDir(tmp) }}
+	for _, name := range append(names, config.File) {
+		if name == config.File {
+			steps = append(steps, func() error { return syncDir(dir) })
+		}
+		steps = append(steps, func() error { return os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)) })
+	}
+	steps = append(steps, func() error { return os.Remove(tmp) }, func() error { return syncDir(dir) })
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("creating data directory: %w", err)
+		}
 	}
 	return nil
 }
 
-func (s *InitSpec) complete(ctx context.Context) error {
+// syncDir makes the names in a directory durable. Windows has no such call, and journals them itself.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// complete fills in the defaults and refuses, before anything is made, what would make a CA that cannot serve.
+func (s *InitSpec) complete(ctx context.Context) (err error) {
+	if s.Dir, err = filepath.Abs(s.Dir); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
 	if s.Name == "" {
 		s.Name = "pkid"
 	}
 	if len(s.Hosts) == 0 {
 		s.Hosts = []string{"localhost", "127.0.0.1"}
 	}
+	if _, err := ServerNames(s.Hosts); err != nil {
+		return err
+	}
 	if s.KeyType == "" {
 		s.KeyType = ca.P256
 	}
+	if !slices.Contains(ca.KeyTypes, s.KeyType) {
+		return fmt.Errorf("key type %q: want one of %v", s.KeyType, ca.KeyTypes)
+	}
 	if s.Passphrase == "" {
 		s.Passphrase = "file:" + passphraseFile
+	} else if s.Passphrase, err = config.AbsolutePassphrase(s.Passphrase); err != nil {
+		return err
 	}
-	entries, err := os.ReadDir(s.Dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist) || (err == nil && len(entries) == 0):
-	case err != nil:
-		return fmt.Errorf("data directory: %w", err)
-	case Exists(s.Dir):
-		return fmt.Errorf("%s: %w: it holds a CA; `pkid serve --data %s` serves it", s.Dir, ErrExists, s.Dir)
-	default:
-		return fmt.Errorf("%s: %w: it is not a pkid data directory and not empty; choose another with --data", s.Dir, ErrExists)
+	if err := checkEmpty(s.Dir); err != nil {
+		return err
 	}
 	for _, addr := range []*string{&s.Listen.Public, &s.Listen.MTLS, &s.Listen.Status, &s.Listen.Ops} {
 		if err := freePort(ctx, addr); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkEmpty refuses a directory that holds something, lost+found of a new volume excepted.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if Exists(dir) {
+		return fmt.Errorf("%s: %w: it holds a CA; `pkid serve --data %s` serves it", dir, ErrExists, dir)
+	}
+	for _, e := range entries {
+		switch {
+		case strings.HasPrefix(e.Name(), unfinished):
+			return fmt.Errorf("%s: %w: an earlier init was interrupted in it; remove what it holds and start over", dir, ErrExists)
+		case e.Name() != "lost+found":
+			return fmt.Errorf("%s: %w: it is not a pkid data directory and not empty; choose another with --data", dir, ErrExists)
 		}
 	}
 	return nil
@@ -157,7 +225,7 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 	if _, err := stepca.CreateDataKey(cfg.Path(cfg.Tokens.DataKey), passphrase); err != nil {
 		return fmt.Errorf("data key: %w", err)
 	}
-	store, err := boltstore.Open(cfg.StorePath(), boltstore.Options{})
+	store, err := boltstore.Open(cfg.StorePath(), boltstore.Options{Create: true, Identity: identity(issuer)})
 	if err != nil {
 		return err
 	}
@@ -181,12 +249,12 @@ func (s *InitSpec) record(ctx context.Context, cfg *config.Config, store *boltst
 	if err != nil {
 		return err
 	}
-	return WriteOperator(ctx, authority, cfg, cfg.Path(adminDir))
+	return WriteOperator(ctx, authority, cfg, OperatorID, cfg.Path(adminDir))
 }
 
 // ceremony makes the root, which signs the issuing CA and its own CRL and is not needed again to serve.
 func (s *InitSpec) ceremony(ctx context.Context, cfg *config.Config, passphrase []byte) (*ca.Issuer, error) {
-	rootKey, err := stepca.CreateKey(ctx, cfg.Path(rootKeyFile), s.KeyType, passphrase)
+	rootKey, err := stepca.CreateRootKey(ctx, cfg.Path(rootKeyFile), s.KeyType, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("root key: %w", err)
 	}

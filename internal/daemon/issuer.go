@@ -31,6 +31,15 @@ func aiaURL(status, id string) string { return status + "/issuers/" + id + ".crt
 
 const rootID = "root"
 
+// identity ties a store to the issuing CA and root whose certificates it holds: serving a store under another
+// CA would publish its revocations nowhere.
+func identity(i *ca.Issuer) string { return i.ID() + " below " + fingerprint(i.Root) }
+
+func sameKey(key crypto.Signer, i *ca.Issuer) bool {
+	pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && pub.Equal(i.Signer.Certificate().PublicKey)
+}
+
 func readCertificate(path string) (*x509.Certificate, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

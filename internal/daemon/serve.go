@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pkid/pkid/internal/config"
 )
 
 // shutdownGrace is how long requests under way may take once the daemon is told to stop.
@@ -20,6 +22,11 @@ const shutdownGrace = 10 * time.Second
 // anything is served. It closes what New opened, and returns nil after a clean stop.
 func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	servers, err := d.listen(ctx)
+	if err == nil {
+		if err = d.cert.renew(ctx); err != nil {
+			stop(servers)
+		}
+	}
 	if err != nil {
 		return errors.Join(err, d.store.Close())
 	}
@@ -45,7 +52,7 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	case err = <-failed:
 		err = fmt.Errorf("serving: %w", err)
 	}
-	err = errors.Join(err, stop(servers))
+	stop(servers)
 	cancel()
 	background.Wait()
 	return errors.Join(err, d.store.Close())
@@ -83,12 +90,9 @@ func (d *Daemon) listen(ctx context.Context) (servers []*server, err error) {
 		{"status", l.Status, nil, d.web.Status()},
 		{"ops", l.Ops, nil, d.web.Ops()},
 	} {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", spec.addr)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return servers, fmt.Errorf("listen.%s: %s is in use: stop what holds it, or choose another address in the configuration or with --%s", spec.key, spec.addr, spec.key)
-		}
+		listener, err := bind(ctx, spec.key, spec.addr)
 		if err != nil {
-			return servers, fmt.Errorf("listen.%s: %w", spec.key, err)
+			return servers, err
 		}
 		if spec.tls != nil {
 			spec.tls.NextProtos = []string{"h2", "http/1.1"}
@@ -97,6 +101,33 @@ func (d *Daemon) listen(ctx context.Context) (servers []*server, err error) {
 		servers = append(servers, &server{newHTTPServer(spec.handler, d.log.With("listener", spec.key)), listener})
 	}
 	return servers, nil
+}
+
+// bind tells a port in use from what else can be wrong with an address.
+func bind(ctx context.Context, key, addr string) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listen.%s: %s is in use: stop what holds it, or choose another address in %s", key, addr, config.File)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen.%s: %w", key, err)
+	}
+	return listener, nil
+}
+
+// CheckPorts binds the four addresses for a moment: a data directory is better not made where it cannot be
+// served.
+func CheckPorts(ctx context.Context, l config.Listen) error {
+	for key, addr := range map[string]string{"public": l.Public, "mtls": l.MTLS, "status": l.Status, "ops": l.Ops} {
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("%s cannot be served: %w; choose another address with --%s", addr, err, key)
+		}
+		if err := listener.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newHTTPServer bounds what a slow or hostile client may take. Handlers that stream extend their own write
@@ -114,7 +145,7 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // stop lets requests under way end, and then cuts them.
-func stop(servers []*server) error {
+func stop(servers []*server) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -123,8 +154,8 @@ func stop(servers []*server) error {
 			if s.Shutdown(ctx) != nil {
 				s.Close() //nolint:errcheck // it was asked to end and did not; nothing is left to do with it
 			}
+			s.listener.Close() // of a server that never served
 		})
 	}
 	wg.Wait()
-	return nil
 }

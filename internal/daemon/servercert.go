@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -25,13 +26,26 @@ type serverCert struct {
 	current   atomic.Pointer[tls.Certificate]
 }
 
-func newServerCert(ctx context.Context, authority *ca.Authority, hosts []string, log *slog.Logger) (*serverCert, error) {
-	names, err := ca.ParseSANs("pkid", hosts)
+// newServerCert checks the names. The certificate itself is issued by renew, once the listeners are bound, so
+// that a start that fails leaves none behind.
+func newServerCert(authority *ca.Authority, hosts []string, log *slog.Logger) (*serverCert, error) {
+	names, err := ServerNames(hosts)
 	if err != nil {
-		return nil, fmt.Errorf("hosts: %w", err)
+		return nil, err
 	}
-	s := &serverCert{authority: authority, names: names, log: log}
-	return s, s.renew(ctx)
+	return &serverCert{authority: authority, names: names, log: log}, nil
+}
+
+// ServerNames are what the daemon's own certificate says: the hosts that clients reach it by.
+func ServerNames(hosts []string) (ca.Names, error) {
+	names, err := ca.ParseSANs("pkid", hosts)
+	if err == nil && len(names.DNS)+len(names.IPs) != len(hosts) {
+		err = errors.New("only DNS names and IP addresses, each once")
+	}
+	if err != nil {
+		return ca.Names{}, fmt.Errorf("hosts: %w (give --name once for each)", err)
+	}
+	return names, nil
 }
 
 func (s *serverCert) renew(ctx context.Context) error {

@@ -52,11 +52,11 @@ func openFile(path, blockType string, passphrase []byte) ([]byte, error) {
 
 // createFile encrypts plaintext into a new file that is durable on return. A file that could not be finished
 // is taken away again.
-func createFile(path, blockType string, plaintext, passphrase []byte) (err error) {
+func createFile(path, blockType string, plaintext, passphrase []byte, cost int) (err error) {
 	if len(passphrase) == 0 {
 		return fmt.Errorf("%w %s: no passphrase to encrypt it with", ErrKey, path)
 	}
-	der, err := encrypt(plaintext, passphrase)
+	der, err := encrypt(plaintext, passphrase, cost)
 	if err != nil {
 		return fmt.Errorf("encrypting key: %w", err)
 	}

@@ -116,6 +116,15 @@ func openKMS(ctx context.Context, uri string) (crypto.Signer, error) {
 // CreateKey makes a key and keeps it at path, which must not exist, as an encrypted PKCS #8 PEM file of mode
 // 0600 that is durable on return.
 func CreateKey(_ context.Context, path string, kind ca.KeyType, passphrase []byte) (crypto.Signer, error) {
+	return createKey(path, kind, passphrase, iterations)
+}
+
+// CreateRootKey is CreateKey for a key that no daemon opens: guessing its passphrase costs twelve times as much.
+func CreateRootKey(_ context.Context, path string, kind ca.KeyType, passphrase []byte) (crypto.Signer, error) {
+	return createKey(path, kind, passphrase, coldIterations)
+}
+
+func createKey(path string, kind ca.KeyType, passphrase []byte, cost int) (crypto.Signer, error) {
 	key, err := GenerateKey(kind)
 	if err != nil {
 		return nil, err
@@ -124,7 +133,7 @@ func CreateKey(_ context.Context, path string, kind ca.KeyType, passphrase []byt
 	if err != nil {
 		return nil, fmt.Errorf("encoding key: %w", err)
 	}
-	if err := createFile(path, keyBlock, der, passphrase); err != nil {
+	if err := createFile(path, keyBlock, der, passphrase, cost); err != nil {
 		return nil, err
 	}
 	return key, nil
@@ -157,7 +166,7 @@ func GenerateKey(kind ca.KeyType) (crypto.Signer, error) {
 func CreateDataKey(path string, passphrase []byte) ([]byte, error) {
 	key := make([]byte, DataKeySize)
 	rand.Read(key)
-	if err := createFile(path, dataBlock, key, passphrase); err != nil {
+	if err := createFile(path, dataBlock, key, passphrase, iterations); err != nil {
 		return nil, err
 	}
 	return key, nil

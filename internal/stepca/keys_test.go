@@ -79,7 +79,7 @@ func TestKeyWrongPassphrase(t *testing.T) {
 		dataBlock: func(path string) error { _, err := OpenDataKey(path, pass); return err },
 	} {
 		path := filepath.Join(dir, "noise of "+typ)
-		if err := createFile(path, typ, noise, pass); err != nil {
+		if err := createFile(path, typ, noise, pass, iterations); err != nil {
 			t.Fatal(err)
 		}
 		if err := open(path); !errors.Is(err, ErrPassphrase) {
@@ -142,7 +142,7 @@ func TestKeyRefuses(t *testing.T) {
 		{"cut short", write("cut", 0o600, encode(keyBlock, block.Bytes[:len(block.Bytes)-5])), "PBES2"},
 		{"unknown scheme", "vault:kv/issuer", "neither a file nor a key URI"},
 		{"not compiled in", "yubikey:slot-id=9c", "built without yubikey"},
-		{"PIN in the URI", "pkcs11:token=x;pin-value=1234", "pin-source"},
+		{"PIN in the URI", "pkcs11:token=x;pin-value=s3cr3t-pin", "pin-source"},
 		{"others can read it", write("open", 0o644, text), "chmod 600"},
 	} {
 		t.Run(c.why, func(t *testing.T) {
@@ -153,7 +153,7 @@ func TestKeyRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want a text with %q", err, c.want)
 			}
-			if err != nil && strings.Contains(err.Error(), "1234") {
+			if err != nil && strings.Contains(err.Error(), "s3cr3t-pin") {
 				t.Errorf("the PIN stands in the error: %v", err)
 			}
 		})
@@ -169,7 +169,7 @@ func TestKeyRefuses(t *testing.T) {
 // FuzzDecrypt: a damaged key file is an error, never a panic.
 func FuzzDecrypt(f *testing.F) {
 	for n := range 3 {
-		der, err := encrypt(bytes.Repeat([]byte{1}, 16*n+n), pass)
+		der, err := encrypt(bytes.Repeat([]byte{1}, 16*n+n), pass, iterations)
 		if err != nil {
 			f.Fatal(err)
 		}
