@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -12,17 +14,53 @@ import (
 )
 
 // API calls the REST API as the holder of an identity. What its calls do needs an operator's certificate,
-// save CA. A refusal is a *Problem.
+// save CA and Issuers. A refusal is a *Problem.
 type API struct {
 	base string
+	root *x509.Certificate
 	hc   *http.Client
 }
 
 // API returns the REST API of the identity's CA, over mTLS.
-func (id *Identity) API() *API { return &API{base: id.info.URLs.MTLS, hc: id.HTTPClient()} }
+func (id *Identity) API() *API {
+	return &API{base: id.info.URLs.MTLS, root: id.root, hc: id.HTTPClient()}
+}
 
 // CA returns what the CA says of itself.
 func (a *API) CA(ctx context.Context) (*CA, error) { return get[CA](ctx, a, "/v1/ca", nil) }
+
+// Issuers returns the certificates of the CA's issuing CAs, all signed by the identity's root. They are what a
+// crl.Checker needs to know.
+func (a *API) Issuers(ctx context.Context) ([]*x509.Certificate, error) {
+	ca, err := a.CA(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
+	}
+	return ca.VerifiedIssuers(a.root)
+}
+
+// VerifiedIssuers returns the certificates of c.Issuers in their order. It is an error if there are none, or
+// if one is no CA that root signed.
+func (c *CA) VerifiedIssuers(root *x509.Certificate) ([]*x509.Certificate, error) {
+	if len(c.Issuers) == 0 {
+		return nil, errors.New("the CA names no issuing CA")
+	}
+	var certs []*x509.Certificate
+	for _, i := range c.Issuers {
+		cert, err := parseCertificate(i.Certificate)
+		if err == nil {
+			err = cert.CheckSignatureFrom(root)
+		}
+		if err == nil && !cert.IsCA {
+			err = errors.New("it is no CA")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("issuing CA %q: %w", i.ID, err)
+		}
+		certs = append(certs, cert)
+	}
+	return certs, nil
+}
 
 // Invite makes an invitation. Its token is shown this once.
 func (a *API) Invite(ctx context.Context, r InvitationRequest) (*Invitation, error) {

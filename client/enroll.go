@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -11,12 +12,13 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
+	"strings"
 
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// ErrFingerprint reports that the server at the token's URL is not the CA that wrote the token.
-var ErrFingerprint = errors.New("the CA's root is not the one that the enrolment token names: wrong server, or someone between")
+// ErrFingerprint reports a server that shows another root than the one it was asked for.
+var ErrFingerprint = errors.New("the CA's root does not have the fingerprint that was named: wrong server, or someone between")
 
 // EnrollOptions say where and how to enrol. The zero value enrols into the working directory with a P-256 key.
 type EnrollOptions struct {
@@ -29,13 +31,17 @@ type EnrollOptions struct {
 //
 // A lost answer is safe to retry. Key and request are on disk before the request is sent, and Enroll with the
 // same token in the same directory sends the very same request, to which the CA gives the very same answer.
-// Failed connections and 5xx answers are retried for some seconds. Errors: ErrIdentityExists, ErrFingerprint,
-// a *Problem with what the CA says.
-func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (*Identity, error) {
-	dir := opts.Dir
-	if dir == "" {
-		dir = "."
-	}
+// Failed connections and 5xx answers are retried for some seconds. Where the CA refuses, so that there is no
+// answer to be lost, nothing is left of the attempt. Errors: ErrIdentityExists, ErrFingerprint, a *Problem
+// with what the CA says.
+func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (_ *Identity, err error) {
+	dir := cmp.Or(opts.Dir, ".")
+	made := missingDirs(dir)
+	defer func() {
+		if err != nil {
+			removeMade(made)
+		}
+	}()
 	unlock, err := openDir(dir)
 	if err != nil {
 		return nil, err
@@ -46,39 +52,62 @@ func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (*Ide
 	}
 	var root *x509.Certificate
 	if err := retry(ctx, func() error {
-		root, err = fetchRoot(ctx, token)
+		root, err = FetchRoot(ctx, token.URL, token.Root)
 		return err
 	}); err != nil {
-		return nil, fmt.Errorf("asking %s for its root: %w", token.URL, err)
+		return nil, err
 	}
+	resumed := exists(filepath.Join(dir, keyName))
 	key, csr, err := pendingRequest(dir, opts.KeyType)
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(root)
-	hc := newHTTPClient(showing(nil, pool))
-	defer hc.CloseIdleConnections()
-
-	var ca CA
-	var issued Certificate
-	if err := retry(ctx, func() error {
-		// The first answer was proven in its root only, so the URLs are asked for again.
-		if err := call(ctx, hc, http.MethodGet, join(token.URL, "/v1/ca"), nil, nil, &ca); err != nil {
-			return err
+	var r redemption
+	if err := retry(ctx, func() error { return r.try(ctx, token, root, csr) }); err != nil {
+		err = fmt.Errorf("enrolling at %s: %w", token.URL, err)
+		if !resumed && !r.lost {
+			err = errors.Join(err, removeFile(filepath.Join(dir, keyName)), removeFile(filepath.Join(dir, csrName)))
 		}
-		header := http.Header{"Authorization": {"Bearer " + token.String()}}
-		return call(ctx, hc, http.MethodPost, join(token.URL, "/v1/certificates"), header, CSR{CSR: string(csr)}, &issued)
-	}); err != nil {
-		return nil, fmt.Errorf("enrolling at %s: %w", token.URL, err)
+		return nil, err
 	}
-	pair, err := checkIssued(&issued, root, key)
+	pair, err := checkIssued(&r.issued, root, key)
 	if err != nil {
 		return nil, err
 	}
 	return complete(dir, pair, root, Info{
-		Name: ca.Name, ClientID: issued.ClientID, Fingerprint: hex.EncodeToString(token.Root[:]), URLs: ca.URLs,
+		Name: r.ca.Name, ClientID: r.issued.ClientID, Fingerprint: hex.EncodeToString(token.Root[:]), URLs: r.ca.URLs,
 	})
+}
+
+// redemption exchanges an invitation for a certificate.
+type redemption struct {
+	ca     CA
+	issued Certificate
+	lost   bool // an answer may have been lost, and a certificate with it
+}
+
+// try connects once, trusting the root alone, and sends the secret with the request. The first answer of
+// GET /v1/ca was proven in its root only, so the URLs are asked for again.
+func (r *redemption) try(ctx context.Context, token EnrolmentToken, root *x509.Certificate, csr []byte) error {
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	hc := newHTTPClient(showing(nil, pool))
+	defer hc.CloseIdleConnections()
+	if err := call(ctx, hc, http.MethodGet, join(token.URL, "/v1/ca"), nil, nil, &r.ca); err != nil {
+		return err
+	}
+	header := http.Header{"Authorization": {"Bearer " + token.String()}}
+	err := call(ctx, hc, http.MethodPost, join(token.URL, "/v1/certificates"), header, CSR{CSR: string(csr)}, &r.issued)
+	if !isRefusal(err) {
+		r.lost = true
+	}
+	return err
+}
+
+// isRefusal reports whether err is the CA's own no. Any other answer may be that of a proxy which lost the CA's.
+func isRefusal(err error) bool {
+	p, ok := errors.AsType[*Problem](err)
+	return ok && p.Status/100 == 4 && strings.HasPrefix(p.Type, "urn:pkid:problem:")
 }
 
 // enrolled is Enroll's answer for a directory with a certificate: ErrIdentityExists, unless all that is
@@ -98,23 +127,24 @@ func enrolled(dir string) (*Identity, error) {
 	return id, removeFile(id.path(csrName))
 }
 
-// fetchRoot gets the root over a connection that proves nothing, and keeps it only if it is the token's.
-func fetchRoot(ctx context.Context, token EnrolmentToken) (*x509.Certificate, error) {
+// FetchRoot asks the CA at a URL for its root, over a connection that proves nothing, and returns it only if it
+// has the fingerprint, the SHA-256 of its DER. The error is ErrFingerprint if it has another.
+func FetchRoot(ctx context.Context, url string, fingerprint thumbprint.Cert) (*x509.Certificate, error) {
 	hc := newHTTPClient(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		InsecureSkipVerify: true, //nolint:gosec // no root yet; nothing secret is sent, and the fingerprint decides
 	})
 	defer hc.CloseIdleConnections()
 	var ca CA
-	if err := call(ctx, hc, http.MethodGet, join(token.URL, "/v1/ca"), nil, nil, &ca); err != nil {
-		return nil, err
+	if err := call(ctx, hc, http.MethodGet, join(url, "/v1/ca"), nil, nil, &ca); err != nil {
+		return nil, fmt.Errorf("asking the CA for its root: %w", err)
 	}
 	root, err := parseCertificate(ca.Root)
 	if err != nil {
-		return nil, fmt.Errorf("its root: %w", err)
+		return nil, fmt.Errorf("the root that %s shows: %w", url, err)
 	}
-	if !thumbprint.OfCertificate(root).Equal(token.Root) {
-		return nil, ErrFingerprint
+	if !thumbprint.OfCertificate(root).Equal(fingerprint) {
+		return nil, fmt.Errorf("%s: %w", url, ErrFingerprint)
 	}
 	return root, nil
 }

@@ -1,13 +1,16 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -59,7 +62,7 @@ func TestEnrollRetriesTheSameRequest(t *testing.T) {
 func TestEnrollAgainAfterFailureSendsTheSameRequest(t *testing.T) {
 	ca := newFakeCA(t)
 	dir, token := t.TempDir(), ca.token()
-	ca.fail = []int{http.StatusForbidden}
+	ca.fail, ca.failType = []int{http.StatusForbidden}, "about:blank" // a proxy's, which may have lost the CA's answer
 	_, err := Enroll(t.Context(), token, EnrollOptions{Dir: dir})
 	if p, ok := errors.AsType[*Problem](err); !ok || p.Status != http.StatusForbidden {
 		t.Fatalf("got %v, want the CA's problem", err)
@@ -75,6 +78,56 @@ func TestEnrollAgainAfterFailureSendsTheSameRequest(t *testing.T) {
 	}
 	if sent := ca.sent(); len(sent) != 2 || sent[0] != sent[1] {
 		t.Error("the second run sent another request")
+	}
+}
+
+// A refusal by the CA leaves no key that would be in the way of the next invitation.
+func TestRefusedEnrolmentLeavesNothing(t *testing.T) {
+	parent := t.TempDir()
+	outer := filepath.Join(parent, "new")
+	there := t.TempDir()
+	for _, dir := range []string{filepath.Join(outer, "dir"), there} {
+		ca := newFakeCA(t)
+		ca.fail = []int{http.StatusUnauthorized}
+		_, err := Enroll(t.Context(), ca.token(), EnrollOptions{Dir: dir})
+		if p, ok := errors.AsType[*Problem](err); !ok || p.Status != http.StatusUnauthorized {
+			t.Fatalf("got %v, want the CA's problem", err)
+		}
+	}
+	if exists(outer) {
+		t.Error("the new directories are still there")
+	}
+	if exists(filepath.Join(there, keyName)) || exists(filepath.Join(there, csrName)) {
+		t.Error("key or request is still there")
+	}
+}
+
+// Once an answer may have been lost, the key stays, whatever the CA says to the next attempt; and so does a
+// key that an earlier run made.
+func TestRefusedEnrolmentKeepsAKeyThatMayHaveACertificate(t *testing.T) {
+	ca, dir := newFakeCA(t), filepath.Join(t.TempDir(), "new")
+	for _, fail := range [][]int{{0, http.StatusUnauthorized}, {http.StatusUnauthorized}} {
+		ca.fail = fail
+		if _, err := Enroll(t.Context(), ca.token(), EnrollOptions{Dir: dir}); err == nil {
+			t.Fatal("enrolled")
+		}
+		if !exists(filepath.Join(dir, keyName)) || !exists(filepath.Join(dir, csrName)) {
+			t.Fatalf("after %v: key or request is gone", fail)
+		}
+	}
+}
+
+func TestEnrolWithoutDaemonLeavesNothing(t *testing.T) {
+	ca, dir := newFakeCA(t), filepath.Join(t.TempDir(), "new")
+	ca.srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := Enroll(ctx, ca.token(), EnrollOptions{Dir: dir})
+	if err == nil || !strings.Contains(err.Error(), "pkid does not answer at "+ca.srv.URL+": is it running?") || !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("got %v", err)
+	}
+	if exists(dir) {
+		t.Error("the new directory is still there")
 	}
 }
 

@@ -28,11 +28,14 @@ type fakeCA struct {
 	srv  *httptest.Server
 	mux  *http.ServeMux
 
+	issuers []Issuer // as the CA names them
+
 	mu       sync.Mutex // guards what follows
 	lifetime time.Duration
 	requests []CSR              // of enrolments and renewals
 	alter    func(*Certificate) // spoils an answer
 	fail     []int              // statuses to answer enrolments with, before the first success; 0 cuts the connection
+	failType string             // of the problems in these answers
 }
 
 const fakeClient = "robot-1"
@@ -45,10 +48,10 @@ func newFakeCA(t *testing.T) *fakeCA {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	f := &fakeCA{t: t, cert: must(x509.ParseCertificate(der)), key: key, mux: http.NewServeMux(), lifetime: 24 * time.Hour}
+	f := &fakeCA{t: t, cert: must(x509.ParseCertificate(der)), key: key, mux: http.NewServeMux(), lifetime: 24 * time.Hour, failType: "urn:pkid:problem:test"}
 	f.srv = f.serve(f.mux)
 	f.mux.HandleFunc("GET /v1/ca", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, 200, CA{Name: "fake", Root: string(marshalChain([]*x509.Certificate{f.cert})), URLs: URLs{Public: f.srv.URL, MTLS: f.srv.URL}})
+		reply(w, 200, CA{Name: "fake", Root: string(marshalChain([]*x509.Certificate{f.cert})), URLs: URLs{Public: f.srv.URL, MTLS: f.srv.URL}, Issuers: f.issuers})
 	})
 	f.mux.HandleFunc("POST /v1/certificates", f.enrol)
 	f.mux.HandleFunc("POST /v1/certificates/renew", f.renew)
@@ -104,7 +107,7 @@ func (f *fakeCA) enrol(w http.ResponseWriter, r *http.Request) {
 		if status == 0 {
 			panic(http.ErrAbortHandler)
 		}
-		reply(w, status, Problem{Type: "urn:pkid:problem:test", Title: "test", Status: status, Detail: "as the test wants"})
+		reply(w, status, Problem{Type: f.failType, Title: "test", Status: status, Detail: "as the test wants"})
 		return
 	}
 	if _, err := ParseEnrolmentToken(r.Header.Get("Authorization")[len("Bearer "):]); err != nil {

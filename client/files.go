@@ -86,6 +86,38 @@ func readFile(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
+// unreadable says of a file that cannot be read which one it is and why.
+func unreadable(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("cannot read %s: %w", e.Path, e.Err)
+	}
+	return err
+}
+
+// missingDirs returns dir and those above it that do not exist, the deepest first.
+func missingDirs(dir string) (missing []string) {
+	for dir = filepath.Clean(dir); !exists(dir); dir = filepath.Dir(dir) {
+		missing = append(missing, dir)
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	return missing
+}
+
+// removeMade removes directories, the deepest first, as far as nothing but a lock is in them.
+func removeMade(dirs []string) {
+	for _, dir := range dirs {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 1 {
+			return
+		}
+		os.Remove(filepath.Join(dir, lockName))
+		if os.Remove(dir) != nil {
+			return
+		}
+	}
+}
+
 // exists reports whether something is there, a dangling link included.
 func exists(name string) bool {
 	_, err := os.Lstat(name)

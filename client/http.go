@@ -80,7 +80,7 @@ func call(ctx context.Context, hc *http.Client, method, target string, header ht
 	}
 	resp, err := hc.Do(req)
 	if err != nil {
-		return err
+		return unanswered(req, err)
 	}
 	defer resp.Body.Close()
 	text, err := readBody(resp)
@@ -97,6 +97,27 @@ func call(ctx context.Context, hc *http.Client, method, target string, header ht
 		return fmt.Errorf("reading the answer of %s: %w", req.URL.Redacted(), err)
 	}
 	return nil
+}
+
+// unreachableError is a connection that could not be made.
+type unreachableError struct {
+	base  string
+	dial  *net.OpError
+	whole error
+}
+
+func (e *unreachableError) Error() string {
+	return fmt.Sprintf("pkid does not answer at %s: is it running? (pkid serve): %v", e.base, e.dial)
+}
+
+func (e *unreachableError) Unwrap() error { return e.whole }
+
+// unanswered says of a connection that was refused, or led nowhere, what that mostly means.
+func unanswered(req *http.Request, err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && req.Context().Err() == nil {
+		return &unreachableError{base: req.URL.Scheme + "://" + req.URL.Host, dial: op, whole: err}
+	}
+	return err
 }
 
 func readBody(resp *http.Response) ([]byte, error) {

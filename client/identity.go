@@ -55,14 +55,19 @@ type Identity struct {
 // Load reads the identity in dir, and finishes a renewal that a crash interrupted. The error is
 // ErrNoIdentity if there is none.
 func Load(dir string) (*Identity, error) {
-	if !exists(filepath.Join(dir, certName)) && !exists(filepath.Join(dir, nextName)) {
+	if found, err := holdsIdentity(dir); err != nil {
+		return nil, err
+	} else if !found {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNoIdentity)
 	}
 	id := &Identity{dir: dir}
 	if err := id.readInfo(); err != nil {
-		return nil, err
+		return nil, unreadable(err)
 	}
 	err := id.read()
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, unreadable(err)
+	}
 	if err != nil || exists(id.path(nextName)) {
 		// A crash, or another process that is renewing at this moment: its lock tells which.
 		unlock, lockErr := lockDir(dir)
@@ -78,6 +83,21 @@ func Load(dir string) (*Identity, error) {
 		return nil, fmt.Errorf("reading the identity in %s: %w", dir, err)
 	}
 	return id, nil
+}
+
+// holdsIdentity reports whether an identity is in dir, whole or with a renewal to be finished. What cannot be
+// looked at is not taken for absent.
+func holdsIdentity(dir string) (bool, error) {
+	for _, name := range []string{certName, nextName} {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, unreadable(err)
+		}
+	}
+	return false, nil
 }
 
 // Create writes a new identity into dir, which is made if missing: key, chain (leaf first, without root) and

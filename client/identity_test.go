@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -17,6 +18,16 @@ import (
 func TestLoadNothing(t *testing.T) {
 	if _, err := Load(t.TempDir()); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("got %v, want ErrNoIdentity", err)
+	}
+}
+
+// What cannot be looked at is not taken for absent. (Root may read everything, so the path itself is bad.)
+func TestLoadUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "file", nil)
+	_, err := Load(filepath.Join(dir, "file"))
+	if want := "cannot read " + filepath.Join(dir, "file", certName) + ": "; err == nil || !strings.HasPrefix(err.Error(), want) || errors.Is(err, ErrNoIdentity) {
+		t.Errorf("got %v, want %s...", err, want)
 	}
 }
 

@@ -120,6 +120,9 @@ func (l *loop) run(ctx context.Context) error {
 	var rest time.Time // no attempt before
 	for ctx.Err() == nil {
 		leaf := l.leaf()
+		if time.Now().After(leaf.NotAfter) {
+			return &ExpiredError{ClientID: l.clientID, At: leaf.NotAfter}
+		}
 		due := RenewalTime(leaf).Add(spread(leaf.NotAfter.Sub(leaf.NotBefore) / 20))
 		if due.Before(rest) {
 			due = rest

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -89,6 +90,23 @@ func TestRenewLoopBacksOff(t *testing.T) {
 		}
 		if late := time.Since(c.cert.Load().NotAfter); late > time.Minute {
 			t.Errorf("noticed the expiry %s late", late)
+		}
+	})
+}
+
+// Nothing is said of a renewal that will never come.
+func TestRenewLoopOfAnExpiredCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClockwork(time.Hour)
+		time.Sleep(2 * time.Hour)
+		var log bytes.Buffer
+		c.opts.Log = slog.New(slog.NewTextHandler(&log, nil))
+		err := c.run(t.Context())
+		if e, ok := errors.AsType[*ExpiredError](err); !ok || !e.At.Equal(c.cert.Load().NotAfter) {
+			t.Errorf("got %v, want the certificate's expiry", err)
+		}
+		if log.Len() > 0 || len(c.renewals) > 0 {
+			t.Errorf("%d attempts; logged %s", len(c.renewals), log.String())
 		}
 	})
 }

@@ -51,6 +51,8 @@ type Certificate struct {
 	Certificate      string          `json:"certificate"`                 // PEM
 	Chain            []string        `json:"chain,omitempty"`             // PEM; what a client sends after its own
 	Root             string          `json:"root,omitempty"`              // PEM; in answers to enrolment and renewal
+	AlsoRevoked      []string        `json:"also_revoked,omitempty"`      // serials; in the answer to a revocation with lineage
+	ActiveSuccessors []string        `json:"active_successors,omitempty"` // serials; in the answer to one without
 }
 
 // Certificates is the answer of GET /v1/certificates. An empty NextCursor marks the end.
@@ -68,6 +70,9 @@ type CSR struct {
 // Revocation is the body of POST /v1/certificates/{serial}/revoke. removeFromCRL releases a held certificate.
 type Revocation struct {
 	Reason string `json:"reason,omitempty"` // an RFC 5280 name; unspecified if empty
+	// Lineage revokes also what renewed the certificate, directly or through others. Absent it is true for
+	// keyCompromise, where a thief may have renewed first, and false for every other reason.
+	Lineage *bool `json:"lineage,omitempty"`
 }
 
 // InvitationRequest is the body of POST /v1/invitations.
