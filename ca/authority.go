@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -81,12 +82,6 @@ type Request struct {
 type Renewal struct {
 	Current thumbprint.Cert
 	Key     ProvenKey
-}
-
-// Revocation asks to revoke, to hold (CertificateHold) or to release what is held (RemoveFromCRL).
-type RevocationRequest struct {
-	Serial Serial
-	Reason Reason
 }
 
 // Issued is a certificate that is recorded and may leave the process.
@@ -160,51 +155,18 @@ func (a *Authority) dropOrphan(ctx context.Context, rec *Record) error {
 	if parent.Revocation == nil {
 		return nil
 	}
-	if _, err := a.Revoke(ctx, RevocationRequest{Serial: rec.Serial, Reason: parent.Revocation.Reason}); err != nil {
+	_, err = a.revoke(ctx, rec.Serial, parent.Revocation.Reason, parent.Serial)
+	if _, already := errors.AsType[*AlreadyRevokedError](err); err != nil && !already { // the lineage's revocation was faster
 		return err
 	}
 	return fmt.Errorf("%w: %s was revoked in the meantime", ErrNotActive, parent.Serial)
 }
 
-// Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
-// record is durable. A clock that jumped back does not keep it from that. Errors: ErrNotFound, ErrReason,
-// *AlreadyRevokedError.
-func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Record, error) {
-	now := a.clock()
-	rec, err := a.store.Decide(ctx, r.Serial, func(rec *Record) (*Revocation, audit.Event, error) {
-		return decideRevocation(rec, r.Reason, now, audit.From(ctx))
-	})
-	if err != nil {
-		if ctx.Err() != nil { // the transaction may have gone through all the same
-			a.changed(a.issuer.ID())
-		}
-		return nil, fmt.Errorf("revoking %s: %w", r.Serial, err)
-	}
-	a.changed(rec.Issuer)
-	return rec, nil
-}
-
-func decideRevocation(rec *Record, reason Reason, now time.Time, actor audit.Actor) (*Revocation, audit.Event, error) {
-	ev := audit.Event{
-		Time: now, Actor: actor, Action: audit.Revoke, Subject: rec.Serial.String(),
-		Detail: map[string]string{"client": rec.ClientID, "reason": reason.String()},
-	}
-	held := rec.Revocation != nil && rec.Revocation.Reason == CertificateHold
-	if _, ok := reasonNames[reason]; !ok {
-		return nil, ev, fmt.Errorf("%w: %s", ErrReason, reason)
-	}
-	switch {
-	case reason == RemoveFromCRL && held:
-		ev.Action = audit.Release
-		return nil, ev, nil
-	case reason == RemoveFromCRL:
-		return nil, ev, fmt.Errorf("%w: only a held certificate can be released, and this one is %s", ErrReason, rec.Status(now))
-	case rec.Revocation != nil && (!held || reason == CertificateHold):
-		return nil, ev, &AlreadyRevokedError{Serial: rec.Serial, Revocation: *rec.Revocation}
-	case reason == CertificateHold:
-		ev.Action = audit.Hold
-	}
-	return &Revocation{Reason: reason, At: now.UTC().Truncate(time.Millisecond)}, ev, nil
+// ClientAuth reports whether certificates of a profile authenticate clients (clientAuth). A profile that does
+// not exist has none.
+func (a *Authority) ClientAuth(profile string) bool {
+	p := a.profiles[profile]
+	return p != nil && slices.Contains(p.c.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 }
 
 // CheckGrant reports whether the profile would allow a certificate of these names and this lifetime (zero:
@@ -224,13 +186,25 @@ func (a *Authority) Lookup(ctx context.Context, t thumbprint.Cert) (*Record, err
 	return a.store.ByThumbprint(ctx, t)
 }
 
-// Issued returns a certificate with its chain, or ErrNotFound.
+// Issued returns a certificate with its chain. Errors: ErrNotFound, ErrIssuer.
 func (a *Authority) Issued(ctx context.Context, s Serial) (*Issued, error) {
 	rec, err := a.store.Certificate(ctx, s)
 	if err != nil {
 		return nil, err
 	}
+	if err := a.checkIssuer(rec); err != nil {
+		return nil, err
+	}
 	return a.issued(rec), nil
+}
+
+// checkIssuer refuses a certificate of another issuing CA than the one in service, whose chain and CRL are
+// not here.
+func (a *Authority) checkIssuer(rec *Record) error {
+	if id := a.issuer.ID(); rec.Issuer != id {
+		return fmt.Errorf("%w: %s is of %s, and %s is in service", ErrIssuer, rec.Serial, rec.Issuer, id)
+	}
+	return nil
 }
 
 // List returns records that match q, newest first.

@@ -22,6 +22,9 @@ var (
 	ErrNotActive = errors.New("certificate is not active")
 	// ErrReason: the reason does not fit, such as a release of what is not held.
 	ErrReason = errors.New("reason not allowed")
+	// ErrIssuer: the certificate is of another issuing CA, such as one before. A revocation of it would be
+	// kept here and published by nobody.
+	ErrIssuer = errors.New("certificate is of another issuing CA than the one in service")
 	// ErrMismatch: what came back from the signer is not what was decided. Nothing leaves the process.
 	ErrMismatch = errors.New("signed certificate differs from what was decided")
 )
@@ -35,3 +38,18 @@ type AlreadyRevokedError struct {
 func (e *AlreadyRevokedError) Error() string {
 	return fmt.Sprintf("certificate %s was already revoked at %s (%s)", e.Serial, e.At.Format(time.RFC3339), e.Reason)
 }
+
+// LineageError reports that a certificate is revoked, and that its successors may not be: it could not be told
+// whether there are any, or revoking them ended early. To revoke again with Lineage goes on from there.
+type LineageError struct {
+	Serial Serial
+	Also   []Serial // successors revoked before the failure
+	Err    error
+}
+
+func (e *LineageError) Error() string {
+	return fmt.Sprintf("certificate %s is revoked, and %d of its successors; there may be more, so revoke it again with its lineage: %v",
+		e.Serial, len(e.Also), e.Err)
+}
+
+func (e *LineageError) Unwrap() error { return e.Err }

@@ -191,6 +191,7 @@ type faultyStore struct {
 	bolt          *boltstore.Store
 	before, after bool
 	duplicates    int    // how many serials to call taken
+	page          int    // the most that a List returns, if set
 	onInsert      func() // called before the real Insert
 	onDecide      func() // called after the real Decide
 }
@@ -204,6 +205,13 @@ func (s *faultyStore) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spen
 		return ca.ErrDuplicate
 	}
 	return s.faulty(func() error { return s.Store.Insert(ctx, rec, spend, ev) })
+}
+
+func (s *faultyStore) List(ctx context.Context, q ca.Query) (*ca.Page, error) {
+	if s.page > 0 {
+		q.Limit = min(q.Limit, s.page)
+	}
+	return s.Store.List(ctx, q)
 }
 
 func (s *faultyStore) Decide(ctx context.Context, serial ca.Serial, decide func(*ca.Record) (*ca.Revocation, audit.Event, error)) (rec *ca.Record, err error) {

@@ -172,24 +172,34 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	rec, err := s.revoke(r, in.Reason)
+	done, err := s.revoke(r, in)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, certificateOf(rec, s.now()))
+	out := certificateOf(done.Record, s.now())
+	out.AlsoRevoked, out.ActiveSuccessors = serials(done.Also), serials(done.Active)
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func serials(list []ca.Serial) []string {
+	var out []string
+	for _, s := range list {
+		out = append(out, s.String())
+	}
+	return out
 }
 
 // revoke revokes, holds or releases the certificate that the path names.
-func (s *Server) revoke(r *http.Request, reason string) (*ca.Record, error) {
+func (s *Server) revoke(r *http.Request, in client.Revocation) (*ca.RevocationOutcome, error) {
 	serial, err := serialIn(r)
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := ca.ParseReason(reason)
+	reason, err := ca.ParseReason(in.Reason)
 	if err != nil {
 		return nil, refuse(badRequest, "%v", err)
 	}
-	return s.c.Authority.Revoke(r.Context(), ca.RevocationRequest{Serial: serial, Reason: parsed})
+	return s.c.Authority.Revoke(r.Context(), ca.RevocationRequest{Serial: serial, Reason: reason, Lineage: in.WithLineage()})
 }
 
 func (s *Server) listCertificates(w http.ResponseWriter, r *http.Request) error {

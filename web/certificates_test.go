@@ -97,6 +97,43 @@ func TestCertificates_Life(t *testing.T) {
 	f.do(request{method: "POST", url: f.public.URL + "/v1/certificates/renew"}).problem(t, http.StatusUnauthorized, "certificate-needed")
 }
 
+// TestCertificates_RevokeLineage: what renewed a certificate goes with it if its key was compromised, or if
+// this was asked for, and is told of otherwise.
+func TestCertificates_RevokeLineage(t *testing.T) {
+	for _, tt := range []struct {
+		body         string
+		also, active int
+	}{
+		{`{"reason":"keyCompromise"}`, 2, 0},
+		{`{"reason":"keyCompromise","lineage":false}`, 0, 2},
+		{`{"reason":"superseded"}`, 0, 2},
+		{`{"reason":"superseded","lineage":true}`, 2, 0},
+		{"", 0, 2},
+	} {
+		f := newFixture(t)
+		cert := f.certificate("payments", "client")
+		for range 2 {
+			f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &cert}).want(t, http.StatusCreated, nil)
+		}
+		path := "/v1/certificates/" + serialOf(cert) + "/revoke"
+		var got client.Certificate
+		f.operate("POST", path, tt.body).want(t, http.StatusOK, &got)
+		if got.Status != "revoked" || len(got.AlsoRevoked) != tt.also || len(got.ActiveSuccessors) != tt.active {
+			t.Errorf("%s: %s, also revoked %v, active %v", tt.body, got.Status, got.AlsoRevoked, got.ActiveSuccessors)
+		}
+		if tt.active == 0 {
+			f.operate("POST", path, tt.body).problem(t, http.StatusConflict, "already-revoked")
+			continue
+		}
+		f.operate("POST", path, `{"lineage":true}`).want(t, http.StatusOK, &got)
+		if len(got.AlsoRevoked) != 2 {
+			t.Errorf("%s, then its lineage: also revoked %v", tt.body, got.AlsoRevoked)
+		}
+	}
+	f := newFixture(t)
+	f.operate("POST", "/v1/certificates/"+serialOf(f.admin)+"/revoke", `{"reason":"certificateHold","lineage":true}`).problem(t, http.StatusConflict, "reason-not-allowed")
+}
+
 // TestInvariant4_OneInvitationOneCertificate: the same CSR again gets the same certificate, another is refused.
 func TestInvariant4_OneInvitationOneCertificate(t *testing.T) {
 	f := newFixture(t)

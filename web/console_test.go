@@ -89,10 +89,19 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 	status := func() ca.Status {
 		return must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), thumbprintOf(first))).Status(f.now())
 	}
+	body := f.page(path, http.StatusOK)
+	if strings.Count(body, "<form") != 2 || !strings.Contains(body, `name="reason" value="certificateHold"`) || strings.Contains(body, "<option>certificateHold") {
+		t.Errorf("want a form to hold and one to revoke: %s", body)
+	}
 	for _, step := range []struct {
 		reason string
 		want   ca.Status
-	}{{"certificateHold", ca.Held}, {"removeFromCRL", ca.Active}, {"keyCompromise", ca.Revoked}} {
+		button string // of the first form that the page has then
+	}{
+		{"certificateHold", ca.Held, "Release the hold"},
+		{"removeFromCRL", ca.Active, "Hold this certificate"},
+		{"keyCompromise", ca.Revoked, "Revoke its successors"},
+	} {
 		a := f.do(request{
 			method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", step.reason), cert: &f.admin,
 			header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
@@ -100,7 +109,32 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 		if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != path || status() != step.want {
 			t.Errorf("%s: status %d to %q, and the certificate is %s: %s", step.reason, a.StatusCode, a.Header.Get("Location"), status(), a.body)
 		}
-		f.page(path, http.StatusOK)
+		body := f.page(path, http.StatusOK)
+		if got := buttons.FindStringSubmatch(body); got == nil || got[1] != step.button || strings.Contains(body, "<option>removeFromCRL") {
+			t.Errorf("after %s: %v, want a button to %q: %s", step.reason, got, step.button, body)
+		}
+	}
+}
+
+var buttons = regexp.MustCompile(`<button>([^<]*)</button>`)
+
+// TestConsole_RevokeLineage: the box that the form has ticked takes the successors along, each branch of them.
+func TestConsole_RevokeLineage(t *testing.T) {
+	f := newFixture(t)
+	first := f.certificate("payments", "client")
+	path := "/console/certificates/" + serialOf(first)
+	for range 2 {
+		f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &first}).want(t, http.StatusCreated, nil)
+	}
+	if body := f.page(path, http.StatusOK); strings.Count(body, "</li>") != 3 || !strings.Contains(body, `name="lineage" checked`) {
+		t.Errorf("lacks a successor or the box: %s", body)
+	}
+	f.do(request{
+		method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", "superseded", "lineage", "on"), cert: &f.admin,
+		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
+	}).want(t, http.StatusSeeOther, nil)
+	if body := f.page(path, http.StatusOK); strings.Contains(body, "<form") || strings.Count(body, `class="status revoked"`) != 4 {
+		t.Errorf("after the revocation of all three: %s", body)
 	}
 }
 

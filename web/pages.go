@@ -118,26 +118,28 @@ func (s *Server) certificatePage(w http.ResponseWriter, r *http.Request) error {
 	c := issuedOf(issued, s.now())
 	return s.render(w, r, http.StatusOK, "certificate", "Certificate "+c.Serial, struct {
 		client.Certificate
-		Lineage   []client.Certificate // oldest first, this one among them
-		Revocable bool
-		Reasons   []ca.Reason
-	}{c, s.certificates(lineage), c.Status != string(ca.Revoked), reasonsFor(issued.Record)})
+		Lineage []client.Certificate // oldest first, this one among them
+		Follow  bool                 // some of its successors are active or held
+		Reasons []ca.Reason          // to revoke it for
+	}{c, s.certificates(lineage), s.followed(lineage, issued.Record), reasons})
 }
 
-// reasonsFor lists what a certificate can be revoked for; what is held can be released or revoked for good.
-func reasonsFor(rec *ca.Record) []ca.Reason {
-	reasons := []ca.Reason{
-		ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged,
-		ca.CessationOfOperation, ca.PrivilegeWithdrawn,
-	}
-	if rec.Revocation != nil {
-		return append([]ca.Reason{ca.RemoveFromCRL}, reasons...)
-	}
-	return append(reasons, ca.CertificateHold)
+// reasons are what a form offers. A hold and a release have forms of their own.
+var reasons = []ca.Reason{
+	ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged, ca.CessationOfOperation, ca.PrivilegeWithdrawn,
 }
 
-// lineage follows a certificate back to the first that it renews, and forward to what renewed it as far as
-// the client's newest certificates show it.
+// followed reports whether a certificate's lineage has, after it, what can still be revoked.
+func (s *Server) followed(lineage []*ca.Record, rec *ca.Record) bool {
+	i := slices.IndexFunc(lineage, func(r *ca.Record) bool { return r.Serial == rec.Serial })
+	return slices.ContainsFunc(lineage[i+1:], func(r *ca.Record) bool {
+		status := r.Status(s.now())
+		return status == ca.Active || status == ca.Held
+	})
+}
+
+// lineage follows a certificate back to the first that it renews, and forward to all that renewed it, as far
+// as the client's newest certificates show it.
 func (s *Server) lineage(ctx context.Context, rec *ca.Record) ([]*ca.Record, error) {
 	line := []*ca.Record{rec}
 	for parent := rec.Parent; !parent.IsZero() && len(line) < ancestors; {
@@ -154,8 +156,10 @@ func (s *Server) lineage(ctx context.Context, rec *ca.Record) ([]*ca.Record, err
 	if err != nil {
 		return nil, err
 	}
-	for _, next := range slices.Backward(page.Records) { // oldest first, so that each parent is in the line already
-		if next.Parent == line[len(line)-1].Serial {
+	after := map[ca.Serial]bool{rec.Serial: true}
+	for _, next := range slices.Backward(page.Records) { // oldest first, so that each parent was seen already
+		if after[next.Parent] {
+			after[next.Serial] = true
 			line = append(line, next)
 		}
 	}
@@ -167,11 +171,12 @@ func (s *Server) revokeForm(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return refuse(badRequest, "malformed form")
 	}
-	rec, err := s.revoke(r, r.PostForm.Get("reason"))
+	lineage := r.PostForm.Has("lineage") // a box that is not ticked is not sent
+	done, err := s.revoke(r, client.Revocation{Reason: r.PostForm.Get("reason"), Lineage: &lineage})
 	if err != nil {
 		return err
 	}
-	http.Redirect(w, r, "/console/certificates/"+rec.Serial.String(), http.StatusSeeOther)
+	http.Redirect(w, r, "/console/certificates/"+done.Record.Serial.String(), http.StatusSeeOther)
 	return nil
 }
 

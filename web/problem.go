@@ -29,6 +29,7 @@ var problems = []struct {
 	matches func(error) bool
 	outcome
 }{
+	{as[*ca.LineageError], outcome{http.StatusServiceUnavailable, "lineage-not-revoked", "The certificate is revoked, its successors may not be; revoke it again with its lineage"}},
 	{as[*ca.SpentError], outcome{http.StatusConflict, "invitation-used", "The invitation was used before"}},
 	{as[*ca.AlreadyRevokedError], outcome{http.StatusConflict, "already-revoked", "The certificate is revoked already"}},
 	{is(ca.ErrCSR), outcome{http.StatusBadRequest, "bad-csr", "Bad certificate request"}},
@@ -40,6 +41,7 @@ var problems = []struct {
 	{is(ca.ErrProfile), outcome{http.StatusUnprocessableEntity, "no-profile", "No such profile"}},
 	{is(ca.ErrNotActive), outcome{http.StatusForbidden, "certificate-not-active", "The certificate is not active"}},
 	{is(ca.ErrReason), outcome{http.StatusConflict, "reason-not-allowed", "Reason not allowed"}},
+	{is(ca.ErrIssuer), outcome{http.StatusConflict, "other-issuer", "The certificate is of another issuing CA"}},
 	{is(ca.ErrNotFound), outcome{http.StatusNotFound, "no-certificate", "No such certificate"}},
 	{is(ca.ErrClock), outcome{http.StatusServiceUnavailable, "clock", "The CA's clock is wrong; an operator must set it right"}},
 	{is(ca.ErrDuplicate), internal},

@@ -117,6 +117,7 @@ func TestProblems_InternalTextStaysInside(t *testing.T) {
 		errors.New("open /var/lib/pkid/pkid.db: input/output error"),
 		fmt.Errorf("signing: %w: secret detail", ca.ErrMismatch),
 		fmt.Errorf("recording: %w", ca.ErrDuplicate),
+		&ca.LineageError{Err: errors.New("write /var/lib/pkid/pkid.db: no space left")},
 		fmt.Errorf("%w: reading /etc/pkid", context.DeadlineExceeded),
 	} {
 		p := problem(err, "the-id")

@@ -56,15 +56,19 @@ func (a *app) inviteCommand() *cobra.Command {
 
 func (a *app) revokeCommand() *cobra.Command {
 	var reason string
-	var yes, release bool
+	var yes, release, lineage bool
 	cmd := &cobra.Command{
 		Use: "revoke SERIAL|FILE", Short: "revoke a certificate, or hold it (--reason certificateHold) and release it", Args: exactly("SERIAL|FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if release && reason != "" {
-				return usagef("--release and --reason exclude each other")
+			r := client.Revocation{Reason: reason}
+			if cmd.Flags().Changed("lineage") {
+				r.Lineage = &lineage
+			}
+			if release && (r.Reason != "" || r.Lineage != nil) {
+				return usagef("--release excludes --reason and --lineage")
 			}
 			if release {
-				reason = "removeFromCRL"
+				r.Reason = "removeFromCRL"
 			}
 			serial, err := serialOf(args[0])
 			if err != nil {
@@ -75,19 +79,24 @@ func (a *app) revokeCommand() *cobra.Command {
 				return err
 			}
 			if !yes && !release {
-				if err := a.confirmRevocation(cmd.Context(), api, serial); err != nil {
+				if err := a.confirmRevocation(cmd.Context(), api, serial, r); err != nil {
 					return err
 				}
 			}
-			c, err := api.Revoke(cmd.Context(), serial, client.Revocation{Reason: reason})
+			c, err := api.Revoke(cmd.Context(), serial, r)
 			if err != nil {
 				return fmt.Errorf("revoking %s: %w", serial, err)
+			}
+			if n := len(c.ActiveSuccessors); n > 0 {
+				a.note("active still: %s, which renewed it (%d in all)", printable(c.ActiveSuccessors[n-1]), n)
+				a.note("to revoke what renewed it as well: pkictl revoke %s --lineage", c.Serial)
 			}
 			return a.printCertificate(c)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&reason, "reason", "", "RFC 5280 reason: keyCompromise, superseded, cessationOfOperation, certificateHold, ... (default unspecified)")
+	f.BoolVar(&lineage, "lineage", false, "revoke also what renewed it, which may be a thief's (default with --reason keyCompromise; --lineage=false: not)")
 	f.BoolVar(&release, "release", false, "release a certificate that is on hold")
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	a.jsonFlag(cmd)
@@ -95,7 +104,7 @@ func (a *app) revokeCommand() *cobra.Command {
 }
 
 // confirmRevocation shows what would be revoked and asks. Without somebody to ask it refuses.
-func (a *app) confirmRevocation(ctx context.Context, api *client.API, serial string) error {
+func (a *app) confirmRevocation(ctx context.Context, api *client.API, serial string, r client.Revocation) error {
 	in, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return usagef("revoking cannot be undone: say --yes")
@@ -104,7 +113,11 @@ func (a *app) confirmRevocation(ctx context.Context, api *client.API, serial str
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", serial, err)
 	}
-	fmt.Fprintf(a.stderr, "revoke %s of %s (%s, expires %s)? [y/N] ", c.Serial, printable(c.ClientID), c.Status, stamp(c.NotAfter))
+	also := ""
+	if r.WithLineage() {
+		also = ", and every certificate that renewed it"
+	}
+	fmt.Fprintf(a.stderr, "revoke %s of %s (%s, expires %s)%s? [y/N] ", c.Serial, printable(c.ClientID), c.Status, stamp(c.NotAfter), also)
 	answer, err := bufio.NewReader(io.LimitReader(in, 100)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -209,7 +222,7 @@ func (a *app) printCertificate(c *client.Certificate) error {
 	}
 	return a.printFields(
 		field{"serial", c.Serial}, field{"client", c.ClientID}, field{"profile", c.Profile}, field{"status", c.Status},
-		field{"revoked", stamp(c.RevokedAt)}, field{"reason", c.RevocationReason},
+		field{"revoked", stamp(c.RevokedAt)}, field{"reason", c.RevocationReason}, field{"also revoked", strings.Join(c.AlsoRevoked, " ")},
 		field{"not before", stamp(c.NotBefore)}, field{"not after", stamp(c.NotAfter)}, field{"names", strings.Join(c.Names, " ")},
 		field{"x5t#S256", c.Thumbprint.String()}, field{"renews", c.Renews}, field{"issuer", c.Issuer},
 	)
