@@ -127,13 +127,15 @@ func (r Route) methods() []string {
 
 // router puts a listener's part of the table into a mux. The mux answers an unclean path with a redirect,
 // which loses the body of a POST, so its cleaning is off and such paths are refused before it sees them.
+// Each route asks for the path before the method: a route that takes the method of a request would otherwise
+// make the mux forget that another takes its path, and the answer would be 404 instead of 405.
 func (s *Server) router(l Listener) *mux.Router {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath().StrictSlash(false)
 	for _, route := range s.table {
 		if route.Listeners&l == 0 {
 			continue
 		}
-		r.Methods(route.methods()...).Path(route.Path).Name(route.Name).Handler(s.route(route))
+		r.Path(route.Path).Methods(route.methods()...).Name(route.Name).Handler(s.route(route))
 	}
 	r.NotFoundHandler = s.answer(func(http.ResponseWriter, *http.Request) error { return errNoRoute })
 	r.MethodNotAllowedHandler = s.answer(func(w http.ResponseWriter, req *http.Request) error {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +117,45 @@ func TestRoutes_NotFoundAndMethods(t *testing.T) {
 			t.Errorf("%s: Allow %q, want %q", path, got, allow)
 		}
 	}
+}
+
+// TestRoutes_EveryMethodOnEveryPath: each path answers the methods that the table has for it, and 405 with
+// these as Allow to every other.
+func TestRoutes_EveryMethodOnEveryPath(t *testing.T) {
+	f := newFixture(t)
+	all := []string{"GET", "HEAD", "POST", "PATCH", "OPTIONS"} // in the order of Allow
+	for _, l := range []Listener{Public, MTLS, Status, Ops} {
+		handler := f.listener(l)
+		for _, route := range f.table {
+			if route.Listeners&l == 0 {
+				continue
+			}
+			path := strings.Replace(example(route.Path), "ab.", f.c.Authority.Issuer().ID()+".", 1)
+			var allow []string
+			for _, m := range all {
+				if slices.ContainsFunc(f.table, func(r Route) bool {
+					return r.Listeners&l != 0 && slices.Contains(r.methods(), m) && pattern(r.Path).MatchString(path)
+				}) {
+					allow = append(allow, m)
+				}
+			}
+			for _, m := range append([]string{"PUT", "DELETE", "TRACE", "BREW"}, all...) {
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), m, path, nil))
+				switch got := w.Header().Get("Allow"); {
+				case slices.Contains(allow, m) && (w.Code == http.StatusMethodNotAllowed || w.Code == http.StatusNotFound):
+					t.Errorf("%s listener: %s %s: status %d", l, m, path, w.Code)
+				case !slices.Contains(allow, m) && (w.Code != http.StatusMethodNotAllowed || got != strings.Join(allow, ", ")):
+					t.Errorf("%s listener: %s %s: status %d, Allow %q; want 405, %v", l, m, path, w.Code, got, allow)
+				}
+			}
+		}
+	}
+}
+
+// pattern is a route's path as a regular expression.
+func pattern(path string) *regexp.Regexp {
+	return regexp.MustCompile("^" + regexp.MustCompile(`\{\w+:([^}]*)\}`).ReplaceAllString(path, "($1)") + "$")
 }
 
 func TestRoutes_HeadersOnEveryAnswer(t *testing.T) {
