@@ -29,8 +29,6 @@ var (
 	ErrRequest = errors.New("bad invitation request")
 	// ErrNoCertificate: a renewal came without a client certificate.
 	ErrNoCertificate = errors.New("no client certificate")
-	// ErrDisabled: the client was disabled by an operator.
-	ErrDisabled = errors.New("client is disabled")
 )
 
 // Bounds of an invitation.
@@ -41,8 +39,12 @@ const (
 	maxText    = 1024 // octets of one of them
 )
 
-// DefaultProfile is the profile of an invitation that names none.
-const DefaultProfile = "client"
+// The names that mean something here.
+const (
+	DefaultProfile  = "client"   // the profile of an invitation that names none
+	OperatorProfile = "operator" // makes operators, who are no clients of the token endpoint
+	Daemon          = "pkid"     // client id of the daemon's own certificates, and its name in the audit log
+)
 
 // Config is what a Service needs. All of it is required but Now.
 type Config struct {
@@ -84,6 +86,10 @@ type InviteRequest struct {
 
 // Invite makes an invitation and returns it with its secret, which is not kept. The request is checked
 // against the profile now, so that a mistake shows to the operator and not on the machine that enrols.
+//
+// A client whose certificates can authenticate it (clientAuth) is registered with the token endpoint, or gets
+// these scopes and resources, which hold from then on for the certificates that it has too. That comes last:
+// if it fails, what stays behind is an invitation whose secret nobody knows.
 func (s *Service) Invite(ctx context.Context, r InviteRequest) (*Invitation, [32]byte, error) {
 	var secret [32]byte
 	if err := r.complete(); err != nil {
@@ -96,12 +102,12 @@ func (s *Service) Invite(ctx context.Context, r InviteRequest) (*Invitation, [32
 	if err := s.ca.CheckGrant(r.Profile, names, r.Lifetime); err != nil {
 		return nil, secret, err
 	}
-	if r.Profile == DefaultProfile {
-		if err := s.clients.Enrol(ctx, r.ClientID, r.Scopes, r.Resources); err != nil {
-			return nil, secret, fmt.Errorf("registering client: %w", err)
-		}
-	} else if len(r.Scopes)+len(r.Resources) > 0 {
+	register := r.Profile != OperatorProfile && s.ca.ClientAuth(r.Profile)
+	if !register && len(r.Scopes)+len(r.Resources) > 0 {
 		return nil, secret, fmt.Errorf("%w: scopes and resources belong to clients of the token endpoint; profile %q has none", ErrRequest, r.Profile)
+	}
+	if err := s.clients.CheckEnabled(ctx, r.ClientID); err != nil {
+		return nil, secret, err
 	}
 	rand.Read(secret[:])
 	var id [16]byte
@@ -117,7 +123,12 @@ func (s *Service) Invite(ctx context.Context, r InviteRequest) (*Invitation, [32
 		"expires_at": inv.ExpiresAt.Format(time.RFC3339),
 	}}
 	if err := s.store.PutInvitation(ctx, inv, ev); err != nil {
-		return nil, secret, fmt.Errorf("recording invitation: %w", err)
+		return nil, [32]byte{}, fmt.Errorf("recording invitation: %w", err)
+	}
+	if register {
+		if err := s.clients.Enrol(ctx, r.ClientID, r.Scopes, r.Resources); err != nil {
+			return nil, [32]byte{}, fmt.Errorf("registering client: %w", err)
+		}
 	}
 	return inv, secret, nil
 }
@@ -140,15 +151,23 @@ func (r *InviteRequest) complete() error {
 			return fmt.Errorf("%w: want at most %d SANs, scopes and resources each, of 1 to %d octets", ErrRequest, maxList, maxText)
 		}
 	}
+	for _, s := range slices.Concat(r.Scopes, r.Resources) {
+		if strings.ContainsFunc(s, func(c rune) bool { return c <= 0x20 || c > 0x7e || c == '"' || c == '\\' }) {
+			return fmt.Errorf("%w: %q: a scope or resource has printable ASCII characters without space, quote and backslash", ErrRequest, s)
+		}
+	}
 	return nil
 }
 
 // CheckClientID accepts ids that can stand in a common name, a URL path and a log line as they are: 1 to 64
-// letters, digits and "-._~:@", beginning with a letter or digit.
+// letters, digits and "-._~:@", beginning with a letter or digit. Daemon is taken.
 func CheckClientID(id string) error {
 	const alphanumeric = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	if len(id) < 1 || len(id) > 64 || strings.Trim(id, alphanumeric+"-._~:@") != "" || !strings.Contains(alphanumeric, id[:1]) {
 		return fmt.Errorf("%w: a client id has 1 to 64 letters, digits or -._~:@ and begins with a letter or digit", ErrRequest)
+	}
+	if id == Daemon {
+		return fmt.Errorf("%w: the client id %q is the daemon's own", ErrRequest, Daemon)
 	}
 	return nil
 }
@@ -174,7 +193,7 @@ func (s *Service) Enroll(ctx context.Context, id string, secret [32]byte, csr []
 		return nil, fmt.Errorf("%w: it expired at %s; ask the operator for another", ErrInvitation, inv.ExpiresAt.Format(time.RFC3339))
 	}
 	if err := s.clients.CheckEnabled(ctx, inv.ClientID); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDisabled, err)
+		return nil, err
 	}
 	ctx = withClient(ctx, inv.ClientID)
 	issued, err := s.ca.Issue(ctx, ca.Request{
@@ -230,7 +249,7 @@ func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []b
 		return nil, fmt.Errorf("certificate to renew: %w", err)
 	}
 	if err := s.clients.CheckEnabled(ctx, rec.ClientID); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDisabled, err)
+		return nil, err
 	}
 	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: current, Key: key})
 }

@@ -1,6 +1,8 @@
 package enroll_test
 
 import (
+	"cmp"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +20,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/daemon"
@@ -31,6 +35,29 @@ type house struct {
 	clients   *authserver.Registry
 	store     *boltstore.Store
 	now       time.Time
+
+	invitations *faultyInvitations
+	registryErr error // of CheckEnabled, if set
+}
+
+// errFault is an error of a store, which is nobody's business.
+var errFault = errors.New("reading /var/lib/pkid/pkid.db: input/output error")
+
+func (h *house) Enrol(ctx context.Context, id string, scopes, resources []string) error {
+	return h.clients.Enrol(ctx, id, scopes, resources)
+}
+
+func (h *house) CheckEnabled(ctx context.Context, id string) error {
+	return cmp.Or(h.registryErr, h.clients.CheckEnabled(ctx, id))
+}
+
+type faultyInvitations struct {
+	enroll.Store
+	err error // of PutInvitation, if set
+}
+
+func (s *faultyInvitations) PutInvitation(ctx context.Context, inv *enroll.Invitation, ev audit.Event) error {
+	return cmp.Or(s.err, s.Store.PutInvitation(ctx, inv, ev))
 }
 
 func newHouse(t *testing.T) *house {
@@ -56,7 +83,11 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	profiles, err := daemon.Profiles(config.BuiltinProfiles())
+	configured := config.BuiltinProfiles()
+	device := configured[config.ProfileClient]
+	device.Usages = []string{"serverAuth", "clientAuth"}
+	configured["device"] = device
+	profiles, err := daemon.Profiles(configured)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +101,8 @@ func newHouse(t *testing.T) *house {
 	if h.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: h.store, DataKey: make([]byte, 32), Now: clock}); err != nil {
 		t.Fatal(err)
 	}
-	if h.Service, err = enroll.New(enroll.Config{Authority: h.authority, Store: h.store, Clients: h.clients, Now: clock}); err != nil {
+	h.invitations = &faultyInvitations{Store: h.store}
+	if h.Service, err = enroll.New(enroll.Config{Authority: h.authority, Store: h.invitations, Clients: h, Now: clock}); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -225,10 +257,14 @@ func TestInviteRefuses(t *testing.T) {
 	}{
 		{"no client", enroll.InviteRequest{}, enroll.ErrRequest},
 		{"client id with a slash", enroll.InviteRequest{ClientID: "a/b"}, enroll.ErrRequest},
+		{"the daemon's own client id", enroll.InviteRequest{ClientID: "pkid", Profile: "server"}, enroll.ErrRequest},
 		{"client id with a NUL", enroll.InviteRequest{ClientID: "a\x00b"}, enroll.ErrRequest},
 		{"short invitation", enroll.InviteRequest{ClientID: "a", TTL: time.Second}, enroll.ErrRequest},
 		{"long invitation", enroll.InviteRequest{ClientID: "a", TTL: enroll.MaxTTL + time.Hour}, enroll.ErrRequest},
 		{"many SANs", enroll.InviteRequest{ClientID: "a", SANs: make([]string, 100)}, enroll.ErrRequest},
+		{"two scopes in one", enroll.InviteRequest{ClientID: "a", Scopes: []string{"read write"}}, enroll.ErrRequest},
+		{"resource with a quote", enroll.InviteRequest{ClientID: "a", Resources: []string{`"https://a.example"`}}, enroll.ErrRequest},
+		{"scopes of an operator", enroll.InviteRequest{ClientID: "a", Profile: "operator", Scopes: []string{"x"}}, enroll.ErrRequest},
 		{"scopes of a server", enroll.InviteRequest{ClientID: "a", Profile: "server", Scopes: []string{"x"}}, enroll.ErrRequest},
 		{"unknown profile", enroll.InviteRequest{ClientID: "a", Profile: "root"}, ca.ErrProfile},
 		{"wildcard", enroll.InviteRequest{ClientID: "a", SANs: []string{"*.example"}}, ca.ErrNames},
@@ -237,6 +273,69 @@ func TestInviteRefuses(t *testing.T) {
 	} {
 		if _, _, err := h.Invite(t.Context(), tt.r); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+// TestInviteRegistersByUsage: whether a client of the token endpoint is made, the profile's usage decides and
+// not its name.
+func TestInviteRegistersByUsage(t *testing.T) {
+	h := newHouse(t)
+	for profile, want := range map[string]bool{"client": true, "device": true, "server": false, "operator": false} {
+		r := enroll.InviteRequest{ClientID: "of-" + profile, Profile: profile}
+		if want {
+			r.Scopes = []string{"read"}
+		}
+		h.invite(t, r)
+		c, err := h.clients.Get(t.Context(), r.ClientID)
+		if want && (err != nil || !slices.Equal(c.Scopes, r.Scopes)) {
+			t.Errorf("%s: registered as %+v, %v", profile, c, err)
+		}
+		if !want && !errors.Is(err, authserver.ErrNoClient) {
+			t.Errorf("%s: registered as %+v, %v", profile, c, err)
+		}
+	}
+}
+
+// TestInviteThatFailsChangesNoClient: an invitation that could not be recorded, or that nobody could redeem,
+// leaves the client's scopes as they are.
+func TestInviteThatFailsChangesNoClient(t *testing.T) {
+	h := newHouse(t)
+	h.invite(t, enroll.InviteRequest{ClientID: "a", Scopes: []string{"read"}})
+	more := enroll.InviteRequest{ClientID: "a", Scopes: []string{"read", "write"}}
+	h.invitations.err = errFault
+	if _, secret, err := h.Invite(t.Context(), more); !errors.Is(err, errFault) || secret != [32]byte{} {
+		t.Errorf("got %v", err)
+	}
+	h.invitations.err = nil
+	if _, err := h.clients.Change(t.Context(), "a", func(c *authserver.Client) error { c.Disabled = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.Invite(t.Context(), more); !errors.Is(err, authserver.ErrDisabled) {
+		t.Errorf("disabled client: %v", err)
+	}
+	if c, err := h.clients.Get(t.Context(), "a"); err != nil || !slices.Equal(c.Scopes, []string{"read"}) {
+		t.Errorf("the client has scopes %v, %v", c.Scopes, err)
+	}
+}
+
+// TestRegistryErrorsAreNotDisabledClients: a registry that cannot be read says so, and is no refusal.
+func TestRegistryErrorsAreNotDisabledClients(t *testing.T) {
+	h := newHouse(t)
+	inv, secret := h.invite(t, enroll.InviteRequest{ClientID: "a"})
+	csr := newCSR(t, newKey(t))
+	issued, err := h.Enroll(t.Context(), inv.ID, secret, csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, secret := h.invite(t, enroll.InviteRequest{ClientID: "a"})
+	h.registryErr = errFault
+	_, enrolling := h.Enroll(t.Context(), other.ID, secret, csr)
+	_, renewing := h.Renew(t.Context(), peer(t, issued), nil)
+	_, _, inviting := h.Invite(t.Context(), enroll.InviteRequest{ClientID: "a"})
+	for what, err := range map[string]error{"enrolling": enrolling, "renewing": renewing, "inviting": inviting} {
+		if !errors.Is(err, errFault) || errors.Is(err, authserver.ErrDisabled) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
@@ -290,7 +389,7 @@ func TestRenew(t *testing.T) {
 	if _, err := h.clients.Change(t.Context(), "a", func(c *authserver.Client) error { c.Disabled = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Renew(t.Context(), peer(t, same), nil); !errors.Is(err, enroll.ErrDisabled) {
+	if _, err := h.Renew(t.Context(), peer(t, same), nil); !errors.Is(err, authserver.ErrDisabled) {
 		t.Errorf("disabled client: %v", err)
 	}
 	h.now = h.now.Add(24 * time.Hour)

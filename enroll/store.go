@@ -43,10 +43,11 @@ type Spent struct {
 
 // Clients is the registry of OAuth clients as far as enrolment concerns it.
 type Clients interface {
-	// Enrol makes sure that a client of that id exists, with these scopes and resources if any are given,
-	// before it is invited. A client that exists keeps its way of authenticating.
+	// Enrol makes sure that a client of that id exists, with these scopes and resources if any are given. A
+	// client that exists keeps its way of authenticating.
 	Enrol(ctx context.Context, clientID string, scopes, resources []string) error
-	// CheckEnabled returns an error if the client was disabled. A client that does not exist is enabled:
-	// operators and pkid's own servers have certificates and no client record.
+	// CheckEnabled returns an error, which goes to the requester as it is, if the client was disabled. A
+	// client that does not exist is enabled: operators and pkid's own servers have certificates and no client
+	// record.
 	CheckEnabled(ctx context.Context, clientID string) error
 }

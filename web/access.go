@@ -7,13 +7,11 @@ import (
 	"net/http"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
-
-// operatorProfile is the profile whose certificates make an operator.
-const operatorProfile = "operator"
 
 // admit decides whether a request may go on to its handler, and attaches who makes it. OAuth routes decide
 // for themselves: the authorization server knows its trusted proxies, and its clients may be other sites.
@@ -69,7 +67,7 @@ func (s *Server) operator(r *http.Request) (*http.Request, error) {
 	if status := rec.Status(s.now()); status != ca.Active {
 		return nil, refuse(certificateBad, "certificate %s is %s", rec.Serial, status)
 	}
-	if rec.Profile != operatorProfile {
+	if rec.Profile != enroll.OperatorProfile {
 		return nil, refuse(operatorNeeded, "certificate %s is of profile %q; use an operator's", rec.Serial, rec.Profile)
 	}
 	c.operator = true

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 )
 
@@ -21,9 +22,9 @@ func example(path string) string {
 // TestAccess_OperatorRoutes: every operator's route refuses everyone else, whatever they hold.
 func TestAccess_OperatorRoutes(t *testing.T) {
 	f := newFixture(t)
-	ordinary, revoked := f.certificate("ordinary", "client"), f.certificate("gone", operatorProfile)
+	ordinary, revoked := f.certificate("ordinary", "client"), f.certificate("gone", enroll.OperatorProfile)
 	f.operate("POST", "/v1/certificates/"+serialOf(revoked)+"/revoke", "").want(t, http.StatusOK, nil)
-	held := f.certificate("held", operatorProfile)
+	held := f.certificate("held", enroll.OperatorProfile)
 	f.operate("POST", "/v1/certificates/"+serialOf(held)+"/revoke", `{"reason":"certificateHold"}`).want(t, http.StatusOK, nil)
 	foreign := newFixture(t).admin
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -220,7 +221,7 @@ func TestCertificates_Show(t *testing.T) {
 	path := "/v1/certificates/" + serialOf(f.admin)
 	var got client.Certificate
 	f.operate("GET", path, "").want(t, http.StatusOK, &got)
-	if len(got.Chain) != 1 || got.Root == "" || got.Profile != operatorProfile {
+	if len(got.Chain) != 1 || got.Root == "" || got.Profile != enroll.OperatorProfile {
 		t.Errorf("got %+v", got)
 	}
 	for kind, n := range map[string]int{pemFile: 1, pemChain: 2} {

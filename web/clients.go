@@ -2,10 +2,12 @@ package web
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"net/url"
 
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -14,6 +16,9 @@ func (s *Server) postClient(w http.ResponseWriter, r *http.Request) error {
 	in, err := decode[client.ClientRecord](r)
 	if err != nil {
 		return err
+	}
+	if in.ID == enroll.Daemon {
+		return fmt.Errorf("%w: the client id %q is the daemon's own", authserver.ErrClientMetadata, in.ID)
 	}
 	c, err := registered(in)
 	if err != nil {

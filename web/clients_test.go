@@ -76,6 +76,25 @@ func TestClients_List(t *testing.T) {
 	f.operate("GET", "/v1/clients?cursor=zz", "").problem(t, http.StatusBadRequest, "bad-request")
 }
 
+// TestClients_TheDaemonsName: what the audit log says "pkid" did, the daemon did.
+func TestClients_TheDaemonsName(t *testing.T) {
+	f := newFixture(t)
+	f.operate("POST", "/v1/clients", `{"client_id":"pkid","token_endpoint_auth_method":"client_secret_post"}`).problem(t, http.StatusUnprocessableEntity, "bad-client")
+	f.operate("POST", "/v1/invitations", `{"client_id":"pkid"}`).problem(t, http.StatusBadRequest, "bad-invitation")
+}
+
+// TestClients_DisabledCannotRenew: nor enrol, nor be invited.
+func TestClients_DisabledCannotRenew(t *testing.T) {
+	f := newFixture(t)
+	token := f.invite("payments").Token
+	payments := f.certificate("payments", "client")
+	f.operate("PATCH", "/v1/clients/payments", `{"disabled":true}`).want(t, http.StatusOK, nil)
+	csr, _ := newCSR(t)
+	f.enrol(token, csr).problem(t, http.StatusForbidden, "client-disabled")
+	f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &payments}).problem(t, http.StatusForbidden, "client-disabled")
+	f.operate("POST", "/v1/invitations", `{"client_id":"payments"}`).problem(t, http.StatusForbidden, "client-disabled")
+}
+
 // TestAudit_Chain: the API gives what is needed to follow the chain.
 func TestAudit_Chain(t *testing.T) {
 	f := newFixture(t)

@@ -64,7 +64,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{t: t, log: &logBuffer{}}
 	f.start()
 	f.setup()
-	f.admin = f.certificate("admin", operatorProfile)
+	f.admin = f.certificate("admin", enroll.OperatorProfile)
 	return f
 }
 
@@ -145,7 +145,7 @@ func profiles(t *testing.T) []*ca.Profile {
 	every := []string{"*"}
 	policy := must[ca.NamePolicy](t)(stepca.NewNamePolicy(stepca.NameRules{CommonNames: every, DNS: every}))
 	var out []*ca.Profile
-	for _, name := range []string{"client", operatorProfile} {
+	for _, name := range []string{"client", enroll.OperatorProfile} {
 		out = append(out, must[*ca.Profile](t)(ca.NewProfile(ca.ProfileConfig{
 			Name: name, Lifetime: time.Hour, MaxLifetime: 24 * time.Hour,
 			KeyTypes: []ca.KeyType{ca.P256}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: policy,

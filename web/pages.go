@@ -12,6 +12,7 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 )
 
@@ -36,6 +37,7 @@ type overview struct {
 //
 // Overdue are active certificates that have used up two thirds of their life, the time at which a healthy
 // client renews, and that nothing has renewed. A successor is newer than what it renews, so it was seen first.
+// The daemon's own are not among them: it gets new ones by itself, at each start too, and renews none.
 func (s *Server) survey(ctx context.Context, now time.Time) (*overview, error) {
 	o := &overview{Counts: map[ca.Status]int{}}
 	renewed := map[ca.Serial]bool{}
@@ -50,7 +52,8 @@ func (s *Server) survey(ctx context.Context, now time.Time) (*overview, error) {
 			o.Counts[rec.Status(now)]++
 			renewed[rec.Parent] = true
 			late := rec.NotAfter.Add(-rec.NotAfter.Sub(rec.NotBefore) / 3)
-			if rec.Status(now) == ca.Active && now.After(late) && !renewed[rec.Serial] && len(o.Overdue) < shownRows {
+			own := rec.ClientID == enroll.Daemon
+			if rec.Status(now) == ca.Active && now.After(late) && !own && !renewed[rec.Serial] && len(o.Overdue) < shownRows {
 				o.Overdue = append(o.Overdue, rec)
 			}
 		}

@@ -50,7 +50,6 @@ var problems = []struct {
 	{is(enroll.ErrInvitation), outcome{http.StatusUnauthorized, "invitation-not-valid", "Invitation not valid"}},
 	{is(enroll.ErrRequest), outcome{http.StatusBadRequest, "bad-invitation", "Bad invitation request"}},
 	{is(enroll.ErrNoCertificate), certificateNeeded},
-	{is(enroll.ErrDisabled), outcome{http.StatusForbidden, "client-disabled", "The client is disabled"}},
 	{is(client.ErrEnrolmentToken), outcome{http.StatusUnauthorized, "bad-enrolment-token", "Bad enrolment token"}},
 
 	{is(authserver.ErrDisabled), outcome{http.StatusForbidden, "client-disabled", "The client is disabled"}},
