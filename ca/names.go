@@ -113,29 +113,6 @@ func validCommonName(s string) error {
 	return nil
 }
 
-// validURI accepts absolute URIs in their normal form (RFC 3986 section 6.2.2), so that no rule and no
-// relying party reads another name into them.
-func validURI(s string) error {
-	if err := plain("URI", s, 2048); err != nil {
-		return err
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || !u.IsAbs() || u.Opaque == "" && u.Host == "":
-		return fmt.Errorf("%w: %q is no absolute URI", ErrNames, s)
-	case u.String() != s || u.Host != strings.ToLower(u.Host):
-		return fmt.Errorf("%w: URI %q is not in its normal form: lower-case scheme and host, spaces and the like percent-encoded", ErrNames, s)
-	case u.User != nil || strings.Contains(u.Host, "*"):
-		return fmt.Errorf("%w: URI %q: no user and no wildcard", ErrNames, s)
-	}
-	for segment := range strings.SplitSeq(u.Path, "/") {
-		if segment == "." || segment == ".." {
-			return fmt.Errorf("%w: URI %q has a dot segment", ErrNames, s)
-		}
-	}
-	return nil
-}
-
 func validEmail(s string) error {
 	if err := plain("e-mail address", s, 254); err != nil {
 		return err

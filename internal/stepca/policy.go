@@ -16,7 +16,7 @@ import (
 )
 
 // NameRules permit names, kind by kind. A kind without a rule is refused altogether; "*" permits every name
-// of its kind.
+// of its kind. URIs in rules are in their normal form, as those in certificates are.
 type NameRules struct {
 	CommonNames []string // exact, but for case
 	DNS         []string // "host.example.com", or "*.example.com" for exactly one label more
@@ -24,7 +24,9 @@ type NameRules struct {
 	URIs        []string // a host as in DNS, an exact URI, or a prefix: "urn:uuid:*", "spiffe://example.org/*"
 	Emails      []string // "one@example.com", or "@example.com" for every mailbox of that domain
 
-	// Denied takes away again what the rules above permit. Its own Denied is not looked at.
+	// Denied takes away again what the rules above permit. Where in doubt it denies: "*.example.com" stands
+	// for every host below example.com, however deep, a prefix for itself too, and a mailbox for its name in
+	// either case. Its own Denied is not looked at.
 	Denied *NameRules
 }
 
@@ -34,7 +36,7 @@ type NameRules struct {
 // in it: an engine permits every name of a kind that has only denying rules, and looks at a common name that
 // it denied a second time, as a DNS name.
 func NewNamePolicy(rules NameRules) (ca.NamePolicy, error) {
-	permitted, err := compile(rules)
+	permitted, err := compile(rules, false)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +45,7 @@ func NewNamePolicy(rules NameRules) (ca.NamePolicy, error) {
 	}
 	p := &namePolicy{permitted: permitted}
 	if rules.Denied != nil {
-		if p.denied, err = compile(*rules.Denied); err != nil {
+		if p.denied, err = compile(*rules.Denied, true); err != nil {
 			return nil, fmt.Errorf("denied: %w", err)
 		}
 	}
@@ -126,7 +128,8 @@ func split(n ca.Names) ([]name, error) {
 // stands for a refusal on both sides.
 type matcher func(name) (bool, error)
 
-func compile(r NameRules) (map[kind]matcher, error) {
+// compile makes a matcher for each kind that has rules. Rules that deny match more than those that permit.
+func compile(r NameRules, denies bool) (map[kind]matcher, error) {
 	hosts, patterns, err := splitURIRules(r.URIs)
 	if err != nil {
 		return nil, err
@@ -162,10 +165,45 @@ func compile(r NameRules) (map[kind]matcher, error) {
 		}
 		out[k.kind] = func(n name) (bool, error) { return ask(engine, n) }
 	}
+	if denies {
+		widen(out, dnsName, below(r.DNS, func(n name) string { return n.text }))
+		widen(out, uriName, below(hosts, func(n name) string { return n.cert.URIs[0].Hostname() }))
+		widen(out, emailName, mailboxes(r.Emails))
+	}
 	if len(r.URIs) > 0 && !slices.Contains(r.URIs, "*") {
-		out[uriName] = matchURI(patterns, out[uriName])
+		out[uriName] = matchURI(patterns, out[uriName], denies)
 	}
 	return out, nil
+}
+
+// widen lets a kind's matcher, if it has one, match what also matches.
+func widen(matchers map[kind]matcher, k kind, also func(name) bool) {
+	if narrow := matchers[k]; narrow != nil {
+		matchers[k] = func(n name) (bool, error) {
+			if also(n) {
+				return true, nil
+			}
+			return narrow(n)
+		}
+	}
+}
+
+// below matches names whose host is, at whatever depth, below that of a rule such as "*.example.com".
+func below(rules []string, host func(name) string) func(name) bool {
+	return func(n name) bool {
+		return slices.ContainsFunc(rules, func(r string) bool {
+			domain, ok := strings.CutPrefix(r, "*.")
+			return ok && strings.HasSuffix(strings.ToLower(host(n)), "."+strings.ToLower(domain))
+		})
+	}
+}
+
+// mailboxes matches addresses in either case. Which ones a mail server takes for the same is its own affair
+// (RFC 5321 section 2.4), and most take these.
+func mailboxes(rules []string) func(name) bool {
+	return func(n name) bool {
+		return slices.ContainsFunc(rules, func(r string) bool { return strings.EqualFold(r, n.text) })
+	}
 }
 
 func ask(engine *policy.NamePolicyEngine, n name) (bool, error) {
@@ -189,10 +227,26 @@ func splitURIRules(rules []string) (hosts, patterns []string, err error) {
 		case isPrefix && !prefixEnds(prefix):
 			return nil, nil, fmt.Errorf("URI rule %q: what comes before \"*\" ends with the \"/\" after the host, or with \":\" or \"/\" later on", r)
 		default:
+			if err := possible(prefix, isPrefix); err != nil {
+				return nil, nil, fmt.Errorf("URI rule %q: %w", r, err)
+			}
 			patterns = append(patterns, r)
 		}
 	}
 	return hosts, patterns, nil
+}
+
+// possible refuses a URI or prefix that no URI in a certificate can meet, such as one with a capital in its
+// host: it would permit nothing, or, worse, deny nothing.
+func possible(uri string, isPrefix bool) error {
+	if isPrefix {
+		uri += "x"
+	}
+	n, err := ca.ParseSANs("x", []string{uri})
+	if err == nil && len(n.URIs) == 0 {
+		err = errors.New(`a URI has "://", or begins with "urn:"`)
+	}
+	return err
 }
 
 // prefixEnds reports whether a prefix ends where a part of the URI ends, with its host complete: so that
@@ -207,11 +261,11 @@ func prefixEnds(prefix string) bool {
 // matchURI compares with whole URIs and prefixes, and leaves URIs that have a host to hosts, if there is one:
 // the engine refuses to look at the others. Package ca lets no URI through that is not in its normal form, so
 // no dot segment leads out of a prefix.
-func matchURI(patterns []string, hosts matcher) matcher {
+func matchURI(patterns []string, hosts matcher, denies bool) matcher {
 	return func(n name) (bool, error) {
 		for _, p := range patterns {
 			prefix, isPrefix := strings.CutSuffix(p, "*")
-			if n.text == p || isPrefix && len(n.text) > len(prefix) && strings.HasPrefix(n.text, prefix) {
+			if n.text == p || isPrefix && strings.HasPrefix(n.text, prefix) && (denies || n.text != prefix) {
 				return true, nil
 			}
 		}
