@@ -26,10 +26,9 @@ func OfKey(pub crypto.PublicKey) (Key, error) {
 // canonicalJWK writes the required members of the key's JWK in lexicographic order without white space
 // (RFC 7638 section 3.3). The values are base64url or fixed names, so nothing needs escaping.
 func canonicalJWK(pub crypto.PublicKey) ([]byte, error) {
-	b64 := base64.RawURLEncoding.EncodeToString
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
-		crv, ok := curveNames[k.Curve]
+		head, ok := curveHeads[k.Curve]
 		if !ok {
 			return nil, fmt.Errorf("thumbprint: curve %T has no JWK name", k.Curve)
 		}
@@ -37,26 +36,35 @@ func canonicalJWK(pub crypto.PublicKey) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("thumbprint: %w", err)
 		}
-		half := (len(point) - 1) / 2
-		return fmt.Appendf(nil, `{"crv":%q,"kty":"EC","x":%q,"y":%q}`, crv, b64(point[1:1+half]), b64(point[1+half:])), nil
+		half := len(point) / 2
+		return jwk(head, point[1:1+half], `","y":"`, point[1+half:], `"}`), nil
 	case *rsa.PublicKey:
 		if k.N == nil || k.N.Sign() <= 0 || k.E <= 0 {
 			return nil, fmt.Errorf("thumbprint: RSA key without modulus or exponent")
 		}
-		e := big.NewInt(int64(k.E)).Bytes()
-		return fmt.Appendf(nil, `{"e":%q,"kty":"RSA","n":%q}`, b64(e), b64(k.N.Bytes())), nil
+		return jwk(`{"e":"`, big.NewInt(int64(k.E)).Bytes(), `","kty":"RSA","n":"`, k.N.Bytes(), `"}`), nil
 	case ed25519.PublicKey:
 		if len(k) != ed25519.PublicKeySize {
 			return nil, fmt.Errorf("thumbprint: Ed25519 key of %d octets", len(k))
 		}
-		return fmt.Appendf(nil, `{"crv":"Ed25519","kty":"OKP","x":%q}`, b64(k)), nil
+		return jwk(`{"crv":"Ed25519","kty":"OKP","x":"`, k, `"}`, nil, ""), nil
 	default:
 		return nil, fmt.Errorf("thumbprint: no JWK thumbprint for %T", pub)
 	}
 }
 
-var curveNames = map[elliptic.Curve]string{
-	elliptic.P256(): "P-256",
-	elliptic.P384(): "P-384",
-	elliptic.P521(): "P-521",
+// jwk joins the fixed parts of a JWK with two values in base64url.
+func jwk(head string, a []byte, middle string, b []byte, tail string) []byte {
+	const fixed = 64 // more than the fixed parts of any key
+	out := make([]byte, 0, fixed+base64.RawURLEncoding.EncodedLen(len(a))+base64.RawURLEncoding.EncodedLen(len(b)))
+	out = base64.RawURLEncoding.AppendEncode(append(out, head...), a)
+	out = base64.RawURLEncoding.AppendEncode(append(out, middle...), b)
+	return append(out, tail...)
+}
+
+// curveHeads begin the JWK of an EC key.
+var curveHeads = map[elliptic.Curve]string{
+	elliptic.P256(): `{"crv":"P-256","kty":"EC","x":"`,
+	elliptic.P384(): `{"crv":"P-384","kty":"EC","x":"`,
+	elliptic.P521(): `{"crv":"P-521","kty":"EC","x":"`,
 }

@@ -1,6 +1,9 @@
 package tokenbind
 
 import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
 	"net/http"
 	"testing"
 )
@@ -41,6 +44,22 @@ func BenchmarkVerifyDPoPBound(b *testing.B) {
 			b.Fatal(err)
 		}
 		n++
+	}
+}
+
+// The floor under both: one ES256 signature.
+func BenchmarkES256Verify(b *testing.B) {
+	key := ecKeyFor(b)
+	digest := sha256.Sum256([]byte("token"))
+	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], sig) {
+			b.Fatal("does not hold")
+		}
 	}
 }
 

@@ -62,7 +62,7 @@ func (q *request) judgeCertificate() finding {
 		return fail("x5t#S256 "+seen.String(), wanted.String()).
 			because("the token is bound to another certificate; after a renewal, get a new token")
 	}
-	return pass("x5t#S256 " + wanted.String())
+	return q.t.pass(func() string { return "x5t#S256 " + wanted.String() })
 }
 
 // judgeValidity looks at the clock on every request, because a connection or a TLS session may outlive the
@@ -76,7 +76,7 @@ func (q *request) judgeValidity() finding {
 	case q.now.Add(q.v.tolerance).Before(q.cert.NotBefore):
 		return fail("valid from "+q.cert.NotBefore.UTC().Format(time.RFC3339), "a valid certificate").because("or a clock is wrong")
 	}
-	return pass("until " + q.cert.NotAfter.UTC().Format(time.RFC3339))
+	return q.t.pass(func() string { return "until " + q.cert.NotAfter.UTC().Format(time.RFC3339) })
 }
 
 func (q *request) judgeRevocation() finding {

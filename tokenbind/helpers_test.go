@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -56,8 +55,21 @@ var b64 = base64.RawURLEncoding.EncodeToString
 // or payload may be any JSON text: a string is taken as it is.
 func compact(t testing.TB, key crypto.Signer, header, payload any) string {
 	t.Helper()
+	alg := "ES256"
+	switch key.(type) {
+	case ed25519.PrivateKey:
+		alg = "EdDSA"
+	case *rsa.PrivateKey:
+		alg = "PS256"
+	}
+	return compactAs(t, alg, key, header, payload)
+}
+
+// compactAs signs with an algorithm that is not the first choice for the key.
+func compactAs(t testing.TB, alg string, key crypto.Signer, header, payload any) string {
+	t.Helper()
 	input := b64(jsonText(t, header)) + "." + b64(jsonText(t, payload))
-	return input + "." + b64(rawSignature(t, key, input))
+	return input + "." + b64(rawSignature(t, alg, key, input))
 }
 
 func jsonText(t testing.TB, v any) []byte {
@@ -72,14 +84,19 @@ func jsonText(t testing.TB, v any) []byte {
 	return text
 }
 
-func rawSignature(t testing.TB, key crypto.Signer, input string) []byte {
+func rawSignature(t testing.TB, alg string, key crypto.Signer, input string) []byte {
 	t.Helper()
-	digest := sha256.Sum256([]byte(input))
+	var digest []byte
+	if hash, hashed := hashes[alg]; hashed {
+		h := hash.New()
+		h.Write([]byte(input))
+		digest = h.Sum(nil)
+	}
 	var sig []byte
 	var err error
 	switch k := key.(type) {
 	case *ecdsa.PrivateKey:
-		r, s, e := ecdsa.Sign(rand.Reader, k, digest[:])
+		r, s, e := ecdsa.Sign(rand.Reader, k, digest)
 		if e != nil {
 			t.Fatal(e)
 		}
@@ -88,7 +105,11 @@ func rawSignature(t testing.TB, key crypto.Signer, input string) []byte {
 	case ed25519.PrivateKey:
 		sig = ed25519.Sign(k, []byte(input))
 	case *rsa.PrivateKey:
-		sig, err = rsa.SignPSS(rand.Reader, k, crypto.SHA256, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		if strings.HasPrefix(alg, "RS") {
+			sig, err = rsa.SignPKCS1v15(rand.Reader, k, hashes[alg], digest)
+		} else {
+			sig, err = rsa.SignPSS(rand.Reader, k, hashes[alg], digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
 	}
 	if err != nil {
 		t.Fatal(err)

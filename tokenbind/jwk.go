@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
@@ -45,7 +46,7 @@ func publicKey(jwk map[string]any) (crypto.PublicKey, error) {
 		if jwk["crv"] != "Ed25519" {
 			return nil, errors.New(`an OKP key must have crv "Ed25519"`)
 		}
-		x, err := member(jwk, "x")
+		x, err := appendMember(nil, jwk, "x")
 		if err != nil {
 			return nil, err
 		}
@@ -66,16 +67,16 @@ func ecKey(jwk map[string]any) (*ecdsa.PublicKey, error) {
 	if !known {
 		return nil, fmt.Errorf("crv must be P-256, P-384 or P-521, not %s", show(jwk["crv"]))
 	}
-	point := []byte{4} // uncompressed (SEC 1 section 2.3.3)
+	point := append(make([]byte, 0, 1+2*c.size), 4) // uncompressed (SEC 1 section 2.3.3)
 	for _, name := range []string{"x", "y"} {
-		v, err := member(jwk, name)
-		if err != nil {
+		before := len(point)
+		var err error
+		if point, err = appendMember(point, jwk, name); err != nil {
 			return nil, err
 		}
-		if len(v) != c.size {
-			return nil, fmt.Errorf("%s must have %d octets, not %d", name, c.size, len(v))
+		if n := len(point) - before; n != c.size {
+			return nil, fmt.Errorf("%s must have %d octets, not %d", name, c.size, n)
 		}
-		point = append(point, v...)
 	}
 	key, err := ecdsa.ParseUncompressedPublicKey(c.curve, point)
 	if err != nil {
@@ -85,11 +86,11 @@ func ecKey(jwk map[string]any) (*ecdsa.PublicKey, error) {
 }
 
 func rsaKey(jwk map[string]any) (*rsa.PublicKey, error) {
-	n, err := member(jwk, "n")
+	n, err := appendMember(nil, jwk, "n")
 	if err != nil {
 		return nil, err
 	}
-	e, err := member(jwk, "e")
+	e, err := appendMember(nil, jwk, "e")
 	if err != nil {
 		return nil, err
 	}
@@ -103,17 +104,36 @@ func rsaKey(jwk map[string]any) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent)}, nil
 }
 
-// member decodes a base64url member.
-func member(jwk map[string]any, name string) ([]byte, error) {
+// publicJWK describes a public key (RFC 7518 section 6, RFC 8037 section 2); it is publicKey the other way.
+func publicJWK(pub crypto.PublicKey) (map[string]string, error) {
+	b64 := base64.RawURLEncoding.EncodeToString
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		point, err := k.Bytes() // uncompressed: 4, x, y
+		if err != nil {
+			return nil, err
+		}
+		half := len(point) / 2
+		return map[string]string{"kty": "EC", "crv": k.Params().Name, "x": b64(point[1 : 1+half]), "y": b64(point[1+half:])}, nil
+	case ed25519.PublicKey:
+		return map[string]string{"kty": "OKP", "crv": "Ed25519", "x": b64(k)}, nil
+	case *rsa.PublicKey:
+		return map[string]string{"kty": "RSA", "n": b64(k.N.Bytes()), "e": b64(big.NewInt(int64(k.E)).Bytes())}, nil
+	}
+	return nil, fmt.Errorf("no JWK for a key of type %T", pub)
+}
+
+// appendMember decodes a base64url member.
+func appendMember(to []byte, jwk map[string]any, name string) ([]byte, error) {
 	s, ok := jwk[name].(string)
 	if !ok {
 		return nil, fmt.Errorf("%s must be a string, not %s", name, show(jwk[name]))
 	}
-	raw, err := decodeSegment(s)
+	to, err := appendSegment(to, s)
 	if err != nil {
 		return nil, fmt.Errorf("%s must be unpadded base64url", name)
 	}
-	return raw, nil
+	return to, nil
 }
 
 // show renders a JSON value that a stranger sent, for a message.

@@ -6,85 +6,148 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
-
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/cryptosigner"
-	"github.com/go-jose/go-jose/v4/json"
 )
-
-// This file alone knows the JOSE library.
 
 // jws is a compact JWS taken apart (RFC 7515 section 7.1). Nothing in it is verified.
 type jws struct {
-	compact string
-	header  map[string]any
-	claims  map[string]any
+	input     string // what was signed: header and payload as they were sent
+	signature []byte
+	header    map[string]any
+	claims    map[string]any
 }
 
 var errCompact = errors.New("not a compact JWS of three parts in unpadded base64url")
 
 // parseJWS takes a compact JWS apart whose header and payload are JSON objects. The caller bounds its length.
 func parseJWS(compact string) (*jws, error) {
-	parts := strings.Split(compact, ".")
-	if len(parts) != 3 || parts[2] == "" {
+	header, rest, _ := strings.Cut(compact, ".")
+	payload, signature, _ := strings.Cut(rest, ".")
+	if signature == "" { // four parts are refused with the signature: a dot is no base64url
 		return nil, errCompact
 	}
-	j := &jws{compact: compact}
-	for i, to := range []*map[string]any{&j.header, &j.claims} {
-		raw, err := decodeSegment(parts[i])
-		if err != nil {
-			return nil, err
-		}
-		if *to, err = decodeObject(raw); err != nil {
-			return nil, fmt.Errorf("%s: %w", [...]string{"header", "payload"}[i], err)
-		}
+	j := &jws{input: compact[:len(compact)-len(signature)-1]}
+	var err error
+	if j.header, err = decodePart(header); err != nil {
+		return nil, fmt.Errorf("header: %w", err)
 	}
-	if _, err := decodeSegment(parts[2]); err != nil {
-		return nil, err
+	if j.claims, err = decodePart(payload); err != nil {
+		return nil, fmt.Errorf("payload: %w", err)
 	}
-	return j, nil
+	j.signature, err = appendSegment(nil, signature)
+	return j, err
 }
 
-// decodeSegment is strict where encoding/base64 is not: it would skip line breaks.
-func decodeSegment(s string) ([]byte, error) {
+func decodePart(segment string) (map[string]any, error) {
+	var small [1 << 10]byte // on the stack; most parts fit
+	raw, err := appendSegment(small[:0], segment)
+	if err != nil {
+		return nil, err
+	}
+	return decodeObject(raw)
+}
+
+// appendSegment decodes base64url, strictly where encoding/base64 is not: it would skip line breaks.
+func appendSegment(to []byte, s string) ([]byte, error) {
 	if strings.ContainsAny(s, "\r\n") {
 		return nil, errCompact
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	to, err := base64.RawURLEncoding.Strict().AppendDecode(to, []byte(s))
 	if err != nil {
 		return nil, errCompact
 	}
-	return raw, nil
+	return to, nil
 }
 
-// decodeObject reads a JSON object. The library's decoder tells members apart by case and refuses a member
-// that stands twice, at every depth, so that no two readers can see different values (RFC 7515 section 4).
-func decodeObject(raw []byte) (map[string]any, error) {
-	var v any
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return nil, err
-	}
-	o, ok := v.(map[string]any)
-	if !ok {
-		return nil, errors.New("not a JSON object")
-	}
-	return o, nil
+// algorithms are the signatures that are taken at all, with their hashes (RFC 7518 section 3.1, RFC 8037
+// section 3.1).
+var algorithms = map[string]crypto.Hash{
+	"ES256": crypto.SHA256, "ES384": crypto.SHA384, "ES512": crypto.SHA512,
+	"PS256": crypto.SHA256, "PS384": crypto.SHA384, "PS512": crypto.SHA512,
+	"RS256": crypto.SHA256, "RS384": crypto.SHA384, "RS512": crypto.SHA512,
+	"EdDSA": 0, // signs the message itself
 }
+
+// asymmetric keeps none and the MACs out, whatever a configuration says (RFC 8725 section 3.2).
+func asymmetric(alg string) bool {
+	_, known := algorithms[alg]
+	return known
+}
+
+// digest is what a signature is made over: the hash of the input, or for EdDSA the input.
+func digest(alg, input string) []byte {
+	switch algorithms[alg] {
+	case crypto.SHA256:
+		sum := sha256.Sum256([]byte(input))
+		return sum[:]
+	case crypto.SHA384:
+		sum := sha512.Sum384([]byte(input))
+		return sum[:]
+	case crypto.SHA512:
+		sum := sha512.Sum512([]byte(input))
+		return sum[:]
+	default:
+		return []byte(input)
+	}
+}
+
+var errSignature = errors.New("the signature does not hold")
 
 // verify checks the signature with a key and the algorithm that the header must name. The key was checked by
 // keyFits before.
 func (j *jws) verify(alg string, key crypto.PublicKey) error {
-	parsed, err := jose.ParseSignedCompact(j.compact, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)})
-	if err != nil {
-		return err
+	over := digest(alg, j.input)
+	holds := false
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if half := (k.Curve.Params().BitSize + 7) / 8; len(j.signature) == 2*half { // RFC 7518 section 3.4
+			holds = ecdsa.VerifyASN1(k, over, derSignature(j.signature[:half], j.signature[half:]))
+		}
+	case ed25519.PublicKey:
+		holds = ed25519.Verify(k, over, j.signature)
+	case *rsa.PublicKey:
+		if strings.HasPrefix(alg, "PS") {
+			holds = rsa.VerifyPSS(k, algorithms[alg], over, j.signature, nil) == nil
+		} else {
+			holds = rsa.VerifyPKCS1v15(k, algorithms[alg], over, j.signature) == nil
+		}
 	}
-	_, err = parsed.Verify(key)
-	return err
+	if !holds {
+		return errSignature
+	}
+	return nil
+}
+
+// derSignature writes the two numbers of an ECDSA signature as crypto/ecdsa wants them: an ASN.1 SEQUENCE of
+// two INTEGERs, whose contents are shorter than 256 octets on every curve.
+func derSignature(r, s []byte) []byte {
+	der := make([]byte, 3, 3+2*3+len(r)+len(s))
+	der = appendInteger(appendInteger(der, r), s)
+	const long, sequence = 0x80, 0x30
+	size := len(der) - 3
+	if size < long {
+		der[1], der[2] = sequence, byte(size)
+		return der[1:]
+	}
+	der[0], der[1], der[2] = sequence, long|1, byte(size)
+	return der
+}
+
+// appendInteger writes an unsigned number of less than 127 octets as a DER INTEGER.
+func appendInteger(der, number []byte) []byte {
+	for len(number) > 1 && number[0] == 0 {
+		number = number[1:]
+	}
+	const integer = 2
+	if number[0] >= 0x80 { // or it would be negative
+		return append(append(der, integer, byte(len(number)+1), 0), number...)
+	}
+	return append(append(der, integer, byte(len(number))), number...)
 }
 
 // keyFits reports whether a public key is one for the algorithm, and within the bounds of RFC 7518 section 3
@@ -116,43 +179,6 @@ func keyFits(alg string, key crypto.PublicKey) error {
 	return nil
 }
 
-// signer signs compact JWSs with one key.
-type signer struct {
-	jose jose.Signer
-}
-
-// newSigner signs with the algorithm that suits the key. The header has typ, alg and the public key as jwk.
-func newSigner(key crypto.Signer, typ string) (*signer, error) {
-	alg, err := algorithmOf(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	if err := keyFits(alg, key.Public()); err != nil {
-		return nil, err
-	}
-	if _, isRSA := key.Public().(*rsa.PublicKey); isRSA {
-		key = pssSigner{key}
-	}
-	opts := (&jose.SignerOptions{EmbedJWK: true}).WithType(jose.ContentType(typ))
-	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(alg), Key: cryptosigner.Opaque(key)}, opts)
-	if err != nil {
-		return nil, err
-	}
-	return &signer{s}, nil
-}
-
-func (s *signer) sign(claims any) (string, error) {
-	payload, err := json.Marshal(claims)
-	if err != nil {
-		return "", err
-	}
-	obj, err := s.jose.Sign(payload)
-	if err != nil {
-		return "", err
-	}
-	return obj.CompactSerialize()
-}
-
 // algorithmOf names the JWS algorithm for a key.
 func algorithmOf(pub crypto.PublicKey) (string, error) {
 	switch k := pub.(type) {
@@ -171,13 +197,4 @@ func algorithmOf(pub crypto.PublicKey) (string, error) {
 		return "PS256", nil
 	}
 	return "", fmt.Errorf("no JWS algorithm for a key of type %T", pub)
-}
-
-// pssSigner makes the salt as long as the digest, as RFC 7518 section 3.5 demands; the library asks for the
-// longest that fits, which other verifiers refuse.
-type pssSigner struct{ crypto.Signer }
-
-func (s pssSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	pss := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: opts.HashFunc()}
-	return s.Signer.Sign(random, digest, pss)
 }

@@ -91,14 +91,8 @@ func verificationKey(item any) (VerificationKey, bool) {
 	return k, true
 }
 
-// usable leaves the keys that suit the algorithm by their use, alg and type, which tells apart keys that
-// share a kid (FAPI 2.0 section 5.4.3).
-func usable(keys []VerificationKey, alg string) []VerificationKey {
-	var out []VerificationKey
-	for _, k := range keys {
-		if (k.Use == "" || k.Use == "sig") && (k.Algorithm == "" || k.Algorithm == alg) && keyFits(alg, k.Key) == nil {
-			out = append(out, k)
-		}
-	}
-	return out
+// usable reports whether a key suits the algorithm by its use, alg and type, which tells apart keys that share
+// a kid (FAPI 2.0 section 5.4.3).
+func (k *VerificationKey) usable(alg string) bool {
+	return (k.Use == "" || k.Use == "sig") && (k.Algorithm == "" || k.Algorithm == alg) && keyFits(alg, k.Key) == nil
 }

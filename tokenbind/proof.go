@@ -141,7 +141,7 @@ func (p *proofRun) refusal() error {
 
 // run begins the check of one proof, with the defaults filled in.
 func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proofRun, error) {
-	p := &proofRun{ctx: ctx, c: c, req: &r, t: t, maxAge: c.MaxAge, tolerance: c.Tolerance}
+	p := &proofRun{ctx: ctx, c: c, req: r, t: t, maxAge: c.MaxAge, tolerance: c.Tolerance}
 	if p.maxAge == 0 {
 		p.maxAge = time.Minute
 	}

@@ -2,6 +2,7 @@ package tokenbind
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -132,20 +133,52 @@ func TestD06_Signature(t *testing.T) {
 	k.accept(t, good) // and none of that used it up
 }
 
-func TestD06_EveryAlgorithm(t *testing.T) {
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+// keyFor makes a key for each algorithm that a proof may be signed with.
+func keyFor(t *testing.T, alg string) crypto.Signer {
+	t.Helper()
+	curve := map[string]elliptic.Curve{"ES256": elliptic.P256(), "ES384": elliptic.P384(), "ES512": elliptic.P521()}[alg]
+	switch {
+	case curve != nil:
+		k, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	case alg == "EdDSA":
+		_, k, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	default:
+		return testRSA()
 	}
-	for alg, key := range map[string]crypto.Signer{"EdDSA": ed, "PS256": testRSA()} {
+}
+
+func TestD06_EveryAlgorithm(t *testing.T) {
+	for _, alg := range ProofAlgorithms() {
 		t.Run(alg, func(t *testing.T) {
-			k := newProofKit(t)
-			proof := compact(t, key,
-				object{"typ": "dpop+jwt", "alg": alg, "jwk": jwkOf(t, key.Public())},
-				object{"jti": "1", "htm": "POST", "htu": "https://as.example/token", "iat": testStart.Unix()})
+			k, key := newProofKit(t), keyFor(t, alg)
+			header := object{"typ": "dpop+jwt", "alg": alg, "jwk": jwkOf(t, key.Public())}
+			claims := object{"jti": "1", "htm": "POST", "htu": "https://as.example/token", "iat": testStart.Unix()}
+			proof := compactAs(t, alg, key, header, claims)
 			want, err := thumbprint.OfKey(key.Public())
 			if err != nil {
 				t.Fatal(err)
+			}
+			for at := range 3 { // one octet changed in each part
+				parts := strings.Split(proof, ".")
+				raw := []byte(parts[at])
+				raw[len(raw)/2] = map[bool]byte{true: 'B', false: 'A'}[raw[len(raw)/2] == 'A']
+				parts[at] = string(raw)
+				if _, err := k.check(t, strings.Join(parts, ".")); err == nil {
+					t.Errorf("part %d may be changed", at)
+				}
+			}
+			for other := range hashes { // the same RSA key, another hash or padding
+				if isRSA := alg[0] == 'P'; isRSA && other != alg && other[0] != 'E' {
+					k.refuse(t, "signature", compactAs(t, other, key, header, claims))
+				}
 			}
 			if got := k.accept(t, proof); !got.Key.Equal(want) {
 				t.Errorf("jkt %v, want %v", got.Key, want)
@@ -311,7 +344,9 @@ func TestD16_KeyAgreesWithAlgorithm(t *testing.T) {
 		"RSA 2047":            set("PS256", small),
 		"RSA 4097":            set("PS256", large),
 		"exponent 1":          set("PS256", rsaJWK, func(j object) { j["e"] = "AQ" }),
-		"exponent even":       set("PS256", rsaJWK, func(j object) { j["e"] = "Ag" }),
+		"exponent 2":          set("PS256", rsaJWK, func(j object) { j["e"] = "Ag" }),
+		"exponent 4":          set("PS256", rsaJWK, func(j object) { j["e"] = "BA" }),
+		"exponent 65536":      set("PS256", rsaJWK, func(j object) { j["e"] = b64([]byte{1, 0, 0}) }),
 		"exponent 40 bits":    set("PS256", rsaJWK, func(j object) { j["e"] = b64([]byte{1, 0, 0, 0, 1}) }),
 		"exponent 32 bits":    set("PS256", rsaJWK, func(j object) { j["e"] = b64([]byte{255, 0, 0, 1}) }),
 		"exponent zero led":   set("PS256", rsaJWK, func(j object) { j["e"] = b64([]byte{0, 1, 0, 1}) }),
@@ -353,11 +388,14 @@ func TestD17_Critical(t *testing.T) {
 	})
 }
 
+// The times are written out, so that a changed constant shows: 60 s, and 10 s for clocks.
 func TestE19_LimitedTime(t *testing.T) {
 	k := newProofKit(t)
-	proof := k.proof(t)
-	k.clock.Add(71 * time.Second)
-	k.refuse(t, "iat", proof)
+	first, second := k.proof(t), k.proof(t)
+	k.clock.Add(70 * time.Second)
+	k.accept(t, first)
+	k.clock.Add(time.Second)
+	k.refuse(t, "iat", second)
 }
 
 func TestE20_LargeID(t *testing.T) {

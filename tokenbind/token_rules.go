@@ -39,7 +39,7 @@ var scopeRules = []rule[*request]{
 }
 
 func (q *request) judgeQuery() finding {
-	if q.r.URL.RawQuery == "" {
+	if raw := q.r.URL.RawQuery; !strings.Contains(raw, "%") && !strings.Contains(raw, "access_token") {
 		return pass("")
 	}
 	if query, _ := url.ParseQuery(q.r.URL.RawQuery); query.Has("access_token") {
@@ -144,14 +144,16 @@ func (q *request) judgeSignature() finding {
 	if err != nil {
 		return fail("", "the issuer's keys").because("they cannot be had at the moment").from(err).as(codeUnavailable)
 	}
-	keys = usable(keys, q.alg)
-	if len(keys) == 0 {
-		return fail("kid "+show(kid), "one of the issuer's keys for "+q.alg)
-	}
 	for _, k := range keys {
-		if err = q.jws.verify(q.alg, k.Key); err == nil {
-			return pass("kid " + k.ID)
+		if !k.usable(q.alg) {
+			continue
 		}
+		if err = q.jws.verify(q.alg, k.Key); err == nil {
+			return q.t.pass(func() string { return "kid " + k.ID })
+		}
+	}
+	if err == nil { // none was tried
+		return fail("kid "+show(kid), "one of the issuer's keys for "+q.alg)
 	}
 	return fail("", "a signature by the issuer").from(err)
 }
@@ -190,7 +192,7 @@ func (q *request) judgeLifetime() finding {
 			return fail("valid in "+from.Sub(q.now).Round(time.Second).String(), "a token that is valid now").because("or a clock is wrong")
 		}
 	}
-	return pass("until " + q.claims.ExpiresAt.UTC().Format(time.RFC3339))
+	return q.t.pass(func() string { return "until " + q.claims.ExpiresAt.UTC().Format(time.RFC3339) })
 }
 
 func (q *request) judgeClaims() finding {
@@ -275,7 +277,7 @@ func (q *request) judgeScope() finding {
 			return fail(strings.Join(q.claims.Scope, " "), strings.Join(q.v.conf.RequiredScopes, " "))
 		}
 	}
-	return pass(strings.Join(q.claims.Scope, " "))
+	return q.t.pass(func() string { return strings.Join(q.claims.Scope, " ") })
 }
 
 // stringList reads a claim that is a string or an array of strings (RFC 7519 section 4.1.3).

@@ -90,6 +90,20 @@ func TestH101_AlgorithmsByDefault(t *testing.T) {
 	}
 }
 
+// RS256 is not FAPI's, but who must can take it; a PSS signature is then none of its kind.
+func TestTokenRS256OnlyIfNamed(t *testing.T) {
+	k := newResourceKit(t)
+	header := object{"typ": "at+jwt", "alg": "RS256"}
+	claims := object{"iss": testIssuer, "aud": testAudience, "exp": testStart.Unix() + 60, "cnf": object{"x5t#S256": k.x5t.String()}}
+	keys := func(c *Config) { c.Keys = StaticKeys{{Key: testRSA().Public()}} }
+	named := k.verifier(t, keys, func(c *Config) { c.Algorithms = []string{"RS256"} })
+	good := k.request("Bearer "+compactAs(t, "RS256", testRSA(), header, claims), k.cert.Leaf)
+	accepts(t, named, good)
+	refuses(t, k.verifier(t, keys), good, invalid, CodeInvalidToken, "token alg")
+	pss := k.request("Bearer "+compactAs(t, "PS256", testRSA(), header, claims), k.cert.Leaf)
+	refuses(t, named, pss, invalid, CodeInvalidToken, "token signature")
+}
+
 // H100: the confusion of RFC 8725 section 2.1, a MAC with the public key as its secret.
 func TestH100_KeyConfusion(t *testing.T) {
 	k := newResourceKit(t)

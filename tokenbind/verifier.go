@@ -184,7 +184,7 @@ type request struct {
 	ctx context.Context
 	v   *Verifier
 	r   *http.Request
-	t   *trail
+	t   trail
 	now time.Time
 
 	// what the rules found so far
@@ -209,7 +209,7 @@ func (v *Verifier) Verify(r *http.Request) (*Claims, error) {
 }
 
 func (v *Verifier) verify(r *http.Request) (*request, error) {
-	q := v.begin(r, &trail{})
+	q := v.begin(r)
 	if err := q.judge(); err != nil {
 		return nil, err
 	}
@@ -219,25 +219,26 @@ func (v *Verifier) verify(r *http.Request) (*request, error) {
 // Explain checks a request by the same rules and reports each of them, those after a failure too as far as
 // they can be judged. Like Verify it uses up a proof that passes.
 func (v *Verifier) Explain(r *http.Request) []Check {
-	q := v.begin(r, &trail{all: true})
+	q := v.begin(r)
+	q.t.all = true
 	_ = q.judge() // the error is that of a check which is in the list
 	return q.t.checks
 }
 
-func (v *Verifier) begin(r *http.Request, t *trail) *request {
-	return &request{ctx: r.Context(), v: v, r: r, t: t, now: v.conf.Now()}
+func (v *Verifier) begin(r *http.Request) *request {
+	return &request{ctx: r.Context(), v: v, r: r, now: v.conf.Now()}
 }
 
 // judge walks all rules: those of the request, its token and its certificate, those of the proof, and the
 // scope.
 func (q *request) judge() error {
-	if !walk(q.t, requestRules, q) && !q.t.all {
+	if !walk(&q.t, requestRules, q) && !q.t.all {
 		return newError(q.t.first, CodeInvalidToken, q.scheme)
 	}
 	if err := q.judgeProof(); err != nil {
 		return err
 	}
-	if !walk(q.t, scopeRules, q) {
+	if !walk(&q.t, scopeRules, q) {
 		return newError(q.t.first, CodeInsufficientScope, q.scheme)
 	}
 	return nil
@@ -255,12 +256,12 @@ func (q *request) judgeProof() error {
 		AccessToken:  q.token,
 		Key:          q.claims.Confirmation.Key,
 		RequireNonce: q.v.conf.RequireNonce,
-	}, q.t)
+	}, &q.t)
 	if err != nil {
 		return err
 	}
 	q.proof = run
-	if walk(q.t, proofRules, run) || q.t.all {
+	if walk(&q.t, proofRules, run) || q.t.all {
 		return nil
 	}
 	e := newError(q.t.first, CodeInvalidProof, q.scheme)
