@@ -162,3 +162,15 @@ var fleet = sync.OnceValues(func() ([]applicant, error) {
 	}
 	return out, nil
 })
+
+func readCertificate(path string) (*x509.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM", path)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}

@@ -164,6 +164,7 @@ type sample struct {
 	p50, p99 time.Duration
 	cpu      time.Duration // of the server, per request
 	requests int
+	allocs   float64 // per request, in process only
 }
 
 // drive sends requests on all connections at once, each waiting for its answer before the next, until the
@@ -253,7 +254,9 @@ func measure(p *process, drive func() (sample, error)) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
+	recorded := p.profile()
 	s, err := drive()
+	recorded()
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", p.name, err)
 	}
@@ -261,3 +264,6 @@ func measure(p *process, drive func() (sample, error)) (sample, error) {
 	s.cpu = (after - before) / time.Duration(max(s.requests, 1))
 	return s, err
 }
+
+// noTLS is for dialAll.
+func noTLS(int) *tls.Config { return nil }

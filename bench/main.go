@@ -29,6 +29,12 @@ type bench struct {
 	ca     *testCA // signs the server certificates of the floor and of node
 	pkid   string  // the built daemon; see pkidBinary
 	stepca string
+	large  *large
+
+	// What one part measured and another compares.
+	resigned        time.Duration
+	revokedToServed time.Duration
+	stepStart       time.Duration
 }
 
 // sizes are how much is measured. What a run used stands in its report.
@@ -41,7 +47,7 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{rounds: 5, round: 3 * time.Second, revoked: 1_000_000, certificates: 10_000_000, issued: 100_000}
+	full  = sizes{rounds: 5, round: 2 * time.Second, revoked: 1_000_000, certificates: 10_000_000, issued: 100_000}
 	short = sizes{rounds: 3, round: time.Second, revoked: 20_000, certificates: 100_000, issued: 5_000}
 )
 
@@ -81,6 +87,7 @@ func run(ctx context.Context, args []string) (err error) {
 	certificates := flags.Int("certificates", 0, "certificates in the large store (default 10,000,000; 100,000 with -quick)")
 	revoked := flags.Int("revoked", 0, "entries on the large CRL (default 1,000,000; 20,000 with -quick)")
 	temp := flags.String("temp", "", "where to make the temporary directory; a real disk, since commits are synced to it")
+	flags.StringVar(&perfDir, "perf", "", "directory to put a Linux perf profile of every round of pkid's into; it costs some speed")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil

@@ -24,6 +24,8 @@ type process struct {
 	started time.Time
 	ended   chan struct{}
 	err     error // of its end; valid once ended is closed
+
+	profiles int // that were recorded; see profile
 }
 
 // start runs a server whose output goes to a file.
@@ -110,19 +112,20 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, nil
 }
 
-// memory is the anonymous resident memory in octets: without the pages of mapped files.
+// memory is the anonymous resident memory in octets: without the pages of mapped files. The kernel counts it
+// page by page here, where its running counters may be behind.
 func (p *process) memory() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+		if rest, ok := strings.CutPrefix(line, "Anonymous:"); ok {
 			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			return kb << 10, err
 		}
 	}
-	return 0, errors.New("no RssAnon in /proc/PID/status")
+	return 0, errors.New("no Anonymous in /proc/PID/smaps_rollup")
 }
 
 // freeAddress returns a loopback address that is free now.

@@ -58,6 +58,24 @@ func (r *report) within(work, against, got, want string, pass bool, note string)
 	r.lines = append(r.lines, line{work, against, "<= " + want, got, pass, note})
 }
 
+// fewer demands that there are at most so many allocations.
+func (r *report) fewer(work string, got, most float64) {
+	r.lines = append(r.lines, line{work, "allocations", fmt.Sprintf("<= %g", most), fmt.Sprintf("%.1f", got), got <= most+0.5, ""})
+}
+
+// costs adds the table of what was measured in process.
+func (r *report) costs(title, text string, all []*series) {
+	t := table{title: title, text: text, head: []string{"contender", "time each (median)", "against the first", "allocations"}}
+	for _, s := range all {
+		allocs := fmt.Sprintf("%.0f", s.allocs())
+		if s.samples[0].requests == 0 {
+			allocs = ""
+		}
+		t.rows = append(t.rows, []string{s.name, tidy(s.each()).String(), ratio(all[0].rate() / s.rate()), allocs})
+	}
+	r.tables = append(r.tables, t)
+}
+
 func ratio(x float64) string {
 	if x < 10 {
 		return strconv.FormatFloat(x, 'f', 2, 64) + "x"

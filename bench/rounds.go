@@ -112,3 +112,8 @@ func parallel(n int, f func(i int) error) error {
 	}
 	return group.Wait()
 }
+
+func (s *series) allocs() float64 { return median(of(s, func(v sample) float64 { return v.allocs })) }
+
+// each is the time of one.
+func (s *series) each() time.Duration { return time.Duration(float64(time.Second) / s.rate()) }

@@ -9,8 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"log"
-	"sync"
 	"time"
 )
 
@@ -21,12 +19,17 @@ type authorities struct {
 	floor   *floorServer
 	badger  *stepServer
 	bbolt   *stepServer
-	serials map[string][]string // of what was issued, by contender
-	mu      sync.Mutex          // guards serials
+	serials map[string][]string // of what was issued and not revoked, by contender
+	issued  map[string]int
+	last    map[string]int // requests of its last round
+}
+
+func newAuthorities(b *bench) *authorities {
+	return &authorities{b: b, serials: map[string][]string{}, issued: map[string]int{}, last: map[string]int{}}
 }
 
 func (b *bench) startAuthorities(ctx context.Context) (a *authorities, err error) {
-	a = &authorities{b: b, serials: map[string][]string{}}
+	a = newAuthorities(b)
 	defer func() {
 		if err != nil {
 			a.stop()
@@ -59,11 +62,14 @@ func (a *authorities) stop() {
 	}
 }
 
-// The most that a round may use up; a server that is faster ends its round early.
-const (
-	mostPKID = 6000 // a second
-	mostStep = 2500
-)
+// supply is how many rights to prepare for a round: half as many again as the last round used up, so that the
+// server is not kept waiting for more. One that uses up all ends its round early.
+func (a *authorities) supply(name string, seconds int) int {
+	if a.last[name] == 0 {
+		return 4000 * seconds
+	}
+	return max(a.last[name]*3/2, 500)
+}
 
 func (b *bench) issuance(ctx context.Context) error {
 	a, err := b.startAuthorities(ctx)
@@ -78,13 +84,13 @@ func (b *bench) issuance(ctx context.Context) error {
 	if err := a.measureIssuing(ctx); err != nil {
 		return err
 	}
+	if err := a.measureMemory(ctx, idle); err != nil {
+		return err
+	}
 	if err := a.measureRenewal(ctx); err != nil {
 		return err
 	}
-	if err := a.measureRevocation(ctx); err != nil {
-		return err
-	}
-	return a.measureMemory(ctx, idle)
+	return a.measureRevocation(ctx)
 }
 
 // issuers are the contenders at n connections.
@@ -92,7 +98,7 @@ func (a *authorities) issuers(n int) []contender {
 	seconds := max(int(a.b.sizes.round/time.Second), 1)
 	return []contender{
 		{"pkid", func(ctx context.Context) (sample, error) {
-			requests, err := a.pkid.invite(ctx, mostPKID*seconds)
+			requests, err := a.pkid.invite(ctx, a.supply(a.pkid.name, seconds))
 			if err != nil {
 				return sample{}, err
 			}
@@ -100,8 +106,12 @@ func (a *authorities) issuers(n int) []contender {
 		}},
 		{"floor", func(ctx context.Context) (sample, error) { return a.issueFloor(ctx, n, "/issue") }},
 		{"floor + bbolt", func(ctx context.Context) (sample, error) { return a.issueFloor(ctx, n, "/issue-durable") }},
-		{"step-ca, badger", func(ctx context.Context) (sample, error) { return a.issueStep(ctx, a.badger, n, mostStep*seconds) }},
-		{"step-ca, bbolt", func(ctx context.Context) (sample, error) { return a.issueStep(ctx, a.bbolt, n, mostStep*seconds) }},
+		{"step-ca, badger", func(ctx context.Context) (sample, error) {
+			return a.issueStep(ctx, a.badger, n, a.supply(a.badger.name, seconds))
+		}},
+		{"step-ca, bbolt", func(ctx context.Context) (sample, error) {
+			return a.issueStep(ctx, a.bbolt, n, a.supply(a.bbolt.name, seconds))
+		}},
 	}
 }
 
@@ -121,6 +131,8 @@ func (a *authorities) issue(ctx context.Context, p *process, n int, addr string,
 	if err != nil {
 		return s, err
 	}
+	a.issued[p.name] += s.requests
+	a.last[p.name] = s.requests
 	for _, list := range bodies {
 		for _, body := range list {
 			serial, err := serialOf(body)
@@ -290,8 +302,6 @@ func (a *authorities) measureRevocation(ctx context.Context) error {
 	defer closeAll(operators)
 	// Every round takes as many of the certificates issued before as its share of them is.
 	take := func(name string) []string {
-		a.mu.Lock()
-		defer a.mu.Unlock()
 		all := a.serials[name]
 		n := min(len(all), len(all)/2+1)
 		a.serials[name] = all[n:]
@@ -354,8 +364,34 @@ func (a *authorities) memory(ctx context.Context, rest time.Duration) (map[strin
 	return out, nil
 }
 
-// measureMemory lets pkid and step-ca come to the same number of certificates.
+// measureMemory lets pkid and step-ca on badger come to the same number of certificates.
 func (a *authorities) measureMemory(ctx context.Context, idle map[string]int64) error {
-	log.Printf("  memory idle: %v", idle)
+	for _, c := range []struct {
+		name  string
+		round func(context.Context) (sample, error)
+	}{{a.pkid.name, a.issuers(connections)[0].round}, {a.badger.name, a.issuers(connections)[3].round}} {
+		for a.issued[c.name] < a.b.sizes.issued {
+			if _, err := c.round(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	after, err := a.memory(ctx, 3*time.Second)
+	if err != nil {
+		return err
+	}
+	mb := func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+	r := &a.b.report
+	work := fmt.Sprintf("memory after issuing %s", count(a.b.sizes.issued))
+	r.within("memory, idle", "", mb(idle[a.pkid.name]), "40 MB", idle[a.pkid.name] <= 40e6, "")
+	r.within(work, "", mb(after[a.pkid.name]), "100 MB", after[a.pkid.name] <= 100e6, "")
+	least := func(m map[string]int64) float64 { return float64(min(m[a.badger.name], m[a.bbolt.name])) }
+	r.atMost("memory, idle", "step-ca's better store", float64(idle[a.pkid.name])/least(idle), 0.6, "")
+	r.atMost(work, "step-ca's better store", float64(after[a.pkid.name])/least(after), 0.6, "")
+	t := table{title: "Memory", text: "Anonymous resident memory, three seconds after the start and after the last request.", head: []string{"contender", "idle", "after", "certificates issued"}}
+	for _, p := range []*process{a.pkid.process, a.badger.process, a.bbolt.process} {
+		t.rows = append(t.rows, []string{p.name, mb(idle[p.name]), mb(after[p.name]), count(a.issued[p.name])})
+	}
+	r.tables = append(r.tables, t)
 	return nil
 }

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// verification measures, in this process and on one thread, what a resource server does for each request.
+func (b *bench) verification(ctx context.Context) error {
+	n := 8000
+	if b.quick {
+		n = 2000
+	}
+	m, err := newMaterial(b.ca, n)
+	if err != nil {
+		return err
+	}
+	if _, err := b.nodeModules(ctx); err != nil {
+		return err
+	}
+	if err := b.verifyBound(ctx, m); err != nil {
+		return err
+	}
+	return b.verifyDPoP(ctx, m)
+}
+
+// loop times n calls on this thread and counts their allocations.
+func loop(n int, f func(i int) error) (sample, error) {
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	for i := range n {
+		if err := f(i); err != nil {
+			return sample{}, err
+		}
+	}
+	elapsed := time.Since(start)
+	runtime.ReadMemStats(&after)
+	return sample{
+		rate: float64(n) / elapsed.Seconds(), requests: n,
+		allocs: float64(after.Mallocs-before.Mallocs) / float64(n),
+	}, nil
+}
+
+func (m *material) verifier() (*tokenbind.Verifier, error) {
+	return tokenbind.NewVerifier(tokenbind.Config{
+		Issuer: verifyIssuer, Audience: verifyAudience,
+		Keys:   tokenbind.StaticKeys{{ID: "bench", Algorithm: "ES256", Use: "sig", Key: &m.key.PublicKey}},
+		Replay: tokenbind.NewMemoryReplay(10_000_000, nil),
+	})
+}
+
+// verify runs pkid's verifier over requests. warm is how many of the first are not measured.
+func (m *material) verify(requests []*http.Request, warm int) (sample, error) {
+	v, err := m.verifier()
+	if err != nil {
+		return sample{}, err
+	}
+	check := func(r *http.Request) error {
+		_, err := v.Verify(r)
+		return err
+	}
+	for _, r := range requests[:warm] {
+		if err := check(r); err != nil {
+			return sample{}, err
+		}
+	}
+	rest := requests[warm:]
+	return loop(len(rest), func(i int) error { return check(rest[i]) })
+}
+
+// es256 verifies signatures and nothing else, k for each call.
+func (m *material) es256(k int) (sample, error) {
+	_, sig, message, err := m.signature()
+	if err != nil {
+		return sample{}, err
+	}
+	return loop(len(m.bound), func(int) error {
+		for range k {
+			digest := sha256.Sum256(message)
+			if !ecdsa.VerifyASN1(&m.key.PublicKey, digest[:], sig) {
+				return errors.New("bad signature")
+			}
+		}
+		return nil
+	})
+}
+
+// node runs jose over the material.
+func (b *bench) node(ctx context.Context, m *material) (bound, dpop float64, err error) {
+	point, err := m.key.PublicKey.Bytes()
+	if err != nil {
+		return 0, 0, err
+	}
+	text, err := json.Marshal(map[string]any{
+		"jwk":    map[string]string{"kty": "EC", "crv": "P-256", "x": base64url.EncodeToString(point[1:33]), "y": base64url.EncodeToString(point[33:])},
+		"cert":   base64.StdEncoding.EncodeToString(m.cert.Raw),
+		"issuer": verifyIssuer, "audience": verifyAudience, "url": verifyURL,
+		"bound": m.bound, "dpop": m.dpop, "proofs": m.proofs,
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	dir, err := b.nodeModules(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	file := filepath.Join(b.dir, "material.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return 0, 0, err
+	}
+	out, err := output(ctx, dir, []string{"NODE_ENV=production"}, "node", "verify.js", file)
+	if err != nil {
+		return 0, 0, err
+	}
+	var got struct{ Bound, DPoP float64 }
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		return 0, 0, fmt.Errorf("%w: %s", err, out)
+	}
+	return got.Bound, got.DPoP, nil
+}
+
+func (b *bench) verifyBound(ctx context.Context, m *material) error {
+	requests := make([]*http.Request, len(m.bound))
+	all := []contender{
+		{"one ES256 verify", func(context.Context) (sample, error) { return m.es256(1) }},
+		{"pkid", func(ctx context.Context) (sample, error) {
+			for i, t := range m.bound {
+				requests[i] = m.request(ctx, "Bearer", t, "")
+			}
+			return m.verify(requests, len(requests)/10)
+		}},
+		{"pkid, seen before", func(ctx context.Context) (sample, error) {
+			for i := range requests {
+				requests[i] = m.request(ctx, "Bearer", m.bound[0], "")
+			}
+			return m.verify(requests, 1)
+		}},
+	}
+	for _, p := range m.peers() {
+		all = append(all, contender{p.name, func(context.Context) (sample, error) {
+			return loop(len(m.bound), func(i int) error { return p.bound(m.bound[i]) })
+		}})
+	}
+	all = append(all, contender{"npm jose", func(ctx context.Context) (sample, error) {
+		rate, _, err := b.node(ctx, m)
+		return sample{rate: rate}, err
+	}})
+	got, err := alternate(ctx, "verify, mTLS", b.sizes.rounds, m.fresh(all))
+	if err != nil {
+		return err
+	}
+	r := &b.report
+	r.atMost("verify an mTLS-bound JWT, first sight", "one ES256 verify", got[0].rate()/got[1].rate(), 1.2, "")
+	r.fewer("verify an mTLS-bound JWT, first sight", got[1].allocs(), 39)
+	best := fastest(got[3:]...)
+	r.atLeast("verify an mTLS-bound JWT, first sight", best.name, got[1].rate()/best.rate(), 1, "the fastest library peer")
+	again := got[2].each()
+	r.within("verify an mTLS-bound JWT seen before", "", tidy(again).String(), "2µs", again <= 2*time.Microsecond, "")
+	r.fewer("verify an mTLS-bound JWT seen before", got[2].allocs(), 2)
+	r.costs("Verifying an mTLS-bound JWT, in process", "One thread. Every contender verifies the same ES256 tokens against a known key, checks issuer, audience and times, "+
+		"hashes the client certificate and compares. pkid's verifier takes the whole request and checks more. For npm jose the better of one at a time and 32 at once counts.", got)
+	return nil
+}
+
+func (b *bench) verifyDPoP(ctx context.Context, m *material) error {
+	requests := make([]*http.Request, len(m.dpop))
+	all := []contender{
+		{"two ES256 verifies", func(context.Context) (sample, error) { return m.es256(2) }},
+		{"pkid", func(ctx context.Context) (sample, error) {
+			for i, t := range m.dpop {
+				requests[i] = m.request(ctx, "DPoP", t, m.proofs[i])
+			}
+			return m.verify(requests, len(requests)/10)
+		}},
+		{"pkid, token seen before", func(ctx context.Context) (sample, error) {
+			for i, proof := range m.again {
+				requests[i] = m.request(ctx, "DPoP", m.dpop[0], proof)
+			}
+			return m.verify(requests, 1)
+		}},
+	}
+	for _, peer := range []func() verifier{m.goJOSE, m.golangJWT, m.jwx} {
+		name := peer().name
+		all = append(all, contender{name, func(context.Context) (sample, error) {
+			p := peer() // with an empty memory of proofs
+			return loop(len(m.dpop), func(i int) error { return p.dpop(m.dpop[i], m.proofs[i]) })
+		}})
+	}
+	all = append(all, contender{"npm jose", func(ctx context.Context) (sample, error) {
+		_, rate, err := b.node(ctx, m)
+		return sample{rate: rate}, err
+	}})
+	got, err := alternate(ctx, "verify, DPoP", b.sizes.rounds, m.fresh(all))
+	if err != nil {
+		return err
+	}
+	r := &b.report
+	r.atMost("verify a DPoP-bound JWT and its proof, first sight", "two ES256 verifies", got[0].rate()/got[1].rate(), 1.2, "")
+	r.fewer("verify a DPoP-bound JWT and its proof, first sight", got[1].allocs(), 89)
+	best := fastest(got[3:]...)
+	r.atLeast("verify a DPoP-bound JWT and its proof, first sight", best.name, got[1].rate()/best.rate(), 1, "the fastest library peer")
+	r.atMost("verify a proof with a token seen before", "one ES256 verify", 2*got[0].rate()/got[2].rate(), 1.2, "")
+	r.costs("Verifying a DPoP-bound JWT with its proof, in process", "As above, and the proof: its signature under the key in its header, that key against the token's jkt, "+
+		"method, URL, age, the token's hash, and that it was not used before. The peers' users write most of these checks themselves; here they are as short as can be.", got)
+	return nil
+}
