@@ -93,11 +93,12 @@ func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) renewCertificate(w http.ResponseWriter, r *http.Request) error {
 	var csr []byte
-	if r.ContentLength != 0 {
-		var err error
-		if csr, err = readCSR(r); err != nil {
-			return err
-		}
+	empty, err := emptyBody(r)
+	if err == nil && !empty {
+		csr, err = readCSR(r)
+	}
+	if err != nil {
+		return err
 	}
 	issued, err := s.c.Enroll.Renew(r.Context(), r.TLS, csr)
 	if err != nil {

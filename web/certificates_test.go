@@ -98,6 +98,35 @@ func TestCertificates_Life(t *testing.T) {
 	f.do(request{method: "POST", url: f.public.URL + "/v1/certificates/renew"}).problem(t, http.StatusUnauthorized, "certificate-needed")
 }
 
+// TestCertificates_EmptyChunkedBody: a client that streams sends no length, and maybe no body either.
+func TestCertificates_EmptyChunkedBody(t *testing.T) {
+	f := newFixture(t)
+	cert := f.certificate("payments", "client")
+	csr, _ := newCSR(t)
+	for _, tt := range []struct {
+		path, body string
+		cert       *tls.Certificate
+		want       int
+	}{
+		{"/v1/certificates/renew", "", &cert, http.StatusCreated},
+		{"/v1/certificates/renew", csr, &cert, http.StatusCreated},
+		{"/v1/certificates/renew", "nonsense", &cert, http.StatusBadRequest},
+		{"/v1/certificates/" + serialOf(cert) + "/revoke", "", &f.admin, http.StatusOK},
+	} {
+		body := struct{ io.Reader }{strings.NewReader(tt.body)} // of a length that nobody knows
+		req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), "POST", f.mtls.URL+tt.path, body))
+		if tt.body != "" {
+			req.Header.Set("Content-Type", "application/pkcs10")
+		}
+		resp := must[*http.Response](t)(f.http(tt.cert).Do(req))
+		text := must[[]byte](t)(io.ReadAll(resp.Body))
+		resp.Body.Close()
+		if resp.StatusCode != tt.want {
+			t.Errorf("%s with %.10q: status %d, want %d: %s", tt.path, tt.body, resp.StatusCode, tt.want, text)
+		}
+	}
+}
+
 // TestCertificates_RevokeLineage: what renewed a certificate goes with it if its key was compromised, or if
 // this was asked for, and is told of otherwise.
 func TestCertificates_RevokeLineage(t *testing.T) {
@@ -196,6 +225,13 @@ func TestCertificates_StrictJSON(t *testing.T) {
 	f := newFixture(t)
 	for name, body := range map[string]string{
 		"unknown member": `{"client_id":"x","scope":["a"]}`,
+		"other case":     `{"CLIENT_ID":"x"}`,
+		"both cases":     `{"client_id":"a","CLIENT_ID":"b"}`,
+		"long s":         `{"client_id":"a","\u017fans":["b"]}`,
+		"twice":          `{"client_id":"a","client_id":"b"}`,
+		"twice, escaped": `{"client_id":"a","client\u005fid":"b"}`,
+		"null":           `null`,
+		"a list":         `[]`,
 		"trailing data":  `{"client_id":"x"} {}`,
 		"not JSON":       `client_id=x`,
 		"wrong type":     `{"client_id":7}`,
@@ -273,6 +309,7 @@ func TestCertificates_ListAndSearch(t *testing.T) {
 	}
 	for _, query := range []string{
 		"clientid=x", "status=lost", "limit=0", "limit=1001", "limit=x", "expires_before=tomorrow",
+		"expires_before=0001-01-01T00:00:00Z", "expires_after=1969-12-31T23:59:59Z",
 		"thumbprint=abc", "format=xml", "client=a&client=b", "format=csv&limit=3", "client=%zz",
 	} {
 		f.operate("GET", "/v1/certificates?"+query, "").problem(t, http.StatusBadRequest, "bad-request")

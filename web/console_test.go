@@ -5,12 +5,14 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/audit"
 )
 
 // page asks for a page as the operator, and fails the test unless it is whole, self-contained HTML.
@@ -149,7 +151,43 @@ func TestConsole_ClientsAndAudit(t *testing.T) {
 	if body := f.page("/console/audit", http.StatusOK); !strings.Contains(body, "invitation.create") {
 		t.Errorf("lacks the invitation: %s", body)
 	}
-	f.page("/console/audit?after=x", http.StatusBadRequest)
+	f.page("/console/audit?before=x", http.StatusBadRequest)
+}
+
+// TestConsole_AuditFromTheEnd: every entry is on one page of those that the links lead through, newest first.
+func TestConsole_AuditFromTheEnd(t *testing.T) {
+	f := newFixture(t)
+	for range 2 * shownRows { // and the operator: the last page has one
+		f.certificate("many", "client")
+	}
+	head := must[audit.Head](t)(f.store.AuditHead(t.Context()))
+	next := head.Seq
+	number := regexp.MustCompile(`<tr><td>(\d+)</td>`)
+	older := regexp.MustCompile(`href="(/console/audit\?[^"]*)">Older`)
+	for path, pages := "/console/audit", 0; ; pages++ {
+		body := f.page(path, http.StatusOK)
+		for _, m := range number.FindAllStringSubmatch(body, -1) {
+			if m[1] != strconv.FormatUint(next, 10) {
+				t.Fatalf("%s shows entry %s, want %d", path, m[1], next)
+			}
+			next--
+		}
+		if strings.Contains(body, ">Newest<") != (pages > 0) {
+			t.Errorf("%s: a link to the newest on the first page, or none on another", path)
+		}
+		link := older.FindStringSubmatch(body)
+		if link == nil {
+			break
+		}
+		path = html.UnescapeString(link[1])
+	}
+	if next != 0 {
+		t.Errorf("%d entries are on no page", next)
+	}
+	if body := f.page("/console/audit?before=1", http.StatusOK); strings.Contains(body, "Older") {
+		t.Errorf("before the first: %s", body)
+	}
+	f.page("/console/audit?before=9007199254740992", http.StatusOK)
 }
 
 // TestConsole_Escapes: what a name says is shown and never run.

@@ -1,12 +1,15 @@
 package web
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,38 +37,85 @@ func decode[T any](r *http.Request) (T, error) {
 
 func unmarshal[T any](body io.Reader) (T, error) {
 	var v T
-	d := json.NewDecoder(body)
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return v, err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&v); err != nil {
 		return v, jsonError(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		if as[*http.MaxBytesError](err) {
-			return v, err
-		}
 		return v, refuse(badRequest, "the body has something after its JSON value")
 	}
-	return v, nil
+	return v, checkMembers[T](text)
+}
+
+// checkMembers refuses what encoding/json lets pass: a member that is given twice, of which the last one
+// counts, and one that is T's but for its case. Whoever looked at the body before may have read another value.
+func checkMembers[T any](text []byte) error {
+	known := map[string]bool{} // and whether it was seen
+	for field := range reflect.TypeFor[T]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		known[name] = false
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return refuse(badRequest, "the body is not a JSON object")
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return jsonError(err)
+		}
+		switch seen, ok := known[name.(string)]; {
+		case !ok:
+			return refuse(badRequest, "the body is not the JSON that this path takes: unknown field %q", name)
+		case seen:
+			return refuse(badRequest, "the body has %q twice", name)
+		}
+		known[name.(string)] = true
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return jsonError(err)
+		}
+	}
+	return nil
 }
 
 // decodeOptional is decode for a body that may be absent, which means the zero T.
 func decodeOptional[T any](r *http.Request) (T, error) {
-	if r.ContentLength == 0 {
-		var v T
-		return v, nil
+	var v T
+	if empty, err := emptyBody(r); empty || err != nil {
+		return v, err
 	}
 	return decode[T](r)
 }
 
-func jsonError(err error) error {
-	switch {
-	case as[*http.MaxBytesError](err):
-		return err
-	case errors.Is(err, io.EOF):
-		return refuse(badRequest, "the body is empty; send JSON")
-	default:
-		return refuse(badRequest, "the body is not the JSON that this path takes: %s", strings.TrimPrefix(err.Error(), "json: "))
+// emptyBody reports whether r has no body. One that comes in chunks shows only when it is read; what was read
+// is put back.
+func emptyBody(r *http.Request) (bool, error) {
+	if r.ContentLength >= 0 {
+		return r.ContentLength == 0, nil
 	}
+	body := bufio.NewReader(r.Body)
+	_, err := body.Peek(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, r.Body}
+	return false, err
+}
+
+func jsonError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return refuse(badRequest, "the body is empty; send JSON")
+	}
+	return refuse(badRequest, "the body is not the JSON that this path takes: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // mediaType returns the type of a body, without its parameters.
@@ -173,13 +223,15 @@ const (
 	maxPage     = 1000
 )
 
+// time reads an instant. The zero time, which stands for none, and others from before there were certificates
+// are refused.
 func (q *query) time(name string) time.Time {
 	if q.text(name) == "" {
 		return time.Time{}
 	}
 	t, err := time.Parse(time.RFC3339, q.text(name))
-	if err != nil {
-		q.fail("%s is a time such as 2026-01-31T12:00:00Z (RFC 3339), not %q", name, q.text(name))
+	if err != nil || t.Unix() < 0 {
+		q.fail("%s is a time since 1970 such as 2026-01-31T12:00:00Z (RFC 3339), not %q", name, q.text(name))
 	}
 	return t
 }

@@ -202,23 +202,34 @@ func (s *Server) clientsPage(w http.ResponseWriter, r *http.Request) error {
 	}{records, with(nil, "cursor", next)})
 }
 
+// auditPage shows the newest entries before one, or the newest of all, newest first.
 func (s *Server) auditPage(w http.ResponseWriter, r *http.Request) error {
-	q := parseQuery(r, "after")
-	after := q.number("after", 0, 1<<53)
+	q := parseQuery(r, "before")
+	before := q.number("before", 0, 1<<53)
 	if q.err != nil {
 		return q.err
 	}
-	entries, err := s.c.Audit.Audit(r.Context(), after, shownRows)
+	head, err := s.c.Audit.AuditHead(r.Context())
 	if err != nil {
 		return err
 	}
+	back := 0 < before && before <= head.Seq
+	if !back {
+		before = head.Seq + 1
+	}
+	rows := min(before-1, shownRows)
+	entries, err := s.c.Audit.Audit(r.Context(), before-1-rows, int(rows))
+	if err != nil {
+		return err
+	}
+	slices.Reverse(entries)
 	data := struct {
 		Entries []audit.Entry
-		Next    uint64 // 0: none
-		Back    bool
-	}{Entries: entries, Back: after > 0}
-	if len(entries) == shownRows {
-		data.Next = entries[len(entries)-1].Seq
+		Older   uint64 // before which entry; 0: there are none
+		Back    bool   // there are newer ones
+	}{Entries: entries, Back: back}
+	if rows > 0 && before-rows > 1 {
+		data.Older = before - rows
 	}
 	return s.render(w, r, http.StatusOK, "audit", "Audit log", data)
 }

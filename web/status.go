@@ -23,7 +23,11 @@ func fingerprint(c *x509.Certificate) string {
 }
 
 func (s *Server) getCRL(w http.ResponseWriter, r *http.Request) error {
-	s.c.CRL.Serve(w, r, crl.Shard{Issuer: mux.Vars(r)["issuer"]})
+	shard := crl.Shard{Issuer: mux.Vars(r)["issuer"]}
+	if shard.Issuer != s.c.Authority.Issuer().ID() {
+		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
+	}
+	s.c.CRL.Serve(w, r, shard)
 	return nil
 }
 

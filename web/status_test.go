@@ -45,7 +45,7 @@ func TestStatus_CRL(t *testing.T) {
 		}
 		return nil
 	})
-	f.do(request{url: f.status.URL + "/crl/0000000000000000.crl"}).want(t, http.StatusNotFound, nil)
+	f.do(request{url: f.status.URL + "/crl/0000000000000000.crl"}).problem(t, http.StatusNotFound, "no-route")
 }
 
 func TestStatus_RootCRLAndCertificates(t *testing.T) {

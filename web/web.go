@@ -27,6 +27,8 @@ import (
 type AuditLog interface {
 	// Audit returns entries in the order of their sequence numbers, those after the given one, at most limit.
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+	// AuditHead returns the end of the log.
+	AuditHead(ctx context.Context) (audit.Head, error)
 }
 
 // Check is one thing that must hold for the daemon to be of use; /readyz runs them all.
