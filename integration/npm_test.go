@@ -89,16 +89,17 @@ func runNode(t *testing.T, node, script string, settings map[string]any) (r npmR
 func startResource(t *testing.T, s *pkitest.Server) string {
 	t.Helper()
 	web := s.Enrol(t, client.InvitationRequest{ClientID: "resource", Profile: "server", SANs: []string{"127.0.0.1"}})
+	srv := httptest.NewUnstartedServer(nil)
 	verifier, err := tokenbind.NewVerifier(tokenbind.Config{
-		Issuer: s.URLs.Public, Audience: s.URLs.Public, HTTPClient: web.HTTPClient(),
+		Issuer: s.URLs.Public, Audience: s.URLs.Public, BaseURL: "https://" + srv.Listener.Addr().String(), HTTPClient: web.HTTPClient(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(verifier.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv.Config.Handler = verifier.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		claims, _ := tokenbind.ClaimsFrom(r.Context())
 		w.Write([]byte("hello " + claims.ClientID))
-	})))
+	}))
 	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, Certificates: []tls.Certificate{*web.Certificate()}}
 	srv.StartTLS()
 	t.Cleanup(srv.Close)

@@ -114,7 +114,9 @@ func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if e.Status < http.StatusInternalServerError {
 		h.Add("WWW-Authenticate", v.challenge(schemeBearer, `realm="`+printable(v.conf.Audience)+`"`, e))
-		h.Add("WWW-Authenticate", v.challenge(schemeDPoP, `algs="`+strings.Join(v.proofs.algorithms(), " ")+`"`, e))
+		if !v.conf.NoDPoP {
+			h.Add("WWW-Authenticate", v.challenge(schemeDPoP, `algs="`+strings.Join(v.proofs.algorithms(), " ")+`"`, e))
+		}
 	} else {
 		h.Set("Retry-After", "5")
 	}
@@ -130,7 +132,7 @@ func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 // if the request was malformed (RFC 9449 section 7.2).
 func (v *Verifier) challenge(scheme, params string, e *Error) string {
 	c := scheme + " " + params
-	if e.Code == "" || e.Scheme != "" && e.Scheme != scheme {
+	if another := e.Scheme != "" && e.Scheme != scheme && !v.conf.NoDPoP; e.Code == "" || another {
 		return c
 	}
 	c += `, error="` + e.Code + `", error_description="` + e.Description + `"`

@@ -9,9 +9,12 @@ import (
 	"github.com/pkid/pkid/tokenbind"
 )
 
-// A Go service that takes tokens only from those they were issued to, in ten lines.
+// A Go service that takes tokens only from those they were issued to, in a dozen lines.
 func Example() {
-	v, err := tokenbind.NewVerifier(tokenbind.Config{Issuer: "https://pkid.example:8443", Audience: "https://api.example"})
+	v, err := tokenbind.NewVerifier(tokenbind.Config{
+		Issuer:   "https://pkid.example:8443",
+		Audience: "https://api.example", // where clients reach this server, too; say BaseURL if it is not
+	})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"maps"
 	"math/big"
 	"net/http"
@@ -266,6 +267,7 @@ func newResourceKit(t testing.TB) *resourceKit {
 		Audience: testAudience,
 		Keys:     StaticKeys{{ID: "k1", Key: k.issuer.Public()}},
 		Replay:   NewMemoryReplay(200_000, k.clock.Now),
+		Logger:   slog.New(slog.DiscardHandler),
 		Now:      k.clock.Now,
 	}
 	return k

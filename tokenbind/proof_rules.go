@@ -172,7 +172,7 @@ func (p *proofRun) judgeURL() finding {
 		}
 	}
 	return fail(seen, strings.Join(p.req.URLs, " or ")).
-		because("query and fragment do not count; a server behind a proxy must be told its public URL")
+		because("query and fragment do not count; the server must know its public URL")
 }
 
 func (p *proofRun) judgeNonce() finding {

@@ -1,6 +1,7 @@
 package tokenbind
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -208,28 +209,115 @@ func TestF13_ExposeHeaders(t *testing.T) {
 	}
 }
 
+// behindProxy is a request as it looks after something changed its host and took its TLS away.
+func (k *resourceKit) behindProxy(t *testing.T) *http.Request {
+	t.Helper()
+	r := k.dpopRequest(t, k.dpopToken(t), ProofOptions{})
+	r.Host, r.TLS = "10.0.0.7:8080", nil
+	return r
+}
+
 func TestF14_OriginalRequest(t *testing.T) {
 	k := newResourceKit(t)
-	behindProxy := func() *http.Request {
-		r := k.dpopRequest(t, k.dpopToken(t), ProofOptions{})
-		r.Host, r.TLS = "10.0.0.7:8080", nil
-		return r
-	}
-	refused := refuses(t, k.verifier(t), behindProxy(), invalid, CodeInvalidProof, "htu")
-	for _, text := range []string{"https://rs.example/things/1", "http://10.0.0.7:8080/things/1"} {
+	accepts(t, k.verifier(t), k.behindProxy(t)) // Audience says where the server is
+	accepts(t, k.verifier(t, func(c *Config) { c.BaseURL = "https://rs.example" }), k.behindProxy(t))
+	prefixed := k.behindProxy(t)
+	prefixed.RequestURI = "/1"
+	accepts(t, k.verifier(t, func(c *Config) { c.BaseURL = "https://rs.example/things/" }), prefixed)
+
+	elsewhere := k.verifier(t, func(c *Config) { c.BaseURL = "https://rs.example:8443" }) // BaseURL comes before Audience
+	refused := refuses(t, elsewhere, k.behindProxy(t), invalid, CodeInvalidProof, "htu")
+	for _, text := range []string{"https://rs.example/things/1", "https://rs.example:8443/things/1"} {
 		if !strings.Contains(refused.Description, text) {
 			t.Errorf("%s lacks %s", refused.Description, text)
 		}
 	}
-	accepts(t, k.verifier(t, func(c *Config) { c.BaseURL = "https://rs.example" }), behindProxy())
-	prefixed := behindProxy()
-	prefixed.RequestURI = "/1"
-	accepts(t, k.verifier(t, func(c *Config) { c.BaseURL = "https://rs.example/things/" }), prefixed)
+}
 
-	forwarded := behindProxy() // headers that anybody can send do not count
+// The cuckoo: a resource server that clients trust with proofs plays them on to another, whose tokens it has
+// because they are for both. The victim's Host is whatever the thief says.
+func TestF14_HostOfTheRequestDoesNotCount(t *testing.T) {
+	k := newResourceKit(t)
+	const evil = "https://evil.example"
+	token := k.token(t, object{"jkt": k.proofs.Key().String()}, func(_, c object) { c["aud"] = []string{testAudience, evil} })
+	stolen := func() *http.Request {
+		proof, err := k.proofs.Proof(http.MethodGet, evil+"/things/1", ProofOptions{AccessToken: token, Now: k.clock.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := k.request("DPoP " + token)
+		r.Header.Set("DPoP", proof)
+		r.Host = "evil.example"
+		for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Server", "X-Original-Host"} {
+			r.Header.Set(name, "evil.example")
+		}
+		r.Header.Set("Forwarded", "host=evil.example;proto=https")
+		return r
+	}
+	refuses(t, k.verifier(t), stolen(), invalid, CodeInvalidProof, "htu")
+	withURL := func(c *Config) { c.Audience, c.BaseURL = testAudience, "https://rs.example" }
+	refuses(t, k.verifier(t, withURL), stolen(), invalid, CodeInvalidProof, "htu")
+	absolute := stolen() // the request line may name a host, too
+	absolute.RequestURI = evil + "/things/1"
+	refuses(t, k.verifier(t), absolute, invalid, CodeInvalidProof, "htu")
+	accepts(t, k.verifier(t, func(c *Config) { c.InsecureHostFromRequest = true }), stolen()) // as its name says
+}
+
+func TestF14_InsecureHostFromRequest(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t, func(c *Config) { c.InsecureHostFromRequest = true })
+	accepts(t, v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{}))
+	refused := refuses(t, v, k.behindProxy(t), invalid, CodeInvalidProof, "htu")
+	if !strings.Contains(refused.Description, "http://10.0.0.7:8080/things/1") {
+		t.Error(refused.Description)
+	}
+	forwarded := k.behindProxy(t) // headers that anybody can send do not count even here
 	forwarded.Header.Set("X-Forwarded-Proto", "https")
 	forwarded.Header.Set("X-Forwarded-Host", "rs.example")
-	refuses(t, k.verifier(t), forwarded, invalid, CodeInvalidProof, "htu")
+	refuses(t, v, forwarded, invalid, CodeInvalidProof, "htu")
+}
+
+func TestF14_VerifierMustKnowItsURL(t *testing.T) {
+	k := newResourceKit(t)
+	for name, c := range map[string]struct {
+		edit func(*Config)
+		ok   bool
+	}{
+		"an https audience":             {func(c *Config) { c.Audience = "https://rs.example:8443/v1" }, true},
+		"a name":                        {func(c *Config) { c.Audience = "orders" }, false},
+		"an URN":                        {func(c *Config) { c.Audience = "urn:example:orders" }, false},
+		"an http audience":              {func(c *Config) { c.Audience = "http://rs.example" }, false},
+		"no host":                       {func(c *Config) { c.Audience = "https:///orders" }, false},
+		"a name and a URL":              {func(c *Config) { c.Audience, c.BaseURL = "orders", "https://rs.example" }, true},
+		"a name, certificates only":     {func(c *Config) { c.Audience, c.NoDPoP = "orders", true }, true},
+		"a name, the request's host":    {func(c *Config) { c.Audience, c.InsecureHostFromRequest = "orders", true }, true},
+		"the request's host and a URL":  {func(c *Config) { c.BaseURL, c.InsecureHostFromRequest = "https://rs.example", true }, false},
+		"the request's host without it": {func(c *Config) { c.NoDPoP, c.InsecureHostFromRequest = true, true }, false},
+	} {
+		conf := k.conf
+		c.edit(&conf)
+		if _, err := NewVerifier(conf); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		} else if err != nil && !strings.Contains(err.Error(), "BaseURL") {
+			t.Errorf("%s: does not say what to set: %v", name, err)
+		}
+	}
+}
+
+func TestNoDPoP(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t, func(c *Config) { c.Audience, c.NoDPoP = "orders", true })
+	forOrders := func(_, c object) { c["aud"] = "orders" }
+	accepts(t, v, k.request("Bearer "+k.token(t, object{"x5t#S256": k.x5t.String()}, forOrders), k.cert.Leaf))
+	for _, cnf := range []object{{"jkt": k.proofs.Key().String()}, {"jkt": k.proofs.Key().String(), "x5t#S256": k.x5t.String()}} {
+		r := k.dpopRequest(t, k.token(t, cnf, forOrders), ProofOptions{})
+		r.TLS.PeerCertificates = []*x509.Certificate{k.cert.Leaf}
+		refuses(t, v, r, invalid, CodeInvalidToken, "binding")
+		c := challenges(serve(v, r))
+		if _, found := c["DPoP"]; found || !strings.Contains(c["Bearer"], `error="invalid_token"`) {
+			t.Errorf("challenges %v", c)
+		}
+	}
 }
 
 func TestF14_StripPrefix(t *testing.T) {

@@ -28,17 +28,19 @@ func newTLSKit(t *testing.T, edit func(*Config)) *tlsKit {
 	k.cert = newCertificate(t, "client", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	k.x5t = thumbprint.OfCertificate(k.cert.Leaf)
 	k.conf.Replay, k.conf.Now = NewMemoryReplay(100, k.clock.Now), k.clock.Now
+	k.server = httptest.NewUnstartedServer(nil)
+	k.conf.BaseURL = "https://" + k.server.Listener.Addr().String()
 	v := k.verifier(t, edit)
 	protected := v.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		claims, _ := ClaimsFrom(r.Context())
 		_, _ = io.WriteString(w, claims.Subject)
 	}))
-	k.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	k.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS.DidResume {
 			k.resumed.Add(1)
 		}
 		protected.ServeHTTP(w, r)
-	}))
+	})
 	k.server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
 	k.server.StartTLS()
 	t.Cleanup(k.server.Close)
@@ -95,6 +97,28 @@ func TestB01_CertificateFromTLS(t *testing.T) {
 	other := newCertificate(t, "client", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	status, text = k.get(t, k.client(tls.VersionTLS13, other), k.bearer(t))
 	wantStatus(t, http.StatusUnauthorized, status, text)
+}
+
+// Without TLS there is no certificate, and a server that is reached so refuses, and goes on.
+func TestB01_NoTLSNoCertificate(t *testing.T) {
+	k := newResourceKit(t)
+	plain := httptest.NewServer(k.verifier(t).Handler(http.NotFoundHandler()))
+	defer plain.Close()
+	for range 2 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, plain.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+k.certToken(t))
+		resp, err := plain.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if c := challenges(resp)["Bearer"]; resp.StatusCode != http.StatusUnauthorized || !strings.Contains(c, "no client certificate") {
+			t.Errorf("%d, %s", resp.StatusCode, c)
+		}
+	}
 }
 
 func TestB04_InTheInitialHandshake(t *testing.T) {

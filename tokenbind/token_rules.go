@@ -260,6 +260,8 @@ func (q *request) judgeBinding() finding {
 	switch {
 	case !c.Key.IsZero() && q.scheme != schemeDPoP:
 		return fail("a DPoP-bound token with the Bearer scheme", "the DPoP scheme and a proof")
+	case !c.Key.IsZero() && q.v.conf.NoDPoP:
+		return fail("a DPoP-bound token", "one that is bound to a certificate").because("this server takes no DPoP proofs")
 	case c.Key.IsZero() && q.scheme == schemeDPoP:
 		return fail("the DPoP scheme", "a token that is bound to a DPoP key").because("this one is not: send it with the Bearer scheme")
 	case c.IsZero() && !q.v.conf.AllowBearer:

@@ -223,6 +223,7 @@ func TestNewVerifierRefuses(t *testing.T) {
 		"no audience":        func(c *Config) { c.Audience = "" },
 		"negative tolerance": func(c *Config) { c.Tolerance = -1 },
 		"negative age":       func(c *Config) { c.ProofMaxAge = -1 },
+		"negative proofs":    func(c *Config) { c.MaxProofs = -1 },
 		"no algorithms":      func(c *Config) { c.Algorithms = []string{} },
 		"short nonce key":    func(c *Config) { c.NonceKey = []byte("short") },
 		"base is a path":     func(c *Config) { c.BaseURL = "/api" },

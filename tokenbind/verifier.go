@@ -38,24 +38,36 @@ type Config struct {
 
 	// ProofMaxAge is how old a DPoP proof may be, Tolerance apart; 60 s by default.
 	ProofMaxAge time.Duration
-	// Replay remembers the proofs of all nodes of this server. Nil: up to 1,000,000 are remembered in
-	// memory, for a server of one node. Because a proof may have been used before a restart, those that were
-	// made before the start (or up to Tolerance after it, by a fast clock) are then answered with
-	// use_dpop_nonce and a nonce: a client that tries again with it is let in at once.
+	// Replay remembers the proofs of all nodes of this server. Nil: they are remembered in memory, for a
+	// server of one node. Because a proof may have been used before a restart, those that were made before
+	// the start (or up to Tolerance after it, by a fast clock) are then answered with use_dpop_nonce and a
+	// nonce: a client that tries again with it is let in at once.
 	Replay Replay
+	// MaxProofs bounds that memory; 1,000,000 by default, at some 150 octets each. While it is full, proofs
+	// are answered with 503. The bound is for all clients together, so one that holds a bound token can fill
+	// it for all by so many valid proofs within ProofMaxAge and twice Tolerance: let it be more than this
+	// machine can verify in that time.
+	MaxProofs int
 	// RequireNonce demands a nonce of ours in every proof (RFC 9449 section 9).
 	RequireNonce bool
 	// NonceKey is 32 octets that all nodes share. Nil: a random one, for a server of one node.
 	NonceKey []byte
-	// BaseURL is the public URL up to where the request's path begins, such as https://api.example.com, for a
-	// server behind something that changes host or scheme. Empty: what the request's TLS and Host say.
+	// BaseURL is the public URL up to where the request's path begins, such as https://api.example.com: what
+	// clients put before the path in a proof's htu. Empty: the origin of Audience, if that is an https URL.
+	// One of the two is needed, or NoDPoP. The request's own Host is not asked, because whoever sends the
+	// request chooses it: a proof that was made for another server, and stolen there, would fit here.
 	BaseURL string
+	// NoDPoP refuses DPoP-bound tokens, for a server whose clients all have certificates.
+	NoDPoP bool
+	// InsecureHostFromRequest compares htu with the request's own Host and TLS instead. It is safe only where
+	// something in front of this server refuses every Host that is not this server's.
+	InsecureHostFromRequest bool
 
 	// Revocation checks the client certificate of a certificate-bound token on every request. Nil: the
 	// certificate's revocation is not checked here, and a token works until it expires.
 	Revocation Revocation
 
-	Logger *slog.Logger     // nil: silent
+	Logger *slog.Logger     // nil: slog.Default()
 	Now    func() time.Time // nil: time.Now
 }
 
@@ -70,13 +82,15 @@ type Verifier struct {
 	keys      KeySource
 	proofs    *ProofChecker
 	tolerance time.Duration
-	base      string
+	base      string // of proofs' htu; empty with InsecureHostFromRequest and NoDPoP
 }
 
 const (
-	memoryReplay       = 1_000_000
-	nonceLifetime      = 2 * time.Minute
-	startNonceLifetime = time.Hour // they show only that a proof is younger than the process
+	maxProofs     = 1_000_000
+	nonceLifetime = 2 * time.Minute
+	// startNonceLifetime is for servers that demand no nonces otherwise: they show only that a proof is
+	// younger than the process, and a client that keeps one need not be bothered soon again.
+	startNonceLifetime = time.Hour
 )
 
 // NewVerifier checks the configuration. It does no I/O: keys are fetched when they are first needed.
@@ -86,10 +100,8 @@ func NewVerifier(c Config) (*Verifier, error) {
 	}
 	v := &Verifier{conf: c, keys: c.Keys, tolerance: c.Tolerance}
 	var err error
-	if c.BaseURL != "" {
-		if v.base, err = baseURL(c.BaseURL); err != nil {
-			return nil, fmt.Errorf("setting up a verifier: BaseURL: %w", err)
-		}
+	if v.base, err = c.base(); err != nil {
+		return nil, fmt.Errorf("setting up a verifier: %w", err)
 	}
 	if v.keys == nil {
 		if v.keys, err = newRemoteKeys(c); err != nil {
@@ -110,11 +122,14 @@ func (c *Config) fill() error {
 	if c.ProofMaxAge == 0 {
 		c.ProofMaxAge = time.Minute
 	}
+	if c.MaxProofs == 0 {
+		c.MaxProofs = maxProofs
+	}
 	if c.Algorithms == nil {
 		c.Algorithms = []string{"ES256", "EdDSA", "PS256"}
 	}
 	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
+		c.Logger = slog.Default()
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -128,6 +143,8 @@ func (c *Config) fill() error {
 		return fmt.Errorf("a Tolerance of %v, it is at most %v", c.Tolerance, maxTolerance)
 	case c.ProofMaxAge < 0:
 		return fmt.Errorf("a ProofMaxAge of %v", c.ProofMaxAge)
+	case c.MaxProofs < 0:
+		return fmt.Errorf("MaxProofs is %d", c.MaxProofs)
 	case len(c.Algorithms) == 0:
 		return errors.New("no Algorithms")
 	}
@@ -143,9 +160,13 @@ func newProofChecker(c Config) (*ProofChecker, error) {
 	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Now: c.Now}
 	var err error
 	if c.Replay == nil {
-		checker.Replay = NewMemoryReplay(memoryReplay, c.Now)
+		checker.Replay = NewMemoryReplay(c.MaxProofs, c.Now)
 		checker.start = c.Now()
-		if checker.startNonces, err = NewNonces(randomKey(), "resource server start", startNonceLifetime, c.Now); err != nil {
+		lifetime := startNonceLifetime
+		if c.RequireNonce { // then they stand in for those of judgeNonce, and must not outlive them
+			lifetime = nonceLifetime
+		}
+		if checker.startNonces, err = NewNonces(randomKey(), "resource server start", lifetime, c.Now); err != nil {
 			return nil, err
 		}
 	}
@@ -162,6 +183,27 @@ func randomKey() []byte {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	return key
+}
+
+// base is what stands before the path of a request in a proof's htu, or empty if requests say it or no proof
+// is ever looked at.
+func (c *Config) base() (string, error) {
+	switch u, err := url.Parse(c.Audience); {
+	case c.InsecureHostFromRequest && (c.BaseURL != "" || c.NoDPoP):
+		return "", errors.New("InsecureHostFromRequest goes neither with BaseURL nor with NoDPoP")
+	case c.NoDPoP, c.InsecureHostFromRequest:
+		return "", nil
+	case c.BaseURL != "":
+		base, err := baseURL(c.BaseURL)
+		if err != nil {
+			return "", fmt.Errorf("BaseURL: %w", err)
+		}
+		return base, nil
+	case err == nil && u.Scheme == "https" && u.Host != "":
+		return baseURL("https://" + u.Host)
+	}
+	return "", fmt.Errorf("no BaseURL, and Audience %q is no https URL: DPoP proofs could not be told from those for another server; "+
+		"set BaseURL to this server's public URL, or NoDPoP", short(c.Audience))
 }
 
 // baseURL refuses what is not a plain prefix of URLs.
@@ -287,7 +329,7 @@ func (v *Verifier) requestURL(r *http.Request) string {
 	if v.base != "" {
 		return v.base + u.EscapedPath()
 	}
-	scheme := "http"
+	scheme := "http" // InsecureHostFromRequest
 	if r.TLS != nil || r.RequestURI == "" && r.URL.Scheme == "https" {
 		scheme = "https"
 	}

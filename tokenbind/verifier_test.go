@@ -274,6 +274,36 @@ func TestRestartAndNonce(t *testing.T) {
 	}
 }
 
+// In a server that demands nonces, those of its start end like all others.
+func TestStartNonceEndsLikeOthers(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t, func(c *Config) { c.Replay, c.RequireNonce = nil, true })
+	nonce := serve(v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{})).Header.Get("DPoP-Nonce")
+	k.clock.Add(2 * nonceLifetime)
+	refused := refuses(t, v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{Nonce: nonce}), invalid, CodeUseNonce, "nonce")
+	accepts(t, v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{Nonce: refused.Nonce}))
+}
+
+// Where none is demanded, a client that kept one from the start is not bothered for it every other minute.
+func TestStartNonceThatNobodyAskedFor(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t, func(c *Config) { c.Replay = nil })
+	nonce := serve(v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{})).Header.Get("DPoP-Nonce")
+	k.clock.Add(startNonceLifetime - time.Second)
+	accepts(t, v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{Nonce: nonce}))
+}
+
+func TestMaxProofs(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t, func(c *Config) { c.Replay, c.MaxProofs = nil, 2 })
+	k.clock.Add(time.Minute)
+	for _, want := range []int{http.StatusOK, http.StatusOK, http.StatusServiceUnavailable} {
+		if resp := serve(v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{})); resp.StatusCode != want {
+			t.Errorf("%d, want %d", resp.StatusCode, want)
+		}
+	}
+}
+
 func TestReplayUnavailable(t *testing.T) {
 	k := newResourceKit(t)
 	v := k.verifier(t, func(c *Config) { c.Replay = NewMemoryReplay(0, k.clock.Now) })
