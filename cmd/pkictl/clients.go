@@ -14,7 +14,7 @@ import (
 
 func (a *app) clientCommand() *cobra.Command {
 	return a.group("client", "manage OAuth clients",
-		a.clientAddCommand(), a.clientListCommand(), a.clientShowCommand(),
+		a.clientAddCommand(), a.clientSetCommand(), a.clientListCommand(), a.clientShowCommand(),
 		a.clientSwitchCommand("disable", "refuse a client and all its tokens", true),
 		a.clientSwitchCommand("enable", "let a disabled client in again", false))
 }
@@ -50,7 +50,7 @@ func (a *app) clientAddCommand() *cobra.Command {
 			}
 			added, err := api.AddClient(cmd.Context(), c)
 			if err != nil {
-				return fmt.Errorf("adding client %s: %w", c.ID, err)
+				return doing(err, "adding client %s", c.ID)
 			}
 			if added.Secret != "" {
 				a.note("the secret is shown this once")
@@ -71,7 +71,7 @@ func (a *app) clientAddCommand() *cobra.Command {
 	f.BoolVar(&c.RequireNonce, "require-nonce", false, "DPoP proofs must carry a nonce of the server's")
 	f.BoolVar(&c.Introspect, "introspect", false, "may introspect any token: for resource servers")
 	f.BoolVar(&c.Bearer, "insecure-bearer", false, "may get tokens that are bound to nothing and work for whoever steals them")
-	f.StringArrayVar(&c.Scopes, "scope", nil, "scope that it may ask for; repeatable")
+	f.Var((*scopeList)(&c.Scopes), "scope", "scope that it may ask for; repeatable")
 	f.StringArrayVar(&c.Resources, "resource", nil, "resource that it may ask for; repeatable")
 	a.jsonFlag(cmd)
 	return cmd
@@ -114,7 +114,7 @@ func (a *app) clientListCommand() *cobra.Command {
 			for c, err := range api.Clients(cmd.Context()) {
 				switch {
 				case err != nil:
-					return fmt.Errorf("listing clients: %w", err)
+					return doing(err, "listing clients")
 				case a.json:
 					if err := enc.Encode(c); err != nil {
 						return err
@@ -126,7 +126,7 @@ func (a *app) clientListCommand() *cobra.Command {
 			return w.Flush()
 		},
 	}
-	a.jsonFlag(cmd)
+	a.jsonLinesFlag(cmd)
 	return cmd
 }
 
@@ -140,7 +140,7 @@ func (a *app) clientShowCommand() *cobra.Command {
 			}
 			c, err := api.Client(cmd.Context(), args[0])
 			if err != nil {
-				return fmt.Errorf("looking up client %s: %w", args[0], err)
+				return doing(err, "looking up client %s", args[0])
 			}
 			return a.printClient(c)
 		},
@@ -159,7 +159,7 @@ func (a *app) clientSwitchCommand(verb, short string, disabled bool) *cobra.Comm
 			}
 			c, err := api.PatchClient(cmd.Context(), args[0], client.ClientPatch{Disabled: &disabled})
 			if err != nil {
-				return fmt.Errorf("%s client %s: %w", verb, args[0], err)
+				return doing(err, "%s client %s", verb, args[0])
 			}
 			return a.printClient(c)
 		},
@@ -172,13 +172,23 @@ func (a *app) printClient(c *client.ClientRecord) error {
 	if a.json {
 		return a.printJSON(c)
 	}
-	return a.printFields(
-		field{"client", c.ID}, field{"auth", c.Auth}, field{"secret", c.Secret}, field{"status", clientStatus(c)},
-		field{"subject DN", c.SubjectDN}, field{"SAN DNS", c.SANDNS}, field{"SAN URI", c.SANURI}, field{"SAN IP", c.SANIP},
-		field{"SAN e-mail", c.SANEmail}, field{"jwks_uri", c.JWKSURI}, field{"tokens", tokenKind(c)},
-		field{"scopes", strings.Join(c.Scopes, " ")}, field{"resources", strings.Join(c.Resources, " ")},
-		field{"created", stamp(c.CreatedAt)},
-	)
+	return a.printFields(slices.Concat([]field{
+		{"client", c.ID},
+		{"auth", c.Auth},
+		{"secret", c.Secret},
+		{"status", clientStatus(c)},
+		{"subject DN", c.SubjectDN},
+		{"SAN DNS", c.SANDNS},
+		{"SAN URI", c.SANURI},
+		{"SAN IP", c.SANIP},
+		{"SAN e-mail", c.SANEmail},
+		{"jwks_uri", c.JWKSURI},
+	}, keyFields(c.JWKS), []field{
+		{"tokens", tokenKind(c)},
+		{"scopes", strings.Join(c.Scopes, " ")},
+		{"resources", strings.Join(c.Resources, " ")},
+		{"created", stamp(c.CreatedAt)},
+	})...)
 }
 
 func clientStatus(c *client.ClientRecord) string {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,23 +33,13 @@ func issuers(ctx context.Context, id *client.Identity) ([]issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
 	}
-	var out []issuer
-	for _, i := range ca.Issuers {
-		block, _ := pem.Decode([]byte(i.Certificate))
-		if block == nil {
-			return nil, fmt.Errorf("issuing CA %s: no certificate", i.ID)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("issuing CA %s: %w", i.ID, err)
-		}
-		if err := cert.CheckSignatureFrom(id.Root()); err != nil {
-			return nil, fmt.Errorf("issuing CA %s: %w", i.ID, err)
-		}
-		out = append(out, issuer{cert, i.CRL})
+	certs, err := ca.VerifiedIssuers(id.Root())
+	if err != nil {
+		return nil, err
 	}
-	if len(out) == 0 {
-		return nil, errors.New("the CA names no issuing CA")
+	var out []issuer
+	for i, cert := range certs {
+		out = append(out, issuer{cert, ca.Issuers[i].CRL})
 	}
 	return out, nil
 }
@@ -68,15 +56,6 @@ func statusChecker(ctx context.Context, id *client.Identity) (*crl.Checker, erro
 		c.Points = append(c.Points, crl.Point{Issuer: i.cert, URL: i.url})
 	}
 	return crl.NewChecker(c)
-}
-
-// trusted returns the identity in --home, whose root says whom to believe.
-func (a *app) trusted() (*client.Identity, error) {
-	dir, err := a.homeDir()
-	if err != nil {
-		return nil, err
-	}
-	return client.Load(dir)
 }
 
 // fetchCRL returns the newest CRL of the CA's issuer, verified.
@@ -183,29 +162,4 @@ func (a *app) crlShowCommand() *cobra.Command {
 	}
 	a.jsonFlag(cmd)
 	return cmd
-}
-
-func (a *app) crlCheckCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "check FILE|-", Short: "say whether a certificate was revoked, as a server's checker sees it", Args: exactly("FILE|-"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cert, err := readCertificate(args[0], a.stdin)
-			if err != nil {
-				return err
-			}
-			id, err := a.trusted()
-			if err != nil {
-				return err
-			}
-			checker, err := statusChecker(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			if err := checker.Check(cmd.Context(), cert); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(a.stdout, "not revoked")
-			return err
-		},
-	}
 }

@@ -47,10 +47,11 @@ func (a *app) demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = both(err, os.RemoveAll(dir)) }()
 
 	id := a.running(ctx)
-	if id == nil {
+	goesOn := id != nil
+	if !goesOn {
 		a.note("no daemon answers: starting a temporary one")
 		daemon, err := startDaemon(ctx, dir)
 		if err != nil {
@@ -62,19 +63,30 @@ func (a *app) demo(ctx context.Context) (err error) {
 	d := &demo{
 		printer: newPrinter(a.stdout), ca: id, api: id.API(), dir: dir, tag: "demo-" + strings.ToLower(rand.Text()[:6]),
 	}
-	defer func() { err = errors.Join(err, d.tidy(context.WithoutCancel(ctx))) }()
+	if goesOn {
+		defer func() { err = both(err, d.tidy(context.WithoutCancel(ctx))) }()
+	}
 	if err := d.open(ctx); err != nil {
 		return fmt.Errorf("setting the stage: %w", err)
 	}
 	defer d.rs.close()
 	for i, act := range []act{bearerAct, certificateAct, dpopAct, revocationAct} {
-		d.act(i+1, act)
+		if err := d.act(i+1, act); err != nil {
+			return err
+		}
 		if err := act.play(ctx, d); err != nil {
 			return fmt.Errorf("act %d: %w", i+1, err)
 		}
 	}
-	d.end()
-	return nil
+	return d.end()
+}
+
+// both joins the demo's error with that of its end, which is told also to who does not listen to the demo.
+func both(err, ending error) error {
+	if ending != nil && readerLeft(err) {
+		return ending
+	}
+	return errors.Join(err, ending)
 }
 
 // running returns the operator's identity if there is one and its daemon answers.

@@ -41,6 +41,7 @@ func startDaemon(ctx context.Context, dir string) (*ownDaemon, error) {
 		return nil
 	}
 	cmd.WaitDelay = 5 * time.Second
+	endWithParent(cmd)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {

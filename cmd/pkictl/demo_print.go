@@ -13,16 +13,31 @@ import (
 	"github.com/pkid/pkid/tokenbind"
 )
 
-// printer tells the story. Its first error ends the demo through step.
+// printer tells the story. Its first error ends the demo through act, step or end.
 type printer struct {
-	w      io.Writer
+	w      *stickyWriter
 	colour bool
+}
+
+// stickyWriter keeps its first error, after which it writes no more.
+type stickyWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (s *stickyWriter) Write(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.w.Write(p)
+	s.err = err
+	return n, err
 }
 
 // newPrinter uses colours on a terminal, unless NO_COLOR is set (no-color.org).
 func newPrinter(w io.Writer) *printer {
 	f, ok := w.(*os.File)
-	return &printer{w: w, colour: ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))}
+	return &printer{w: &stickyWriter{w: w}, colour: ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))}
 }
 
 const (
@@ -40,12 +55,14 @@ func (p *printer) paint(style, text string) string {
 	return "\x1b[" + style + "m" + text + "\x1b[0m"
 }
 
-func (p *printer) act(n int, a act) {
+func (p *printer) act(n int, a act) error {
 	fmt.Fprintf(p.w, "\n%s\n%s\n", p.paint(bold, fmt.Sprintf("Act %d. %s", n, a.title)), indent("  ", a.text))
+	return p.w.err
 }
 
-func (p *printer) end() {
+func (p *printer) end() error {
 	fmt.Fprintf(p.w, "\n%s\n", p.paint(green, "Every step came out as told."))
+	return p.w.err
 }
 
 // step is a moment of the story.
@@ -73,7 +90,7 @@ func (p *printer) step(s step) error {
 		return fmt.Errorf("%s: %w", s.title, err)
 	}
 	p.labelled("why", dim, s.why)
-	return nil
+	return p.w.err
 }
 
 func (p *printer) labelled(label, style, text string) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -39,6 +40,7 @@ func openResourceServer(ctx context.Context, ca, id *client.Identity) (*resource
 	conf := tokenbind.Config{
 		Issuer: ca.Info().URLs.Public, Audience: rs.url, HTTPClient: trusting(ca.Roots()),
 		Replay: tokenbind.NewMemoryReplay(10_000, nil), // a new server has seen no proof, and says so
+		Logger: slog.New(slog.DiscardHandler),          // the refusals are the story
 	}
 	checker, err := statusChecker(ctx, ca)
 	if err != nil {

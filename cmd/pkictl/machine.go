@@ -35,7 +35,7 @@ func (a *app) enrollCommand() *cobra.Command {
 			}
 			token, err := client.ParseEnrolmentToken(text)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			id, err := client.Enroll(cmd.Context(), token, opts)
 			if err != nil {
@@ -77,6 +77,8 @@ func (a *app) renewCommand() *cobra.Command {
 	var daemon bool
 	cmd := &cobra.Command{
 		Use: "renew", Short: "renew an enrolled certificate", Args: exactly(),
+		Long: "Renew an enrolled certificate, once or with --daemon again and again. The --hook runs after each renewal, with\n" +
+			"PKID_DIR (the identity's directory) and PKID_CLIENT (the client's id) in its environment.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			id, err := client.Load(dir)
 			if err != nil {
@@ -101,7 +103,7 @@ func (a *app) renewCommand() *cobra.Command {
 	f.StringVar(&dir, "dir", ".", "directory of the identity")
 	f.BoolVar(&opts.Rekey, "rekey", false, "make a new key")
 	f.BoolVar(&daemon, "daemon", false, "keep running, and renew at two thirds of each lifetime")
-	f.StringVar(&hook, "hook", "", "shell command to run after each renewal, such as `systemctl reload nginx`")
+	f.StringVar(&hook, "hook", "", "shell command to run after each renewal, such as 'systemctl reload nginx'")
 	a.jsonFlag(cmd)
 	return cmd
 }

@@ -6,17 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pkid/pkid/client"
 )
 
-// Exit codes: 0 done, 1 failed, 2 called wrongly.
+// Exit codes: 0 done, 1 failed, 2 called wrongly, 3 a certificate's status could not be learned.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed  = 1
+	exitUsage   = 2
+	exitUnknown = 3
 )
 
 func main() {
@@ -24,6 +28,9 @@ func main() {
 	defer stop()
 	// The first signal ends ctx; from then on signals have their usual effect, so a second one kills.
 	context.AfterFunc(ctx, stop)
+	// A reader that goes away, as in `pkictl demo | head`, ends the writing with an error, and so all that was
+	// begun is ended in order. Ignoring the signal would do the same, but for the commands that are run from here too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -40,6 +47,14 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// exitError ends pkictl with a code of its own. Without a text, the result has said it all.
+type exitError struct {
+	code int
+	text string
+}
+
+func (e *exitError) Error() string { return e.text }
+
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.command()
@@ -47,6 +62,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if readerLeft(err) {
+		return exitFailed
+	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		if e.text != "" {
+			a.note("%s", e.text)
+		}
+		return e.code
 	}
 	a.note("%v", err)
 	if _, ok := errors.AsType[usageError](err); ok {
@@ -56,10 +80,25 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitFailed
 }
 
+// readerLeft reports whether a write to standard output found its pipe closed, of which nobody needs to be
+// told. The broken pipe of a connection is no *fs.PathError.
+func readerLeft(err error) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	return ok && errors.Is(e, syscall.EPIPE)
+}
+
+// doing says what err put an end to. A refusal by the CA is left as it is: its detail names what it is about.
+func doing(err error, format string, args ...any) error {
+	if p, ok := errors.AsType[*client.Problem](err); ok && p.Detail != "" {
+		return p
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
 func (a *app) command() *cobra.Command {
 	root := a.group("pkictl", "certificates and bound tokens of a pkid CA",
 		a.inviteCommand(), a.enrollCommand(), a.renewCommand(), a.revokeCommand(), a.listCommand(), a.showCommand(),
-		a.clientCommand(), a.tokenCommand(), a.callCommand(), a.verifyCommand(), a.thumbprintCommand(),
+		a.rootCommand(), a.clientCommand(), a.tokenCommand(), a.callCommand(), a.verifyCommand(), a.thumbprintCommand(),
 		a.crlCommand(), a.auditCommand(), a.demoCommand(), a.versionCommand())
 	root.PersistentFlags().StringVar(&a.home, "home", os.Getenv("PKICTL_HOME"),
 		"directory with the operator's credentials (default: PKICTL_HOME, else ./pkid-data/admin, else the user's configuration)")
@@ -102,6 +141,11 @@ func exactly(names ...string) cobra.PositionalArgs {
 
 func (a *app) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.json, "json", false, "print the result as JSON")
+}
+
+// jsonLinesFlag is jsonFlag for a list.
+func (a *app) jsonLinesFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print the result as JSON, one object a line")
 }
 
 // note writes prose for a person to stderr.

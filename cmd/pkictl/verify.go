@@ -8,13 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -22,7 +22,7 @@ import (
 type verifyFlags struct {
 	token, cert, proof, method, url string
 	issuer, audience                string
-	scopes                          []string
+	scopes                          scopeList
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -41,26 +41,29 @@ func (a *app) verifyCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.token, "token", "", "the access token")
+	f.StringVar(&v.token, "token", "", "the access token, - for stdin")
 	f.StringVar(&v.cert, "cert", "", "file with the certificate that the client showed")
 	f.StringVar(&v.proof, "proof", "", "the DPoP header")
 	f.StringVar(&v.method, "method", http.MethodGet, "of the request")
 	f.StringVar(&v.url, "url", "https://localhost/", "of the request")
 	f.StringVar(&v.issuer, "issuer", "", "who must have issued the token (default: the CA of --home)")
 	f.StringVar(&v.audience, "audience", "", "whom the token must be for (default: whom it says)")
-	f.StringArrayVar(&v.scopes, "scope", nil, "scope that the token must have; repeatable")
+	f.Var(&v.scopes, "scope", "scope that the token must have; repeatable")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
 func (a *app) explain(ctx context.Context, v verifyFlags) ([]tokenbind.Check, error) {
-	dir, err := a.homeDir()
+	id, err := a.trusted()
 	if err != nil {
 		return nil, err
 	}
-	id, err := client.Load(dir)
-	if err != nil {
-		return nil, fmt.Errorf("reading whom to trust from --home: %w", err)
+	if v.token == "-" {
+		text, err := readInput("-", a.stdin)
+		if err != nil {
+			return nil, err
+		}
+		v.token = strings.TrimSpace(string(text))
 	}
 	if v.issuer == "" {
 		v.issuer = id.Info().URLs.Public
@@ -71,14 +74,16 @@ func (a *app) explain(ctx context.Context, v verifyFlags) ([]tokenbind.Check, er
 		}
 		a.note("taking the token's word for its audience, %s: name yours with --audience", printable(v.audience))
 	}
-	conf := tokenbind.Config{
-		Issuer: v.issuer, Audience: v.audience, RequiredScopes: v.scopes,
-		HTTPClient: trusting(id.Roots()), Replay: tokenbind.NewMemoryReplay(1, nil),
-	}
 	req, err := v.request(ctx)
 	if err != nil {
 		return nil, err
 	}
+	conf := tokenbind.Config{
+		Issuer: v.issuer, Audience: v.audience, RequiredScopes: v.scopes,
+		BaseURL: "https://" + req.URL.Host, Logger: slog.New(slog.DiscardHandler),
+		HTTPClient: trusting(id.Roots()), Replay: tokenbind.NewMemoryReplay(1, nil),
+	}
+	conf.BaseURL = "https://" + req.URL.Host // whatever the token's audience is
 	if v.cert != "" {
 		cert, err := readCertificate(v.cert, a.stdin)
 		if err != nil {
