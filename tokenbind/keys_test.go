@@ -6,7 +6,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -116,6 +118,7 @@ type issuerServer struct {
 	metadata object // merged over what is right
 	header   http.Header
 	fail     bool
+	hang     chan struct{} // nothing is answered until it is closed
 }
 
 func newIssuerServer(t *testing.T, path string, keys ...object) *issuerServer {
@@ -133,6 +136,11 @@ func newIssuerServer(t *testing.T, path string, keys ...object) *issuerServer {
 		s.fetches.Add(1)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if hang := s.hang; hang != nil {
+			s.mu.Unlock()
+			<-hang
+			s.mu.Lock()
+		}
 		if s.fail {
 			http.Error(w, "away", http.StatusBadGateway)
 			return
@@ -246,6 +254,115 @@ func TestRemoteKeysIssuerAway(t *testing.T) {
 		k.clock.Add(5 * time.Minute)
 		accepts(t, v, request()) // with what was fetched before
 	}
+}
+
+// hangs makes the issuer take requests and never answer, until the test ends or what it returns is called.
+func (s *issuerServer) hangs(t *testing.T) (answer func()) {
+	t.Helper()
+	hang := make(chan struct{})
+	s.set(func(s *issuerServer) { s.hang = hang })
+	answer = sync.OnceFunc(func() {
+		s.set(func(s *issuerServer) { s.hang = nil })
+		close(hang)
+	})
+	t.Cleanup(answer)
+	return answer
+}
+
+// An issuer that takes connections and never answers is the worst of outages: what is known must work on.
+func TestRemoteKeysIssuerHangs(t *testing.T) {
+	k, s, v, request := remoteKit(t, "")
+	accepts(t, v, request())
+	answer := s.hangs(t)
+	took := func(f func()) time.Duration {
+		start := time.Now()
+		f()
+		return time.Since(start)
+	}
+	k.clock.Add(defaultMaxAge + time.Minute)
+	if d := took(func() { accepts(t, v, request()) }); d > patience/2 {
+		t.Errorf("a request with stale keys waited %v", d)
+	}
+	k.clock.Add(defaultMaxAge)
+	if d := took(func() { accepts(t, v, request()) }); d < patience/2 || d > 2*patience {
+		t.Errorf("the first request with keys that may have been withdrawn waited %v, want %v", d, patience)
+	}
+	for range 3 {
+		k.clock.Add(time.Minute)
+		if d := took(func() { accepts(t, v, request()) }); d > patience/2 {
+			t.Errorf("another one in the same outage waited %v", d)
+		}
+	}
+	unknown := k.token(t, object{"x5t#S256": k.x5t.String()}, func(h, c object) { h["kid"], c["iss"] = "k9", s.URL })
+	d := took(func() {
+		_, err := v.Verify(k.request("Bearer "+unknown, k.cert.Leaf))
+		if e, ok := errors.AsType[*Error](err); !ok || e.Status != http.StatusServiceUnavailable {
+			t.Errorf("a key that may be a new one: %v, want 503", err)
+		}
+	})
+	if d > 2*patience {
+		t.Errorf("a request with an unknown key waited %v", d)
+	}
+	if n := s.fetches.Load(); n != 2 {
+		t.Errorf("%d fetches, want the first and one that hangs", n)
+	}
+	answer()
+	waitFor(t, func() bool { // now it is certain
+		_, err := v.Verify(k.request("Bearer "+unknown, k.cert.Leaf))
+		e, ok := errors.AsType[*Error](err)
+		return ok && e.Status == http.StatusUnauthorized
+	})
+}
+
+// Keys that were withdrawn while nobody asked are not taken for one request more.
+func TestRemoteKeysWithdrawnInTheMeantime(t *testing.T) {
+	k, s, v, request := remoteKit(t, "")
+	accepts(t, v, request())
+	s.set(func(s *issuerServer) { s.keys = []object{kidJWK(t, "k2", ecKeyFor(t).Public())} })
+	k.clock.Add(2*defaultMaxAge + time.Second)
+	_, err := v.Verify(request())
+	if e, ok := errors.AsType[*Error](err); !ok || e.Check != "token signature" || e.Status != http.StatusUnauthorized {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Whoever forgot that pkid's root is a private one finds it in the log, also without a Logger.
+func TestRemoteKeysUnknownAuthority(t *testing.T) {
+	k := newResourceKit(t)
+	s := newIssuerServer(t, "", kidJWK(t, "k1", k.issuer.Public()))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	var log lockedBuffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+	defer slog.SetDefault(before)
+	v := k.verifier(t, func(c *Config) { c.Keys, c.Issuer, c.Logger = nil, s.URL, nil })
+	token := k.token(t, object{"x5t#S256": k.x5t.String()}, func(_, c object) { c["iss"] = s.URL })
+	if _, err := v.Verify(k.request("Bearer "+token, k.cert.Leaf)); err == nil {
+		t.Fatal("taken")
+	}
+	for _, text := range []string{"fetching " + s.URL, "unknown authority", "Config.HTTPClient", "client.Identity.HTTPClient"} {
+		if !strings.Contains(log.String(), text) {
+			t.Errorf("the log lacks %q: %s", text, log.String())
+		}
+	}
+}
+
+// lockedBuffer is a log that goroutines write to.
+type lockedBuffer struct {
+	mu   sync.Mutex // guards text
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func TestRemoteKeysRefused(t *testing.T) {

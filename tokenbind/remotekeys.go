@@ -2,6 +2,7 @@ package tokenbind
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -16,16 +17,17 @@ import (
 
 const (
 	fetchTimeout  = 10 * time.Second
-	maxDocument   = 256 << 10       // octets of metadata and of a JWK set
-	minRefetch    = 5 * time.Second // between two fetches, whatever kids strangers invent
-	minMaxAge     = time.Minute     // bounds and default of how long keys count as fresh
+	patience      = 750 * time.Millisecond // of one request with a fetch, the first fetch of all excepted
+	maxDocument   = 256 << 10              // octets of metadata and of a JWK set
+	minRefetch    = 5 * time.Second        // between the end of a fetch and the next, whatever kids strangers invent
+	minMaxAge     = time.Minute            // bounds and default of how long keys count as fresh
 	maxMaxAge     = time.Hour
 	defaultMaxAge = 10 * time.Minute
 )
 
-// remoteKeys are the keys that an issuer publishes. They are fetched when they are first needed, again in the
-// background when they are stale, and before an answer when a kid is not known or they are twice as old as
-// they may be. While the issuer is away, those that were fetched last are kept.
+// remoteKeys are the keys that an issuer publishes. They are fetched when they are first needed, when they are
+// stale and when a kid is not known. A key that is known is an answer at once; the fetch goes on beside it.
+// While the issuer is away, the keys that were fetched last are kept.
 type remoteKeys struct {
 	issuer   string
 	metadata string
@@ -38,8 +40,9 @@ type remoteKeys struct {
 	keys    StaticKeys // nil: none yet
 	fetched time.Time
 	maxAge  time.Duration
-	tried   time.Time
+	tried   time.Time     // the end of the last fetch
 	err     error         // of the last fetch
+	away    bool          // the last fetch failed, or somebody waited for this one in vain
 	pending chan struct{} // closed at the end of the fetch under way; nil: none is
 }
 
@@ -79,45 +82,69 @@ func secure(u *url.URL, insecure bool) error {
 	return nil
 }
 
-// Keys is that of KeySource.
+// Keys is that of KeySource. It waits for a fetch only where it has no key to answer with, and where the keys
+// are so old that they may have been withdrawn; for the latter not while the issuer is known to be away.
 func (k *remoteKeys) Keys(ctx context.Context, kid string) ([]VerificationKey, error) {
 	k.mu.Lock()
 	found, _ := k.keys.Keys(ctx, kid)
 	age := k.now().Sub(k.fetched).Abs() // a clock that went back makes them stale
-	old := age > 2*k.maxAge
 	var pending chan struct{}
 	if len(found) == 0 || age > k.maxAge {
 		pending = k.refresh()
 	}
+	if wait := len(found) == 0 || age > 2*k.maxAge && !k.away; !wait {
+		pending = nil
+	}
+	limit := patience
+	if k.keys == nil && !k.away { // the very first; nobody can be answered without it
+		limit = fetchTimeout
+	}
 	k.mu.Unlock()
 
-	if len(found) > 0 && !old {
-		return found, nil
-	}
 	if pending != nil {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
 		select {
 		case <-pending:
+		case <-timer.C:
+			k.setAway()
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.keys == nil {
-		return nil, k.err
-	}
-	return k.keys.Keys(ctx, kid)
+	return k.answer(ctx, kid)
 }
 
-// refresh begins a fetch, unless one is under way or was a moment ago, and returns what is closed at its
+func (k *remoteKeys) setAway() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.away = k.pending != nil
+}
+
+// answer returns the keys for a kid. That there are none is certain only after a fetch that succeeded.
+func (k *remoteKeys) answer(ctx context.Context, kid string) ([]VerificationKey, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	found, _ := k.keys.Keys(ctx, kid)
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case k.pending != nil:
+		return nil, fmt.Errorf("%s has not answered yet", k.issuer)
+	default:
+		return nil, k.err
+	}
+}
+
+// refresh begins a fetch, unless one is under way or ended a moment ago, and returns what is closed at its
 // end, or nil. The caller holds the mutex. The fetch ends by itself, by its timeout at the latest.
 func (k *remoteKeys) refresh() chan struct{} {
-	now := k.now()
-	if k.pending != nil || now.Sub(k.tried).Abs() < minRefetch {
+	began := k.now()
+	if k.pending != nil || began.Sub(k.tried).Abs() < minRefetch {
 		return k.pending
 	}
 	done := make(chan struct{})
-	k.tried, k.pending = now, done
+	k.pending = done
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 		defer cancel()
@@ -125,11 +152,11 @@ func (k *remoteKeys) refresh() chan struct{} {
 
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.pending, k.err = nil, err
+		k.tried, k.pending, k.err, k.away = k.now(), nil, err, err != nil
 		if err == nil {
-			k.keys, k.maxAge, k.fetched = keys, maxAge, now
+			k.keys, k.maxAge, k.fetched = keys, maxAge, began
 		} else {
-			k.logger.Warn("fetching an issuer's keys", "issuer", k.issuer, "error", err, "kept", len(k.keys))
+			k.logger.Error("the issuer's keys cannot be had", "issuer", k.issuer, "cause", err, "kept", len(k.keys))
 		}
 		close(done)
 	}()
@@ -172,7 +199,7 @@ func (k *remoteKeys) get(ctx context.Context, uri string) ([]byte, http.Header, 
 	req.Header.Set("Accept", "application/json")
 	resp, err := k.http.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, unfetched(uri, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end, or given up
 	if resp.StatusCode != http.StatusOK {
@@ -186,6 +213,18 @@ func (k *remoteKeys) get(ctx context.Context, uri string) ([]byte, http.Header, 
 		return nil, nil, fmt.Errorf("reading %s: more than %d octets", uri, maxDocument)
 	}
 	return body, resp.Header, nil
+}
+
+// unfetched says what to do about the commonest cause: a private CA's root that this machine does not know.
+func unfetched(uri string, err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // without the method and the URL
+	}
+	err = fmt.Errorf("fetching %s: %w", uri, err)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		err = fmt.Errorf("%w: set Config.HTTPClient to one that trusts pkid's root (client.Identity.HTTPClient)", err)
+	}
+	return err
 }
 
 // freshFor reads max-age (RFC 9111 section 5.2.2.1), within bounds.
