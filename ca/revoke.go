@@ -16,16 +16,16 @@ import (
 type RevocationRequest struct {
 	Serial Serial
 	Reason Reason
-	// Lineage also revokes every successor that is active or held, for the same reason: who stole a key may
-	// have renewed its certificate already, for a key that the thief alone has. It does not go with a hold or
-	// a release, which concern one certificate.
+	// Lineage also revokes every other certificate of the lineage that is active or held, for the same reason:
+	// those before it may have the same key, and who stole the key may have renewed it already, for a key that
+	// the thief alone has. It does not go with a hold or a release, which concern one certificate.
 	Lineage bool
 }
 
 // RevocationOutcome is what Revoke did.
 type RevocationOutcome struct {
 	Record *Record
-	Also   []Serial // successors that were revoked with it, oldest first
+	Also   []Serial // of its lineage, revoked with it, oldest first
 	Active []Serial // successors that are active still, oldest first; empty after a hold or a release
 }
 
@@ -33,7 +33,7 @@ type RevocationOutcome struct {
 // record is durable, each successor's with an audit entry of its own. A clock that jumped back does not keep
 // it from that.
 //
-// A certificate that is revoked already is an error, unless Lineage finds successors to revoke: these are
+// A certificate that is revoked already is an error, unless Lineage finds others to revoke: these are
 // revoked then, for the certificate's own reason if r has none. So a *LineageError can be tried again.
 // Errors: ErrNotFound, ErrIssuer, ErrReason, *AlreadyRevokedError, *LineageError.
 func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*RevocationOutcome, error) {
@@ -52,7 +52,7 @@ func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Revocatio
 		return nil, err
 	}
 	if rec, err = a.store.Certificate(ctx, r.Serial); err != nil {
-		return nil, fmt.Errorf("revoking the successors of %s: %w", r.Serial, err)
+		return nil, fmt.Errorf("revoking the lineage of %s: %w", r.Serial, err)
 	}
 	done, err := a.follow(ctx, rec, cmp.Or(r.Reason, already.Reason), true)
 	if err == nil && len(done.Also) == 0 {
@@ -67,7 +67,7 @@ func (a *Authority) follow(ctx context.Context, target *Record, reason Reason, l
 	done := &RevocationOutcome{Record: target}
 	var err error
 	if lineage {
-		done.Also, err = a.revokeSuccessors(ctx, target, reason)
+		done.Also, err = a.revokeLineage(ctx, target, reason)
 	} else {
 		done.Active, err = a.successors(ctx, target, Active)
 	}
@@ -77,14 +77,25 @@ func (a *Authority) follow(ctx context.Context, target *Record, reason Reason, l
 	return done, nil
 }
 
-// revokeSuccessors looks again until it finds none, for the sake of renewals that were under way: one whose
-// record is not there yet when this looks for the last time finds its parent revoked, and drops itself
-// (dropOrphan).
-func (a *Authority) revokeSuccessors(ctx context.Context, target *Record, reason Reason) (also []Serial, err error) {
+// revokeLineage revokes what the lineage of target still has. It looks again until it finds none, for the sake
+// of renewals that were under way: one whose record is not there yet when this looks for the last time finds its
+// parent revoked, and drops itself (dropOrphan).
+func (a *Authority) revokeLineage(ctx context.Context, target *Record, reason Reason) (also []Serial, err error) {
+	first, err := a.firstOfLineage(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var found []Serial
+	if status := first.Status(a.clock()); first.Serial != target.Serial && (status == Active || status == Held) {
+		found = append(found, first.Serial)
+	}
 	for {
-		found, err := a.successors(ctx, target, Active, Held)
-		if err != nil || len(found) == 0 {
+		more, err := a.successors(ctx, first, Active, Held)
+		if err != nil {
 			return also, err
+		}
+		if found = append(found, more...); len(found) == 0 {
+			return also, nil
 		}
 		for _, serial := range found {
 			_, err := a.revoke(ctx, serial, reason, target.Serial)
@@ -96,7 +107,23 @@ func (a *Authority) revokeSuccessors(ctx context.Context, target *Record, reason
 			}
 			also = append(also, serial)
 		}
+		found = nil
 	}
+}
+
+// firstOfLineage follows a certificate back to the one that was enrolled.
+func (a *Authority) firstOfLineage(ctx context.Context, rec *Record) (*Record, error) {
+	for !rec.Parent.IsZero() {
+		parent, err := a.store.Certificate(ctx, rec.Parent)
+		if errors.Is(err, ErrNotFound) {
+			break // pruned, or of a damaged store: the lineage begins here
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking for what %s renews: %w", rec.Serial, err)
+		}
+		rec = parent
+	}
+	return rec, nil
 }
 
 // successors lists, oldest first, the certificates of these statuses that renew target, directly or through

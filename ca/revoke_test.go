@@ -232,6 +232,20 @@ func TestRevokeLineage(t *testing.T) {
 	}
 }
 
+// TestRevokeLineageFromItsEnd: a renewal keeps the key unless it is asked for another, so the certificates
+// before the one that was stolen are no better than it.
+func TestRevokeLineageFromItsEnd(t *testing.T) {
+	b := newBench(t)
+	first, second, third := b.line()
+	sibling := b.issue().Record
+	done, err := b.Revoke(t.Context(), ca.RevocationRequest{Serial: third.Serial, Reason: ca.KeyCompromise, Lineage: true})
+	if err != nil || len(done.Also) != 2 {
+		t.Fatalf("got %+v, %v; want the two before it revoked with it", done, err)
+	}
+	b.wantStatus(ca.Revoked, first, second, third)
+	b.wantStatus(ca.Active, sibling)
+}
+
 // TestRevokeWithoutLineage tells of the successors that work on, and a second try can revoke these.
 func TestRevokeWithoutLineage(t *testing.T) {
 	b := newBench(t)
