@@ -25,6 +25,9 @@ func TestNPMClients(t *testing.T) {
 	if _, err := os.Stat("node/node_modules"); err != nil {
 		pkitest.Missing(t, "the npm clients are not installed: `make deps` installs them where npm is")
 	}
+	if exec.CommandContext(t.Context(), node, "-e", "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)").Run() != nil {
+		pkitest.Missing(t, "node is older than the 18.17 that the npm clients need")
+	}
 	for _, nonces := range []bool{false, true} {
 		s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.Tokens.RequireDPoPNonce = nonces }})
 		id := s.Enrol(t, client.InvitationRequest{ClientID: "npm", Scopes: []string{"read"}})

@@ -1,7 +1,12 @@
 // What both clients share: settings from the test, and a fetch that trusts the CA's root and shows the
 // client's certificate.
+import { webcrypto } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { Agent, fetch as undiciFetch } from 'undici'
+
+// Node 18 has Web Crypto, but not among its globals.
+globalThis.crypto ??= webcrypto
+globalThis.CryptoKey ??= webcrypto.CryptoKey
 
 export const settings = JSON.parse(process.env.PKID_TEST)
 
