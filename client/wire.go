@@ -70,12 +70,12 @@ type CSR struct {
 // Revocation is the body of POST /v1/certificates/{serial}/revoke. removeFromCRL releases a held certificate.
 type Revocation struct {
 	Reason string `json:"reason,omitempty"` // an RFC 5280 name; unspecified if empty
-	// Lineage revokes also what renewed the certificate, directly or through others.
+	// Lineage revokes also what the certificate renews and what renewed it, directly or through others.
 	Lineage *bool `json:"lineage,omitempty"`
 }
 
-// WithLineage reports what Lineage says, or if it is absent, true for keyCompromise, where a thief may have
-// renewed first, and false for every other reason.
+// WithLineage reports what Lineage says, or if it is absent, true for keyCompromise, where those before may have
+// the same key and a thief may have renewed first, and false for every other reason.
 func (r Revocation) WithLineage() bool {
 	if r.Lineage == nil {
 		return r.Reason == "keyCompromise"

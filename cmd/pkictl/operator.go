@@ -85,14 +85,14 @@ func (a *app) revokeCommand() *cobra.Command {
 			}
 			if n := len(c.ActiveSuccessors); n > 0 {
 				a.note("active still: %s, which renewed it (%d in all)", printable(c.ActiveSuccessors[n-1]), n)
-				a.note("to revoke what renewed it as well: pkictl revoke %s --lineage", c.Serial)
+				a.note("to revoke its whole lineage: pkictl revoke %s --lineage", c.Serial)
 			}
 			return a.printCertificate(c)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&reason, "reason", "", "RFC 5280 reason: keyCompromise, superseded, cessationOfOperation, certificateHold, ... (default unspecified)")
-	f.BoolVar(&lineage, "lineage", false, "revoke also what renewed it, which may be a thief's (default with --reason keyCompromise; --lineage=false: not)")
+	f.BoolVar(&lineage, "lineage", false, "revoke also what it renews and what renewed it, which may be a thief's (default with --reason keyCompromise; --lineage=false: not)")
 	f.BoolVar(&release, "release", false, "release a certificate that is on hold")
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	a.jsonFlag(cmd)
@@ -107,7 +107,7 @@ func (a *app) confirmRevocation(c *client.Certificate, r client.Revocation) erro
 	}
 	also := ""
 	if r.WithLineage() {
-		also = ", and every certificate that renewed it"
+		also = ", and every other certificate of its lineage"
 	}
 	fmt.Fprintf(a.stderr, "revoke %s of %s (%s, expires %s)%s? [y/N] ", c.Serial, printable(c.ClientID), c.Status, stamp(c.NotAfter), also)
 	answer, err := bufio.NewReader(io.LimitReader(in, 100)).ReadString('\n')
