@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -22,6 +24,7 @@ func (c certificates) Certificate(ctx context.Context, t thumbprint.Cert) (*auth
 		return nil, fmt.Errorf("looking up certificate: %w", err)
 	}
 	return &authserver.CertificateStatus{
-		Serial: rec.Serial.String(), ClientID: rec.ClientID, Revoked: rec.Revocation != nil, NotAfter: rec.NotAfter,
+		Serial: rec.Serial.String(), ClientID: rec.ClientID, Operator: rec.Profile == config.ProfileOperator,
+		Revoked: rec.Revocation != nil, Held: rec.Status(time.Now()) == ca.Held, NotAfter: rec.NotAfter,
 	}, nil
 }

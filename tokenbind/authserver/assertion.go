@@ -1,10 +1,14 @@
 package authserver
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -63,15 +67,15 @@ func (s *Server) checkAssertion(c *call, client *Client, a *assertion) error {
 		return err
 	}
 	if !signed {
-		return invalidClient("unknown client, or client_assertion is not signed as the client is registered: with a key of its jwks "+
-			"for %s, or with its secret and HS256 for %s", PrivateKeyJWT, ClientSecretJWT).
-			because(fmt.Errorf("registered method %q, alg %s", client.Auth, a.alg))
+		return failed("client_assertion is signed with %s and kid %q, and no key or secret of the client matches; registered method %q",
+			a.alg, truncate(a.token.Headers[0].KeyID, 64), client.Auth)
 	}
 	if err := s.checkAssertionClaims(c.now, client, &a.claims); err != nil {
 		return err
 	}
 	key := sha256.Sum256([]byte("client assertion\x00" + client.ID + "\x00" + a.claims.ID))
-	until := a.claims.Expiry.Time().Add(s.c.Tolerance + time.Second)
+	// Until no node takes it any more, though clocks be apart.
+	until := a.claims.Expiry.Time().Add(2*s.c.Tolerance + time.Second)
 	err = s.c.Replay.Use(c.http.Context(), key, until)
 	if errors.Is(err, tokenbind.ErrReplayed) {
 		return invalidClient("client_assertion was used before; make a new one, with a new jti, for each request")
@@ -96,9 +100,23 @@ func (s *Server) signedBy(c *call, client *Client, a *assertion) (bool, error) {
 			return false, err
 		}
 		return a.token.Claims(secret) == nil, nil
+	case a.alg == jose.HS256:
+		_ = a.token.Claims(noHash) // for the time that it takes
+	case a.alg == jose.ES256:
+		_ = a.token.Claims(nobodysKey())
 	}
 	return false, nil
 }
+
+// nobodysKey is what the assertions of unknown clients are checked against, so that these are not told from
+// known ones by the time that a refusal takes.
+var nobodysKey = sync.OnceValue(func() *ecdsa.PublicKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic("authserver: making a key: " + err.Error()) // crypto/rand never fails
+	}
+	return &key.PublicKey
+})
 
 // checkAssertionClaims applies RFC 7523 section 3. An assertion is for one audience: with several, another
 // server that it is for could use it here.

@@ -18,24 +18,18 @@ import (
 // checkCertificate authenticates a client by the certificate of its connection (RFC 8705 section 2). It is
 // done for every request, so that a resumed or long-lived connection ends with its certificate.
 func (s *Server) checkCertificate(c *call, client *Client) error {
-	if client.Auth != TLSClientAuth && client.Auth != SelfSignedTLSClientAuth {
-		return invalidClient("client %q is unknown or not registered to authenticate with a certificate", client.ID).
-			because(fmt.Errorf("registered method %q", client.Auth))
-	}
-	status, err := s.standing(c, invalidClient)
-	if err != nil {
-		return err
-	}
-	if client.Auth == SelfSignedTLSClientAuth {
-		return s.checkSelfSigned(c, client)
-	}
+	status, err := s.standing(c, client.ID, invalidClient)
 	switch {
+	case err != nil:
+		return err
+	case client.Auth == SelfSignedTLSClientAuth:
+		return s.checkSelfSigned(c, client)
+	case client.Auth != TLSClientAuth:
+		return failed("registered method %q, and a certificate was presented", client.Auth)
 	case status == nil:
-		return invalidClient("this CA has no record of the certificate presented; present the one that it issued to the client")
-	case status.ClientID != client.ID:
-		return invalidClient("the certificate presented was issued to another client than %q", client.ID).
-			because(fmt.Errorf("certificate %s belongs to %q", status.Serial, status.ClientID))
+		return failed("this CA has no record of the certificate presented")
 	}
+	// It is the client's own, so its holder may know the rest.
 	if err := s.checkChain(c.cert, c.now); err != nil {
 		return invalidClient("the certificate presented is not one for TLS clients that a trusted CA issued").because(err)
 	}
@@ -45,21 +39,31 @@ func (s *Server) checkCertificate(c *call, client *Client) error {
 	return nil
 }
 
-// standing says what this CA knows of the certificate presented, after it checked its validity period and
-// that it was not revoked; nil if the CA did not issue it. Failures are made with refuse.
-func (s *Server) standing(c *call, refuse func(string, ...any) *refusal) (*CertificateStatus, error) {
+// standing says what this CA knows of the certificate presented; nil if the CA did not issue it. What speaks
+// against the certificate itself, whoever the client is, is an error made with refuse: its validity period, a
+// revocation, that it makes an operator, or that it was issued to another than the client of this id.
+func (s *Server) standing(c *call, clientID string, refuse func(string, ...any) *refusal) (*CertificateStatus, error) {
 	switch {
 	case c.now.Before(c.cert.NotBefore):
-		return nil, refuse("the client certificate is not valid before %s", c.cert.NotBefore.UTC().Format(time.RFC3339))
+		return nil, refuse("the client certificate is not valid before %s", stamp(c.cert.NotBefore))
 	case c.now.After(c.cert.NotAfter):
-		return nil, refuse("the client certificate expired at %s; renew it, or enrol again", c.cert.NotAfter.UTC().Format(time.RFC3339))
+		return nil, refuse("the client certificate expired at %s; renew it, or enrol again", stamp(c.cert.NotAfter))
 	}
-	status, err := s.status(c.http.Context(), c.thumbprint())
-	if err != nil {
+	status, err := s.status(c.http.Context(), c.x5t)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if status != nil && status.Revoked {
+	case status == nil:
+		return nil, nil
+	case status.Held:
+		return nil, refuse("the client certificate is on hold; ask the operator to release it")
+	case status.Revoked:
 		return nil, refuse("the client certificate was revoked; enrol again")
+	case status.Operator:
+		return nil, refuse("an operator's certificate is no client's; enrol the client and use its own")
+	case status.ClientID != clientID:
+		return nil, refuse("the certificate presented was issued to another client than %q", clientID).
+			because(fmt.Errorf("certificate %s belongs to %q", status.Serial, status.ClientID))
 	}
 	return status, nil
 }
@@ -130,15 +134,14 @@ func subjectMatches(client *Client, cert *x509.Certificate) bool {
 // checkSelfSigned looks for the certificate among those that the client registered (RFC 8705 section 2.2).
 // Its chain is not validated: it is trusted because it was registered.
 func (s *Server) checkSelfSigned(c *call, client *Client) error {
-	presented := c.thumbprint()
 	found, err := s.anyKey(c.http.Context(), client, func(k jose.JSONWebKey) bool {
-		return len(k.Certificates) > 0 && thumbprint.OfCertificate(k.Certificates[0]).Equal(presented)
+		return len(k.Certificates) > 0 && thumbprint.OfCertificate(k.Certificates[0]).Equal(c.x5t)
 	})
 	if err != nil {
 		return err
 	}
 	if !found {
-		return invalidClient("the certificate presented is not in the jwks or jwks_uri of client %q; publish it there as x5c", client.ID)
+		return failed("the certificate presented is not in the client's jwks or jwks_uri, as x5c")
 	}
 	return nil
 }

@@ -1,14 +1,12 @@
 package authserver
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -16,11 +14,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 )
 
 // endpoints are those that clients authenticate to, with a form that is otherwise good.
@@ -83,8 +78,8 @@ func TestA04_NoOrWrongCertificateIsInvalidClient(t *testing.T) {
 	cert := h.enrol("a")
 	stranger := sign(t, nil, newKey(t), leafTemplate("a", h.clock.now()))
 	mustRefuse(t, h.token(clientID("a")), 401, "invalid_client", "present the client's certificate")
-	mustRefuse(t, h.token(clientID("a"), presenting(stranger)), 401, "invalid_client", "no record")
-	mustRefuse(t, h.token(clientID("nobody"), presenting(cert)), 401, "invalid_client", "unknown")
+	h.mustFail(h.token(clientID("a"), presenting(stranger)), "no record")
+	mustRefuse(t, h.token(clientID("nobody"), presenting(cert)), 401, "invalid_client", "another client")
 }
 
 func TestA05_ChainAndSubjectMustBothHold(t *testing.T) {
@@ -157,13 +152,38 @@ func TestA10_RevokedCertificateIsInvalidClient(t *testing.T) {
 	}
 }
 
+func TestA10_HeldCertificateIsToldApart(t *testing.T) {
+	h := newHouse(t)
+	cert := h.enrol("a")
+	h.certs.set(cert, func(s *CertificateStatus) { s.Revoked, s.Held = true, true })
+	for path, form := range endpoints {
+		mustRefuse(t, h.post(path, append(clientID("a"), form...), presenting(cert)), 401, "invalid_client", "on hold; ask the operator")
+	}
+	h.certs.set(cert, func(s *CertificateStatus) { s.Revoked, s.Held = false, false })
+	mustIssue(t, h.token(clientID("a"), presenting(cert)))
+}
+
+// A client that bears an operator's name must not make the operator's certificate a credential for tokens.
+func TestOperatorsCertificateIsNoClientCredential(t *testing.T) {
+	h := newHouse(t)
+	cert := h.enrol("operator")
+	h.certs.set(cert, func(s *CertificateStatus) { s.Operator = true })
+	for path, form := range endpoints {
+		mustRefuse(t, h.post(path, append(clientID("operator"), form...), presenting(cert)), 401, "invalid_client", "operator's certificate")
+	}
+	h.set("operator", func(c *Client) { c.Disabled = true }) // for binding neither
+	secret := h.add(Client{ID: "o", Auth: ClientSecretBasic})
+	h.certs.set(cert, func(s *CertificateStatus) { s.ClientID = "o" })
+	mustRefuse(t, h.token(nil, basic("o", secret), presenting(cert)), 400, "invalid_request", "operator's certificate")
+}
+
 func TestA11_SameSubjectFromAnotherTrustedCARefused(t *testing.T) {
 	h := newHouse(t)
 	h.enrol("a")
 	other := newCA(t, "Another CA", h.clock.now())
 	h.anchors.AddCert(other.cert)
 	cert := sign(t, other, newKey(t), leafTemplate("a", h.clock.now()))
-	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 401, "invalid_client", "no record")
+	h.mustFail(h.token(clientID("a"), presenting(cert)), "no record")
 }
 
 func TestA11_CAIsKnownByItsKeyNotItsName(t *testing.T) {
@@ -176,163 +196,6 @@ func TestA11_CAIsKnownByItsKeyNotItsName(t *testing.T) {
 	}
 	h.record("a", cert) // as if even the record were wrong
 	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 401, "invalid_client", "trusted CA")
-}
-
-// selfSigned makes a certificate of a client's own and the JWK set that registers it.
-func selfSigned(t *testing.T, now time.Time) (tls.Certificate, []byte) {
-	t.Helper()
-	template := leafTemplate("self", now)
-	template.ExtKeyUsage = nil
-	cert := sign(t, nil, newKey(t), template)
-	return cert, keySet(t, cert)
-}
-
-func keySet(t *testing.T, certs ...tls.Certificate) []byte {
-	t.Helper()
-	var set jose.JSONWebKeySet
-	for _, c := range certs {
-		set.Keys = append(set.Keys, jose.JSONWebKey{Key: c.Leaf.PublicKey, Certificates: []*x509.Certificate{c.Leaf}})
-	}
-	raw, err := json.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
-}
-
-func TestA12_SelfSignedCertificateMustBeRegistered(t *testing.T) {
-	h := newHouse(t)
-	cert, set := selfSigned(t, h.clock.now())
-	h.add(Client{ID: "a", Auth: SelfSignedTLSClientAuth, JWKS: set})
-	_, claims := mustIssue(t, h.token(clientID("a"), presenting(cert)))
-	if got := member(claims, "cnf", "x5t#S256"); got == nil {
-		t.Error("the token is not bound")
-	}
-	// The same key in another certificate is another certificate.
-	again := sign(t, nil, cert.PrivateKey.(*ecdsa.PrivateKey), leafTemplate("self", h.clock.now()))
-	mustRefuse(t, h.token(clientID("a"), presenting(again)), 401, "invalid_client", "jwks")
-	h.clock.advance(25 * time.Hour)
-	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 401, "invalid_client", "expired")
-}
-
-func TestA13_KeyAndX5CMustAgree(t *testing.T) {
-	h := newHouse(t)
-	cert, set := selfSigned(t, h.clock.now())
-	_, other := selfSigned(t, h.clock.now())
-	var a, b struct{ Keys []map[string]any }
-	if json.Unmarshal(set, &a) != nil || json.Unmarshal(other, &b) != nil {
-		t.Fatal("key sets do not decode")
-	}
-	b.Keys[0]["x5c"] = a.Keys[0]["x5c"]
-	mixed, _ := json.Marshal(map[string]any{"keys": b.Keys})
-	_, _, err := h.registry.Add(t.Context(), Client{ID: "a", Auth: SelfSignedTLSClientAuth, JWKS: mixed})
-	if !errors.Is(err, ErrClientMetadata) {
-		t.Errorf("at registration: %v; want ErrClientMetadata", err)
-	}
-	// At a jwks_uri the key is skipped, and the certificate with it.
-	h2, _ := newHouseWithKeys(t, func() []byte { return mixed })
-	mustRefuse(t, h2.token(clientID("a"), presenting(cert)), 401, "invalid_client", "jwks_uri")
-}
-
-// newHouseWithKeys has a client "a" that publishes its keys at a jwks_uri; fetches counts how often it is read.
-func newHouseWithKeys(t *testing.T, published func() []byte) (h *house, fetches *atomic.Int32) {
-	t.Helper()
-	fetches = &atomic.Int32{}
-	site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fetches.Add(1)
-		_, _ = w.Write(published())
-	}))
-	t.Cleanup(site.Close)
-	h = newHouse(t, func(c *Config) { c.HTTPClient = site.Client() })
-	h.add(Client{ID: "a", Auth: SelfSignedTLSClientAuth, JWKSURI: site.URL + "/jwks"})
-	return h, fetches
-}
-
-func TestA14_PublishedCertificateIsAcceptedWithoutAChange(t *testing.T) {
-	now := time.Now()
-	first, set := selfSigned(t, now)
-	second, next := selfSigned(t, now)
-	var published atomic.Pointer[[]byte]
-	published.Store(&set)
-	h, fetches := newHouseWithKeys(t, func() []byte { return *published.Load() })
-	mustIssue(t, h.token(clientID("a"), presenting(first)))
-	mustIssue(t, h.token(clientID("a"), presenting(first)))
-	if n := fetches.Load(); n != 1 {
-		t.Errorf("two requests with a known certificate: %d fetches; want 1", n)
-	}
-	published.Store(&next)
-	h.clock.advance(refetchAfter)
-	mustIssue(t, h.token(clientID("a"), presenting(second)))
-	mustRefuse(t, h.token(clientID("a"), presenting(first)), 401, "invalid_client", "jwks_uri")
-}
-
-func TestA14_UnknownCertificatesDoNotMakeUsFetchEachTime(t *testing.T) {
-	_, set := selfSigned(t, time.Now())
-	stranger, _ := selfSigned(t, time.Now())
-	h, fetches := newHouseWithKeys(t, func() []byte { return set })
-	for range 10 {
-		mustRefuse(t, h.token(clientID("a"), presenting(stranger)), 401, "invalid_client", "jwks_uri")
-	}
-	if n := fetches.Load(); n != 1 {
-		t.Errorf("ten unknown certificates at once: %d fetches; want 1", n)
-	}
-	h.clock.advance(refetchAfter)
-	mustRefuse(t, h.token(clientID("a"), presenting(stranger)), 401, "invalid_client", "jwks_uri")
-	if n := fetches.Load(); n != 2 {
-		t.Errorf("another one later: %d fetches; want 2", n)
-	}
-}
-
-func TestJWKSURI_ServesFromWhatItHasForAWhile(t *testing.T) {
-	cert, set := selfSigned(t, time.Now())
-	var away atomic.Bool
-	h, _ := newHouseWithKeys(t, func() []byte {
-		if away.Load() {
-			return bytes.Repeat([]byte(" "), maxJWKS+1)
-		}
-		return set
-	})
-	mustIssue(t, h.token(clientID("a"), presenting(cert)))
-	away.Store(true)
-	h.clock.advance(keysFresh)
-	mustIssue(t, h.token(clientID("a"), presenting(cert)))
-	h.clock.advance(keysStale)
-	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 503, "temporarily_unavailable", "jwks_uri")
-}
-
-func TestJWKSURI_ASetThatWasEmptiedCounts(t *testing.T) {
-	cert, set := selfSigned(t, time.Now())
-	var withdrawn atomic.Bool
-	h, _ := newHouseWithKeys(t, func() []byte {
-		if withdrawn.Load() {
-			return []byte(`{"keys":[]}`)
-		}
-		return set
-	})
-	mustIssue(t, h.token(clientID("a"), presenting(cert)))
-	withdrawn.Store(true)
-	h.clock.advance(keysFresh)
-	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 401, "invalid_client", "jwks_uri")
-}
-
-func TestJWKSURI_RedirectsAreNotFollowed(t *testing.T) {
-	cert, set := selfSigned(t, time.Now())
-	var reached atomic.Bool
-	site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/inside" {
-			reached.Store(true)
-			_, _ = w.Write(set)
-			return
-		}
-		http.Redirect(w, r, "/inside", http.StatusFound)
-	}))
-	t.Cleanup(site.Close)
-	h := newHouse(t, func(c *Config) { c.HTTPClient = site.Client() })
-	h.add(Client{ID: "a", Auth: SelfSignedTLSClientAuth, JWKSURI: site.URL + "/jwks"})
-	mustRefuse(t, h.token(clientID("a"), presenting(cert)), 503, "temporarily_unavailable", "without redirects")
-	if reached.Load() {
-		t.Error("the redirect was followed")
-	}
 }
 
 func TestA15_SelfSignedClientsSeeNoListOfCAs(t *testing.T) {
@@ -433,10 +296,13 @@ func TestA34_CertificateForBindingIsLookedAtToo(t *testing.T) {
 	h := newHouse(t)
 	secret := h.add(Client{ID: "b", Auth: ClientSecretBasic})
 	cert := h.enrol("a")
+	h.record("b", cert)
 	_, claims := mustIssue(t, h.token(nil, basic("b", secret), presenting(cert)))
 	if member(claims, "cnf", "x5t#S256") == nil {
 		t.Error("the token is not bound to the certificate presented")
 	}
+	h.record("a", cert)
+	mustRefuse(t, h.token(nil, basic("b", secret), presenting(cert)), 400, "invalid_request", "another client")
 	h.certs.revoke(cert)
 	mustRefuse(t, h.token(nil, basic("b", secret), presenting(cert)), 400, "invalid_request", "revoked")
 	late := leafTemplate("b", h.clock.now())

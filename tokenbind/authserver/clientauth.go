@@ -123,8 +123,7 @@ func checkSecret(client *Client, cred credentials) error {
 	if matches && client.Auth == cred.method {
 		return nil
 	}
-	err := invalidClient("unknown client, wrong secret, or not the authentication method that the client is registered with").
-		because(fmt.Errorf("registered method %q, used %q, secret matches: %t", client.Auth, cred.method, matches))
+	err := failed("registered method %q, used %q, secret matches: %t", client.Auth, cred.method, matches)
 	if cred.method == ClientSecretBasic {
 		err.challenge = basicChallenge
 	}

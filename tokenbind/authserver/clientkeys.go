@@ -15,33 +15,68 @@ import (
 )
 
 const (
-	keysFresh    = 5 * time.Minute // how long a fetched set is used without another look
-	keysStale    = time.Hour       // how long it is used while its URL does not answer
-	refetchAfter = 5 * time.Second // the least time between two fetches of one URL
-	maxSets      = 10_000
+	keysFresh     = 5 * time.Minute // how long a fetched set is used without another look
+	keysStale     = time.Hour       // how long a key counts that was not seen at its source since
+	refetchAfter  = 5 * time.Second // the least time from the end of a fetch to the next one of the same URL
+	maxSets       = 10_000
+	maxRegistered = 1000
 )
 
-// anyKey reports whether one of the client's registered keys will do. With a jwks_uri, a key that is not
-// among those known is looked for once more at its source, so that clients rotate keys on their own.
+// anyKey reports whether one of the client's registered keys will do.
 func (s *Server) anyKey(ctx context.Context, client *Client, will func(jose.JSONWebKey) bool) (bool, error) {
-	if client.JWKSURI == "" {
-		keys, err := parseKeySet(client.JWKS, nil)
-		if err != nil {
-			return false, fmt.Errorf("reading the keys of client %q: %w", client.ID, err)
-		}
-		return slices.ContainsFunc(keys, will), nil
-	}
-	for _, atMost := range []time.Duration{keysFresh, 0} {
-		keys, err := s.remote.keys(ctx, client.JWKSURI, atMost)
+	if client.JWKSURI != "" {
+		found, err := s.remote.any(ctx, client.JWKSURI, will)
 		if err != nil {
 			return false, refused(http.StatusServiceUnavailable, "temporarily_unavailable", "the client's jwks_uri could not be read; "+
 				"make sure that it answers over https, without redirects, with a JWK set of at most %d octets", maxJWKS).because(err)
 		}
-		if slices.ContainsFunc(keys, will) {
-			return true, nil
-		}
+		return found, nil
 	}
-	return false, nil
+	keys, err := s.registered.keys(client)
+	if err != nil {
+		return false, fmt.Errorf("reading the keys of client %q: %w", client.ID, err)
+	}
+	return slices.ContainsFunc(keys, will), nil
+}
+
+// registeredKeys remembers what the jwks of clients' records parse to.
+type registeredKeys struct {
+	mu   sync.Mutex // guards sets
+	sets map[string]registeredSet
+}
+
+type registeredSet struct {
+	version uint64 // of the record; it grows with each change
+	keys    []jose.JSONWebKey
+}
+
+// keys returns the client's keys, which are not to be changed.
+func (r *registeredKeys) keys(client *Client) ([]jose.JSONWebKey, error) {
+	r.mu.Lock()
+	set, known := r.sets[client.ID]
+	r.mu.Unlock()
+	if known && set.version == client.Version {
+		return set.keys, nil
+	}
+	keys, err := parseKeySet(client.JWKS, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	makeRoom(r.sets, maxRegistered)
+	r.sets[client.ID] = registeredSet{client.Version, keys}
+	return keys, nil
+}
+
+// makeRoom forgets any entry of a full cache.
+func makeRoom[K comparable, V any](cache map[K]V, most int) {
+	for k := range cache {
+		if len(cache) < most {
+			return
+		}
+		delete(cache, k)
+	}
 }
 
 // remoteKeys fetches and remembers what clients publish at their jwks_uri.
@@ -56,11 +91,12 @@ type remoteKeys struct {
 
 // remoteSet is what one URL said.
 type remoteSet struct {
-	mu      sync.Mutex // held while fetching, so that there is one fetch at a time; guards the rest
+	mu      sync.Mutex // guards the rest; never held while fetching
 	keys    []jose.JSONWebKey
-	fetched time.Time // when keys came
-	tried   time.Time
-	err     error // of the last try
+	fetched time.Time     // when keys came
+	tried   time.Time     // the end of the last fetch
+	err     error         // of the last fetch
+	pending chan struct{} // closed at the end of the fetch under way; nil: none is
 }
 
 // newRemoteKeys copies the client: a redirect could point into the operator's own network, where a client's
@@ -72,26 +108,69 @@ func newRemoteKeys(c *http.Client, now func() time.Time, log *slog.Logger) *remo
 	return &remoteKeys{http: &own, now: now, log: log, sets: map[string]*remoteSet{}}
 }
 
-// keys returns the keys published at url, as of atMost ago if they may be fetched anew. The slice is not to
-// be changed.
-func (r *remoteKeys) keys(ctx context.Context, url string, atMost time.Duration) ([]jose.JSONWebKey, error) {
+// any reports whether one of the keys published at url will do. A key that is known is an answer at once, and
+// the set is read anew beside it when it is no longer fresh; so one that was withdrawn may be taken once more
+// within keysStale. Only who has none of the known keys waits, because it may be a new one: for one fetch at the
+// most, which all share, and which strangers cannot cause more often than once per refetchAfter.
+func (r *remoteKeys) any(ctx context.Context, url string, will func(jose.JSONWebKey) bool) (bool, error) {
 	set := r.set(url)
-	set.mu.Lock()
-	defer set.mu.Unlock()
-	now := r.now()
-	due := set.keys == nil || now.Sub(set.fetched) >= atMost
-	if due && (set.tried.IsZero() || now.Sub(set.tried).Abs() >= refetchAfter) {
-		set.tried = now
-		// Others wait for this answer too, so it does not end with the request that happened to ask.
-		keys, err := r.fetch(context.WithoutCancel(ctx), url)
-		if set.err = err; err == nil {
-			set.keys, set.fetched = keys, now
+	keys, fetched, _ := set.known(r.now())
+	found := slices.ContainsFunc(keys, will)
+	if found && r.now().Sub(fetched) < keysFresh {
+		return true, nil
+	}
+	pending := r.refresh(set, url)
+	if found {
+		return true, nil
+	}
+	if pending != nil {
+		select {
+		case <-pending:
+		case <-ctx.Done():
+			return false, ctx.Err()
 		}
 	}
-	if set.keys == nil || now.Sub(set.fetched) > keysStale {
-		return nil, fmt.Errorf("reading %s: %w", url, set.err)
+	keys, again, err := set.known(r.now())
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("reading %s: %w", url, err)
+	case again.Equal(fetched): // nothing new
+		return false, nil
 	}
-	return set.keys, nil
+	return slices.ContainsFunc(keys, will), nil
+}
+
+// known returns the keys that count now, which are not to be changed, and when they came; without any, why.
+func (s *remoteSet) known(now time.Time) ([]jose.JSONWebKey, time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys == nil || now.Sub(s.fetched) > keysStale {
+		return nil, time.Time{}, s.err
+	}
+	return s.keys, s.fetched, nil
+}
+
+// refresh begins a fetch, unless one is under way or ended a moment ago, and returns what is closed at its
+// end, or nil. It ends by itself, by its timeout at the latest, and not with the request that began it.
+func (r *remoteKeys) refresh(set *remoteSet, url string) <-chan struct{} {
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	began := r.now()
+	if set.pending != nil || !set.tried.IsZero() && began.Sub(set.tried).Abs() < refetchAfter {
+		return set.pending
+	}
+	done := make(chan struct{})
+	set.pending = done
+	go func() {
+		keys, err := r.fetch(url)
+		set.mu.Lock()
+		defer set.mu.Unlock()
+		if set.tried, set.err, set.pending = r.now(), err, nil; err == nil {
+			set.keys, set.fetched = keys, began
+		}
+		close(done)
+	}()
+	return done
 }
 
 func (r *remoteKeys) set(url string) *remoteSet {
@@ -99,20 +178,15 @@ func (r *remoteKeys) set(url string) *remoteSet {
 	defer r.mu.Unlock()
 	set, ok := r.sets[url]
 	if !ok {
-		for other := range r.sets { // any one goes; it will be fetched again
-			if len(r.sets) < maxSets {
-				break
-			}
-			delete(r.sets, other)
-		}
+		makeRoom(r.sets, maxSets) // what goes will be fetched again
 		set = &remoteSet{}
 		r.sets[url] = set
 	}
 	return set
 }
 
-func (r *remoteKeys) fetch(ctx context.Context, url string) ([]jose.JSONWebKey, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+func (r *remoteKeys) fetch(url string) ([]jose.JSONWebKey, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

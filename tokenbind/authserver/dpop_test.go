@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +179,44 @@ func TestE13_AnyOtherNonceRefused(t *testing.T) {
 	}
 }
 
+// A resource server may share the nonce key, as nodes do; its nonces are still not the token endpoint's.
+func TestF12_NoncesOfTokenEndpointAndResourceServerStayApart(t *testing.T) {
+	const rs = "https://rs.example"
+	p, client := dpopHouse(t, requireNonce)
+	p.set("a", func(c *Client) { c.Resources = []string{rs} })
+	v, err := tokenbind.NewVerifier(tokenbind.Config{
+		Issuer: p.config.Issuer, Audience: rs, RequireNonce: true, NonceKey: p.config.NonceKey, Now: p.clock.now,
+		Keys:   tokenbind.StaticKeys{{Key: p.config.Keys[0].Key.Public()}},
+		Replay: tokenbind.NewMemoryReplay(10, p.clock.now), Logger: p.config.Logger,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofAS := demandNonce(t, p, client)
+	token, _ := mustIssue(t, p.token(nil, client, header("DPoP", p.proof(ofAS))))
+	call := func(nonce string) *tokenbind.Error {
+		t.Helper()
+		proof, err := p.Proof(http.MethodGet, rs+"/", tokenbind.ProofOptions{AccessToken: token, Nonce: nonce, Now: p.clock.now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, rs+"/", nil)
+		r.Header.Set("Authorization", "DPoP "+token)
+		r.Header.Set("DPoP", proof)
+		_, err = v.Verify(r)
+		refused, _ := errors.AsType[*tokenbind.Error](err)
+		return refused
+	}
+	refused := call(ofAS)
+	if refused == nil || refused.Code != "use_dpop_nonce" || refused.Nonce == "" || refused.Nonce == ofAS {
+		t.Fatalf("with the token endpoint's nonce: %+v", refused)
+	}
+	if again := call(refused.Nonce); again != nil {
+		t.Errorf("with its own: %v", again)
+	}
+	mustRefuse(t, p.token(nil, client, header("DPoP", p.proof(refused.Nonce))), 400, "use_dpop_nonce", "")
+}
+
 func TestE14_NonceSyntax(t *testing.T) {
 	p, client := dpopHouse(t, requireNonce)
 	if nonce := demandNonce(t, p, client); nonce == "" || strings.ContainsFunc(nonce, func(r rune) bool { return r < 0x21 || r > 0x7e || r == '"' || r == '\\' }) {
@@ -198,8 +238,11 @@ func TestE15_NewNonceInA200ThatIsNotCached(t *testing.T) {
 func TestE19_ProofsAreGoodForALimitedTime(t *testing.T) {
 	p, client := dpopHouse(t)
 	proof := p.proof("")
-	p.clock.advance(proofMaxAge + p.config.Tolerance + 11*time.Second)
-	mustRefuse(t, p.token(nil, client, header("DPoP", proof)), 400, "invalid_dpop_proof", "iat")
+	second := p.proof("")
+	p.clock.advance(69 * time.Second) // 60, and 10 for clocks; iat has whole seconds
+	mustIssue(t, p.token(nil, client, header("DPoP", proof)))
+	p.clock.advance(2 * time.Second)
+	mustRefuse(t, p.token(nil, client, header("DPoP", second)), 400, "invalid_dpop_proof", "iat")
 }
 
 // signProof makes a proof of other claims and headers than a Prover would.

@@ -123,11 +123,15 @@ func (m *memCertificates) Certificate(_ context.Context, t thumbprint.Cert) (*Ce
 }
 
 func (m *memCertificates) revoke(c tls.Certificate) {
+	m.set(c, func(s *CertificateStatus) { s.Revoked = true })
+}
+
+func (m *memCertificates) set(c tls.Certificate, change func(*CertificateStatus)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := thumbprint.OfCertificate(c.Leaf)
 	status := m.all[t]
-	status.Revoked = true
+	change(&status)
 	m.all[t] = status
 }
 
@@ -197,6 +201,7 @@ type house struct {
 	anchors  *x509.CertPool
 	clock    *clock
 	log      *bytes.Buffer
+	logMu    sync.Mutex     // guards log
 	roots    *x509.CertPool // of the listener's own certificate
 }
 
@@ -222,12 +227,11 @@ func newHouse(tb testing.TB, options ...func(*Config)) *house {
 	tb.Cleanup(srv.Close)
 	h.url = srv.URL
 	h.roots.AddCert(srv.Certificate())
-	var logMu sync.Mutex
 	h.config = Config{
 		Issuer: srv.URL, MTLSBase: "https://mtls.example", Registry: h.registry, Certificates: h.certs,
 		Anchors: func() *x509.CertPool { return h.anchors }, Replay: tokenbind.NewMemoryReplay(1_000_000, h.clock.now), Revoked: h.revoked,
 		Keys: []SigningKey{{Key: newKey(tb), Algorithm: "ES256"}}, NonceKey: make([]byte, 32), Now: h.clock.now,
-		Logger: slog.New(slog.NewJSONHandler(lockedWriter{&logMu, h.log}, nil)),
+		Logger: slog.New(slog.NewJSONHandler(lockedWriter{&h.logMu, h.log}, nil)),
 	}
 	for _, option := range options {
 		option(&h.config)
@@ -246,6 +250,12 @@ func newHouse(tb testing.TB, options ...func(*Config)) *house {
 type lockedWriter struct {
 	mu *sync.Mutex
 	w  *bytes.Buffer
+}
+
+func (h *house) logged() string {
+	h.logMu.Lock()
+	defer h.logMu.Unlock()
+	return h.log.String()
 }
 
 func (l lockedWriter) Write(p []byte) (int, error) {
@@ -395,6 +405,19 @@ func mustRefuse(tb testing.TB, a answer, status int, code, part string) {
 	}
 	if a.header.Get("Cache-Control") != "no-store" {
 		tb.Fatalf("an error answer may be cached: %q", a.header)
+	}
+}
+
+// mustFail wants the one answer that failed authentication has, and the cause in the log alone.
+func (h *house) mustFail(a answer, cause string) {
+	h.Helper()
+	mustRefuse(h, a, 401, "invalid_client", "client authentication failed: ")
+	lines := strings.Split(strings.TrimSpace(h.logged()), "\n")
+	if last := lines[len(lines)-1]; !strings.Contains(last, cause) {
+		h.Errorf("the log lacks %q: %s", cause, last)
+	}
+	if strings.Contains(a.text("error_description"), cause) {
+		h.Errorf("the answer tells the cause: %s", a.text("error_description"))
 	}
 }
 

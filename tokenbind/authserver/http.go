@@ -41,6 +41,14 @@ func invalidClient(format string, args ...any) *refusal {
 	return refused(http.StatusUnauthorized, "invalid_client", format, args...)
 }
 
+// failed is the one answer for all that is wrong with a client's credentials before it is known to be that
+// client, so that nobody learns from it which clients there are and how they are registered. The cause is for
+// the log alone.
+func failed(format string, args ...any) *refusal {
+	return invalidClient("client authentication failed: the client is unknown, or it is not registered with this method, secret, key or " +
+		"certificate; the server's log has the reason").because(fmt.Errorf(format, args...))
+}
+
 // because notes for the log what the client is not told.
 func (r *refusal) because(cause error) *refusal {
 	r.cause = cause
@@ -62,7 +70,7 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 		slog.String("request_id", audit.From(c.http.Context()).RequestID),
 	}
 	if c.cert != nil {
-		attrs = append(attrs, slog.String("x5t#S256", c.thumbprint().String()))
+		attrs = append(attrs, slog.String("x5t#S256", c.x5t.String()))
 	}
 	if r.cause != nil {
 		attrs = append(attrs, slog.String("cause", r.cause.Error()))

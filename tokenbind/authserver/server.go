@@ -71,13 +71,14 @@ type Config struct {
 
 // Server is the authorization server. Its methods that take a request are http.HandlerFuncs.
 type Server struct {
-	c        Config
-	keys     *signingKeys
-	proofs   *tokenbind.ProofChecker
-	nonces   *tokenbind.Nonces
-	remote   *remoteKeys
-	metadata []byte
-	jwks     []byte
+	c          Config
+	keys       *signingKeys
+	proofs     *tokenbind.ProofChecker
+	nonces     *tokenbind.Nonces
+	registered *registeredKeys // in clients' records
+	remote     *remoteKeys     // at clients' jwks_uri
+	metadata   []byte
+	jwks       []byte
 }
 
 // New validates c.
@@ -94,7 +95,10 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
-	s := &Server{c: c, keys: keys, nonces: nonces, remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger)}
+	s := &Server{
+		c: c, keys: keys, nonces: nonces,
+		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: &registeredKeys{sets: map[string]registeredSet{}},
+	}
 	s.proofs = &tokenbind.ProofChecker{
 		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
 		Nonces: nonces, Replay: c.Replay, Now: c.Now,
@@ -156,6 +160,7 @@ type call struct {
 	form     url.Values
 	now      time.Time
 	cert     *x509.Certificate // what the TLS handshake proved; nil if the client sent none
+	x5t      thumbprint.Cert   // of cert; zero without one
 	clientID string            // as claimed, for the log
 }
 
@@ -178,6 +183,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, handle func(*call
 		return
 	}
 	c := &call{http: r, header: w.Header(), now: s.c.Now(), cert: peerCertificate(r)}
+	if c.cert != nil {
+		c.x5t = thumbprint.OfCertificate(c.cert)
+	}
 	answer, err := s.run(w, c, handle)
 	if err != nil {
 		s.refuse(w, c, err)
@@ -204,12 +212,4 @@ func (s *Server) run(w http.ResponseWriter, c *call, handle func(*call) (any, er
 	}
 	c.form = form
 	return handle(c)
-}
-
-// thumbprint of the certificate presented, or the zero value.
-func (c *call) thumbprint() thumbprint.Cert {
-	if c.cert == nil {
-		return thumbprint.Cert{}
-	}
-	return thumbprint.OfCertificate(c.cert)
 }

@@ -105,7 +105,8 @@ func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims
 	if err != nil {
 		return false, err
 	}
-	return status == nil || !status.Revoked, nil // nil: a certificate that the client made itself
+	// Without a status it is a certificate that the client made itself; its end is the token's.
+	return status == nil || !status.Revoked && !now.After(status.NotAfter), nil
 }
 
 // Revoke is the revocation endpoint (RFC 7009). A client may revoke its own tokens.

@@ -87,6 +87,31 @@ func TestA34_TokenDiesWithItsCertificate(t *testing.T) {
 	mustBeActive(t, ask(token), false)
 }
 
+func TestIntrospection_TokenDiesWithItsCertificatesTime(t *testing.T) {
+	h := newHouse(t)
+	ask := h.resourceServer()
+	h.enrol("a")
+	template := leafTemplate("a", h.clock.now())
+	template.NotAfter = h.clock.now().Add(30 * time.Second).Truncate(time.Second)
+	cert := h.issue("a", template)
+	a := h.token(clientID("a"), presenting(cert))
+	token, claims := mustIssue(t, a)
+	if claims["exp"] != float64(template.NotAfter.Unix()) {
+		t.Errorf("exp %v, and the certificate ends at %v", claims["exp"], template.NotAfter.Unix())
+	}
+	if in, _ := a.body["expires_in"].(float64); in < 28 || in > 30 {
+		t.Errorf("expires_in %v", a.body["expires_in"])
+	}
+	mustBeActive(t, ask(token), true)
+	// Whatever the token says, as where a certificate was replaced in the record.
+	h.certs.set(cert, func(s *CertificateStatus) { s.NotAfter = h.clock.now().Add(-time.Second) })
+	mustBeActive(t, ask(token), false)
+	h.certs.set(cert, func(s *CertificateStatus) { s.NotAfter = template.NotAfter })
+	mustBeActive(t, ask(token), true)
+	h.clock.advance(31 * time.Second)
+	mustBeActive(t, ask(token), false)
+}
+
 func TestIntrospection_TokenOfASelfMadeCertificateIsActive(t *testing.T) {
 	h := newHouse(t)
 	ask := h.resourceServer()

@@ -61,7 +61,7 @@ type Client struct {
 	InsecureBearer bool     `json:"insecure_bearer,omitempty"` // may get unbound tokens
 	Introspect     bool     `json:"introspect,omitempty"`      // may introspect any token
 	Scopes         []string `json:"scopes,omitempty"`
-	Resources      []string `json:"resources,omitempty"`
+	Resources      []string `json:"resources,omitempty"` // a token without resource in its request is for all
 
 	Disabled bool `json:"disabled,omitempty"`
 	// TokensNotBefore refuses every token issued before it: set when the client is disabled, and kept.
@@ -100,6 +100,8 @@ type Certificates interface {
 type CertificateStatus struct {
 	Serial   string // hex
 	ClientID string // whom it was issued to
+	Operator bool   // it makes its holder an operator of the CA; such a one is no client's credential
 	Revoked  bool   // revoked or held
+	Held     bool   // revoked for the time being: an operator may release it
 	NotAfter time.Time
 }

@@ -55,7 +55,7 @@ func (s *Server) token(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.issue(c.now, client, scope, audience, confirmation)
+	return s.issue(c, client, scope, audience, confirmation)
 }
 
 // grantScope returns the scope asked for, or all of the client's.
@@ -78,7 +78,9 @@ func grantScope(client *Client, asked string) (string, error) {
 }
 
 // grantAudience returns the resources asked for (RFC 8707 section 2.2), or all of the client's. A client
-// without any gets tokens for this server.
+// without any gets tokens for this server. A token for several resources is good at each of them, so each sees a
+// token that the others take; that it is bound to a key keeps it from being used there. A client that does not
+// trust its resource servers alike asks for one resource at a time.
 func (s *Server) grantAudience(client *Client, asked []string) ([]string, error) {
 	if len(asked) == 0 {
 		if len(client.Resources) == 0 {
@@ -106,11 +108,11 @@ func (s *Server) bind(c *call, client *Client) (tokenbind.Confirmation, error) {
 	var cnf tokenbind.Confirmation
 	if c.cert != nil {
 		if client.Auth != TLSClientAuth && client.Auth != SelfSignedTLSClientAuth { // else it was looked at already
-			if _, err := s.standing(c, invalidRequest); err != nil {
+			if _, err := s.standing(c, client.ID, invalidRequest); err != nil {
 				return cnf, err
 			}
 		}
-		cnf.Cert = c.thumbprint()
+		cnf.Cert = c.x5t
 	}
 	switch proofs := c.http.Header.Values("DPoP"); {
 	case len(proofs) > 0:
@@ -154,16 +156,20 @@ func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbin
 	return proof, nil
 }
 
-func (s *Server) issue(now time.Time, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) (*tokenAnswer, error) {
+func (s *Server) issue(c *call, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) (*tokenAnswer, error) {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
-	issued := issuedAt(now, client.TokensNotBefore)
+	issued := issuedAt(c.now, client.TokensNotBefore)
+	expiry := c.now.Add(s.c.TokenLifetime)
+	if c.cert != nil && c.cert.NotAfter.Before(expiry) { // the token is bound to it, and useless without
+		expiry = c.cert.NotAfter
+	}
 	token, err := s.keys.sign(&accessClaims{
 		Claims: jwt.Claims{
 			Issuer:   s.c.Issuer,
 			Subject:  client.ID,
 			Audience: audience,
-			Expiry:   jwt.NewNumericDate(now.Add(s.c.TokenLifetime)),
+			Expiry:   jwt.NewNumericDate(expiry),
 			IssuedAt: jwt.NewNumericDate(issued),
 			ID:       base64.RawURLEncoding.EncodeToString(id[:]),
 		},
@@ -174,7 +180,7 @@ func (s *Server) issue(now time.Time, client *Client, scope string, audience []s
 	if err != nil {
 		return nil, fmt.Errorf("issuing a token to %q: %w", client.ID, err)
 	}
-	answer := &tokenAnswer{AccessToken: token, TokenType: cnfType(cnf), ExpiresIn: int64(s.c.TokenLifetime / time.Second), Scope: scope}
+	answer := &tokenAnswer{AccessToken: token, TokenType: cnfType(cnf), ExpiresIn: int64(expiry.Sub(c.now) / time.Second), Scope: scope}
 	return answer, nil
 }
 
