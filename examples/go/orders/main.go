@@ -1,0 +1,84 @@
+// Command orders is a resource server behind pkid's verifier: the README's example, whole. It expects its own
+// identity in ./orders, from `pkictl invite orders --profile server --san localhost`.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := serve(ctx, env("ORDERS_IDENTITY", "orders"), env("ORDERS_ADDR", "127.0.0.1:7443"), env("ORDERS_URL", "https://localhost:7443")); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// serve answers at addr, as the resource that url names, until ctx ends.
+func serve(ctx context.Context, identity, addr, url string) error {
+	id, err := client.Load(identity)
+	if err != nil {
+		return err
+	}
+	issuers, err := id.API().Issuers(ctx)
+	if err != nil {
+		return err
+	}
+	checker, err := crl.NewChecker(crl.CheckerConfig{Issuers: issuers})
+	if err != nil {
+		return err
+	}
+	go checker.Run(ctx) //nolint:errcheck // it returns when ctx ends
+	verifier, err := tokenbind.NewVerifier(tokenbind.Config{
+		Issuer:     id.Info().URLs.Public,
+		Audience:   url,
+		HTTPClient: id.HTTPClient(),
+		Revocation: checker,
+	})
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Addr:              addr,
+		Handler:           verifier.Handler(http.HandlerFunc(orders)),
+		ReadHeaderTimeout: 5 * time.Second,
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			ClientAuth: tls.RequestClientCert, // any, or none: the verifier decides
+			// The identity's files are renewed by `pkictl renew --daemon`; Certificate reads them again.
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.Certificate(), nil },
+		},
+	}
+	stopped := context.AfterFunc(ctx, func() { server.Close() })
+	defer stopped()
+	log.Printf("orders at %s", url)
+	if err := server.ListenAndServeTLS("", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func orders(w http.ResponseWriter, r *http.Request) {
+	claims, _ := tokenbind.ClaimsFrom(r.Context())
+	fmt.Fprintf(w, "the orders of %s\n", claims.ClientID)
+}
