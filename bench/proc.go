@@ -28,6 +28,9 @@ type process struct {
 	profiles int // that were recorded; see profile
 }
 
+// settle waits until what was written so far is on the disk, so that it does not delay what is measured next.
+func settle() { syscall.Sync() }
+
 // start runs a server whose output goes to a file.
 func (b *bench) start(name, dir string, env []string, program string, args ...string) (*process, error) {
 	log := filepath.Join(b.dir, name+".log")

@@ -27,6 +27,7 @@ type series struct {
 // alternate runs the rounds. Each begins with another contender, and every other one goes backwards, so that
 // none always follows the same other.
 func alternate(ctx context.Context, work string, rounds int, all []contender) ([]*series, error) {
+	settle()
 	out := make([]*series, len(all))
 	for i, c := range all {
 		out[i] = &series{name: c.name}

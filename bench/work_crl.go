@@ -245,6 +245,8 @@ func (b *bench) revokeToServed(ctx context.Context, l *large, pk *pkidServer) er
 		return err
 	}
 	defer closeAll(operator)
+	settle()
+	defer pk.profile()()
 	var calls, served []time.Duration
 	deadline := time.Now().Add(40 * time.Second)
 	for len(calls) < 50 && (time.Now().Before(deadline) || len(calls) < 3) {
