@@ -76,12 +76,7 @@ func TestNginxRefusesARevokedClient(t *testing.T) {
 // startNginx serves the configuration until the test ends, and returns its address.
 func startNginx(t *testing.T, nginx, dir, serverIdentity string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddress(t)
 	conf := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, addr, serverIdentity), 0o600); err != nil {
 		t.Fatal(err)

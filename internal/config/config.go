@@ -132,7 +132,9 @@ type Profile struct {
 	Usages []string `yaml:"usages"`
 	// Allow permits names; a kind without a rule is refused altogether.
 	Allow Names `yaml:"allow"`
-	// Deny takes away again what Allow permits.
+	// Deny takes away again what allow permits. Where in doubt it denies: *.example.com stands for every host
+	// below example.com, however deep; a prefix for itself too; a mailbox for its name in either case. URIs in
+	// rules are written in their normal form, as those in certificates are.
 	Deny Names `yaml:"deny,omitempty"`
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/config"
 )
 
@@ -38,7 +39,7 @@ func newServerCert(authority *ca.Authority, hosts []string, log *slog.Logger) (*
 
 // ServerNames are what the daemon's own certificate says: the hosts that clients reach it by.
 func ServerNames(hosts []string) (ca.Names, error) {
-	names, err := ca.ParseSANs("pkid", hosts)
+	names, err := ca.ParseSANs(enroll.Daemon, hosts)
 	if err == nil && len(names.DNS)+len(names.IPs) != len(hosts) {
 		err = errors.New("only DNS names and IP addresses, each once")
 	}
@@ -57,7 +58,7 @@ func (s *serverCert) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("server certificate: %w", err)
 	}
-	issued, err := s.authority.Issue(ctx, ca.Request{Profile: config.ProfileServer, ClientID: "pkid", Names: s.names, Key: proven})
+	issued, err := s.authority.Issue(ctx, ca.Request{Profile: config.ProfileServer, ClientID: enroll.Daemon, Names: s.names, Key: proven})
 	if err != nil {
 		return fmt.Errorf("server certificate: %w", err)
 	}
