@@ -35,7 +35,7 @@ var keys = sync.OnceValue(func() map[ca.KeyType]crypto.Signer {
 	return out
 })
 
-func newKey(t *testing.T) crypto.Signer {
+func newKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	key, err := stepca.GenerateKey(ca.P256)
 	if err != nil {
@@ -47,7 +47,7 @@ func newKey(t *testing.T) crypto.Signer {
 // bench is an authority with the real signer and store, a clock that the test sets, and seams where faults go.
 type bench struct {
 	*ca.Authority
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	store   *faultyStore
 	signer  *lyingSigner
@@ -55,7 +55,7 @@ type bench struct {
 	changes int
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{t: t, now: start}
 	clock := func() time.Time { return b.now }

@@ -16,8 +16,8 @@ type Signer interface {
 	Certificate() *x509.Certificate
 	// SignCertificate returns the DER of template signed for pub. NotBefore and NotAfter are set.
 	SignCertificate(ctx context.Context, template *x509.Certificate, pub crypto.PublicKey) ([]byte, error)
-	// SignCRL returns the DER of the CRL that template describes.
-	SignCRL(ctx context.Context, template *x509.RevocationList) ([]byte, error)
+	// SignCRL returns the signature over list, which it does not change.
+	SignCRL(ctx context.Context, list TBSCertList) (signature []byte, err error)
 }
 
 // Issuer is an issuing CA in service.

@@ -8,7 +8,6 @@ package crl
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"iter"
 	"time"
@@ -62,5 +61,7 @@ type Revocations interface {
 
 // Signer signs CRLs with an issuing CA's key; *ca.Authority is one.
 type Signer interface {
-	SignCRL(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error)
+	// SignCRL returns the signature over tbs, the DER of a TBSCertList (RFC 5280 section 5.1.2), by the
+	// algorithm that tbs names. It neither changes tbs nor keeps it.
+	SignCRL(ctx context.Context, issuer string, tbs []byte) (signature []byte, err error)
 }

@@ -22,6 +22,8 @@ const (
 	tagTime        = 0x18 // GeneralizedTime
 	tagSequence    = 0x30
 	tagExtensions  = 0xa0 // crlExtensions [0]
+
+	tagKeyIdentifier = 0x80 // of an AuthorityKeyIdentifier, [0]
 )
 
 // reader takes DER elements off the front of a byte slice.
@@ -69,20 +71,23 @@ func (r reader) peek(tags ...byte) bool { return len(r) > 0 && slices.Contains(t
 // wrap encodes an element.
 func wrap(tag byte, parts ...[]byte) []byte {
 	body := bytes.Join(parts, nil)
-	out := []byte{tag}
-	switch n := len(body); {
+	return append(appendHeader(nil, tag, len(body)), body...)
+}
+
+// appendHeader appends tag and length of an element.
+func appendHeader(b []byte, tag byte, length int) []byte {
+	switch n := length; {
 	case n < 0x80:
-		out = append(out, byte(n))
+		return append(b, tag, byte(n))
 	case n < 0x100:
-		out = append(out, 0x81, byte(n))
+		return append(b, tag, 0x81, byte(n))
 	case n < 0x10000:
-		out = append(out, 0x82, byte(n>>8), byte(n))
+		return append(b, tag, 0x82, byte(n>>8), byte(n))
 	case n < 0x1000000:
-		out = append(out, 0x83, byte(n>>16), byte(n>>8), byte(n))
+		return append(b, tag, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	default:
-		out = append(out, 0x84, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+		return append(b, tag, 0x84, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 	}
-	return append(out, body...)
 }
 
 var errMalformed = errors.New("malformed DER")

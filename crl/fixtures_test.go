@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -56,8 +57,23 @@ func newCAWithKey(t testing.TB, name string, key crypto.Signer, change ...func(*
 	return &testCA{cert: certify(t, template, template, key.Public(), key), key: key}
 }
 
-func (ca *testCA) SignCRL(_ context.Context, _ string, template *x509.RevocationList) ([]byte, error) {
-	return x509.CreateRevocationList(rand.Reader, template, ca.cert, ca.key)
+func (ca *testCA) SignCRL(_ context.Context, _ string, tbs []byte) ([]byte, error) {
+	return crypto.SignMessage(ca.key, rand.Reader, tbs, ca.hash())
+}
+
+// hash is that of the algorithm which the key signs lists with.
+func (ca *testCA) hash() crypto.Hash {
+	switch k := ca.key.Public().(type) {
+	case ed25519.PublicKey:
+		return 0
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P384() {
+			return crypto.SHA384
+		} else if k.Curve == elliptic.P521() {
+			return crypto.SHA512
+		}
+	}
+	return crypto.SHA256
 }
 
 // leaf issues a client certificate.
@@ -199,10 +215,10 @@ func (m *memory) lists() []Signed {
 }
 
 // signerFunc is a Signer.
-type signerFunc func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error)
+type signerFunc func(ctx context.Context, issuer string, tbs []byte) ([]byte, error)
 
-func (f signerFunc) SignCRL(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
-	return f(ctx, issuer, template)
+func (f signerFunc) SignCRL(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+	return f(ctx, issuer, tbs)
 }
 
 // publisherConfig is a working configuration over m.

@@ -33,8 +33,8 @@ type List struct {
 	NextUpdate time.Time
 	URL        string // of its IssuingDistributionPoint; empty if it has none
 
-	entries []revoked // sorted by serial
-	digest  [sha256.Size]byte
+	entries []revoked         // sorted by serial
+	sum     [sha256.Size]byte // SHA-256 of the signature: two lists of one issuer that differ have different ones
 }
 
 // Len returns how many certificates are on the list.
@@ -102,7 +102,7 @@ func parseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now ti
 		return nil, fmt.Errorf("checking the signature: %w", err)
 	}
 	// From here on, the issuing CA vouches for every octet.
-	l := &List{ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, digest: sha256.Sum256(der)}
+	l := &List{ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, sum: sha256.Sum256(h.Signature)}
 	if err := l.setExtensions(h, wantURL); err != nil {
 		return nil, err
 	}

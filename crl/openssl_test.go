@@ -118,3 +118,22 @@ func TestListByOpenSSL(t *testing.T) {
 		t.Errorf("number %d, entry %+v", l.Number, e)
 	}
 }
+
+func TestOpenSSLVerifiesTheListOfEveryKey(t *testing.T) {
+	for name, ca := range everyKey(t) {
+		d := draftOf(t, ca, 1<<63, testNow, time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC), oddEntries(t))
+		signature, err := ca.SignCRL(t.Context(), "", d.tbs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := writePEM(t, "list.pem", "X509 CRL", d.signed(signature))
+		caFile := writePEM(t, "ca.pem", "CERTIFICATE", ca.cert.Raw)
+		if out, ok := openssl(t, "crl", "-in", list, "-CAfile", caFile, "-verify", "-noout"); !ok || !strings.Contains(out, "verify OK") {
+			t.Errorf("%s: %s", name, out)
+		}
+		out, ok := openssl(t, "crl", "-in", list, "-noout", "-text")
+		if n := strings.Count(out, "Serial Number:"); !ok || n != len(oddEntries(t)) || !strings.Contains(out, "Next Update: Jan  1 00:00:00 2050 GMT") {
+			t.Errorf("%s: %d entries, want %d", name, n, len(oddEntries(t)))
+		}
+	}
+}

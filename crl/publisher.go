@@ -116,6 +116,9 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 		if s.Issuer == nil || len(s.Issuer.SubjectKeyId) == 0 {
 			return nil, fmt.Errorf("crl: shard %q: an issuer with a subject key identifier is required", s.Shard.Issuer)
 		}
+		if _, err := algorithmOf(s.Issuer.PublicKey); err != nil {
+			return nil, fmt.Errorf("crl: shard %q: %w", s.Shard.Issuer, err)
+		}
 		if err := checkURL(s.URL); err != nil {
 			return nil, fmt.Errorf("crl: shard %q: %w", s.Shard.Issuer, err)
 		}

@@ -1,6 +1,7 @@
 package crl
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -207,12 +208,12 @@ func TestNodeWithOlderViewStartsOver(t *testing.T) {
 	other := newPublisher(t, publisherConfig(ca, m))
 	c := publisherConfig(ca, m)
 	var rounds int
-	c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+	c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
 		if rounds++; rounds == 1 { // this node has read the revocations; now another one is quicker
 			m.revoke(2, 1)
 			publish(t, other)
 		}
-		return ca.SignCRL(ctx, issuer, template)
+		return ca.SignCRL(ctx, issuer, tbs)
 	})
 	p := newPublisher(t, c)
 	m.revoke(1, 1)
@@ -292,15 +293,21 @@ func TestPublishFaults(t *testing.T) {
 		"before the list is kept": func(m *memory, _ *PublisherConfig) { m.beforeReplace = once() },
 		"after the list was kept": func(m *memory, _ *PublisherConfig) { m.afterReplace = once() },
 		"before signing": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(*x509.RevocationList) ([]byte, error) { return nil, errFault })
+			c.Signer = faultySigner(ca, func([]byte) ([]byte, error) { return nil, errFault })
 		},
 		"signing with another key": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(l *x509.RevocationList) ([]byte, error) { return stranger.SignCRL(t.Context(), "", l) })
+			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) { return stranger.SignCRL(t.Context(), "", tbs) })
 		},
 		"signing another list": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(l *x509.RevocationList) ([]byte, error) {
-				l.RevokedCertificateEntries = l.RevokedCertificateEntries[:1]
-				return ca.SignCRL(t.Context(), "", l)
+			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) {
+				other := bytes.Replace(tbs, []byte{tagInteger, 1, 2}, []byte{tagInteger, 1, 3}, 1)
+				return ca.SignCRL(t.Context(), "", other)
+			})
+		},
+		"changing the list that is signed": func(_ *memory, c *PublisherConfig) {
+			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) {
+				tbs[bytes.Index(tbs, []byte{tagInteger, 1, 2})+2] = 3 // serial number 2
+				return ca.SignCRL(t.Context(), "", tbs)
 			})
 		},
 	} {
@@ -338,14 +345,14 @@ func TestPublishFaults(t *testing.T) {
 }
 
 // faultySigner does once what instead does, and then what ca does.
-func faultySigner(ca *testCA, instead func(*x509.RevocationList) ([]byte, error)) Signer {
+func faultySigner(ca *testCA, instead func(tbs []byte) ([]byte, error)) Signer {
 	var struck bool
-	return signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+	return signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
 		if struck {
-			return ca.SignCRL(ctx, issuer, template)
+			return ca.SignCRL(ctx, issuer, tbs)
 		}
 		struck = true
-		return instead(template)
+		return instead(tbs)
 	})
 }
 

@@ -2,11 +2,8 @@ package crl
 
 import (
 	"context"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"time"
 )
@@ -60,11 +57,15 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 		return Signed{}, err
 	}
 	now := p.now()
-	entries, err := p.collect(ctx, s.Shard, keepSince(prev, now))
+	held := s.serving.Load()
+	expect := 0
+	if held != nil {
+		expect = held.list.Len()
+	}
+	entries, err := p.collect(ctx, s.Shard, keepSince(prev, now), expect)
 	if err != nil {
 		return Signed{}, err
 	}
-	held := s.serving.Load()
 	if !force && held != nil && held.Number == prev.Number && !p.due(held.list, now) && slices.Equal(held.list.entries, entries) {
 		return held.Signed, nil
 	}
@@ -144,9 +145,9 @@ func (p *Publisher) untilDue(s *publication) time.Duration {
 	return max(held.list.NextUpdate.Add(-p.renewBefore).Sub(p.now()), 0)
 }
 
-// collect reads the revocations as they are to stand on the list.
-func (p *Publisher) collect(ctx context.Context, shard Shard, notBefore time.Time) ([]revoked, error) {
-	var entries []revoked
+// collect reads the revocations as they are to stand on the list, which is about as long as expected.
+func (p *Publisher) collect(ctx context.Context, shard Shard, notBefore time.Time, expect int) ([]revoked, error) {
+	entries := make([]revoked, 0, expect+expect/64)
 	for e, err := range p.revocations.Revoked(ctx, shard, notBefore) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the revocations: %w", err)
@@ -162,33 +163,22 @@ func (p *Publisher) collect(ctx context.Context, shard Shard, notBefore time.Tim
 
 // sign has a list signed, and reads it back as a checker would.
 func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, entries []revoked, now time.Time) (Signed, *List, error) {
-	idp, err := MarshalIDP(s.URL)
+	thisUpdate := now.UTC().Truncate(time.Second) // what a CRL can say
+	nextUpdate := thisUpdate.Add(p.lifetime)
+	d, err := newDraft(s.PublishedShard, number, thisUpdate, nextUpdate, entries)
 	if err != nil {
 		return Signed{}, nil, err
 	}
-	thisUpdate := now.UTC().Truncate(time.Second) // what a CRL can say
-	template := &x509.RevocationList{
-		Number:                    new(big.Int).SetUint64(number),
-		ThisUpdate:                thisUpdate,
-		NextUpdate:                thisUpdate.Add(p.lifetime),
-		ExtraExtensions:           []pkix.Extension{idp},
-		RevokedCertificateEntries: make([]x509.RevocationListEntry, len(entries)),
-	}
-	for i, r := range entries {
-		e := &template.RevokedCertificateEntries[i]
-		e.SerialNumber = new(big.Int).SetBytes(r.serial[:])
-		e.RevocationTime = time.Unix(r.at, 0).UTC()
-		e.ReasonCode = int(r.reason) // zero: CreateRevocationList leaves it out (RFC 5280 section 5.3.1)
-	}
-	der, err := p.signer.SignCRL(ctx, s.Shard.Issuer, template)
+	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, d.tbs())
 	if err != nil {
 		return Signed{}, nil, fmt.Errorf("signing it: %w", err)
 	}
+	der := d.signed(signature)
 	list, err := ParseAndVerify(der, s.Issuer, s.URL, now)
 	if err != nil {
 		return Signed{}, nil, fmt.Errorf("checking what was signed: %w", err)
 	}
-	if list.Number != number || !list.ThisUpdate.Equal(thisUpdate) || !list.NextUpdate.Equal(template.NextUpdate) || !slices.Equal(list.entries, entries) {
+	if list.Number != number || !list.ThisUpdate.Equal(thisUpdate) || !list.NextUpdate.Equal(nextUpdate) || !slices.Equal(list.entries, entries) {
 		return Signed{}, nil, errors.New("checking what was signed: it is not the list that was asked for")
 	}
 	return Signed{Shard: s.Shard, Number: number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, DER: der}, list, nil

@@ -2,7 +2,6 @@ package crl
 
 import (
 	"context"
-	"crypto/x509"
 	"math/big"
 	"slices"
 	"sync/atomic"
@@ -53,10 +52,10 @@ func TestWakeUpDuringARoundCausesAnother(t *testing.T) {
 		m := newMemory()
 		c := publisherConfig(ca, m)
 		signing, proceed := make(chan struct{}), make(chan struct{})
-		c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
 			signing <- struct{}{}
 			<-proceed
-			return ca.SignCRL(ctx, issuer, template)
+			return ca.SignCRL(ctx, issuer, tbs)
 		})
 		p := newPublisher(t, c)
 		running(t, p.Run)
@@ -143,11 +142,11 @@ func TestFailedPublicationIsRetriedAndTold(t *testing.T) {
 		var down atomic.Bool
 		c := publisherConfig(ca, m)
 		var tries atomic.Int64
-		c.Signer = signerFunc(func(ctx context.Context, issuer string, template *x509.RevocationList) ([]byte, error) {
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
 			if tries.Add(1); down.Load() {
 				return nil, errFault
 			}
-			return ca.SignCRL(ctx, issuer, template)
+			return ca.SignCRL(ctx, issuer, tbs)
 		})
 		p := newPublisher(t, c)
 		running(t, p.Run)

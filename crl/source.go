@@ -24,9 +24,10 @@ type source struct {
 	list   atomic.Pointer[List]
 
 	// turn is held by whoever fetches: one at a time, and whoever waits for it shares the outcome. It guards
-	// the validators and loaded.
+	// the validators, loaded and digest.
 	turn         chan struct{}
-	loaded       bool // from disk, or tried to
+	loaded       bool              // from disk, or tried to
+	digest       [sha256.Size]byte // of the list's octets
 	etag         string
 	lastModified string
 
@@ -167,8 +168,8 @@ func (k *Checker) fetch(ctx context.Context, s *source) error {
 
 // adopt verifies a list and uses it if it is newer than the one at hand.
 func (k *Checker) adopt(s *source, der []byte) error {
-	held := s.list.Load()
-	if held != nil && held.digest == sha256.Sum256(der) {
+	held, digest := s.list.Load(), sha256.Sum256(der)
+	if held != nil && s.digest == digest {
 		return nil
 	}
 	list, err := ParseAndVerify(der, s.issuer, s.url, k.now())
@@ -187,6 +188,7 @@ func (k *Checker) adopt(s *source, der []byte) error {
 	if err := k.keep(s, der); err != nil {
 		k.log.Error("keeping the CRL on disk; a restart now would go back to an older one", "url", s.from, "error", err)
 	}
+	s.digest = digest
 	s.list.Store(list)
 	if k.onUpdate != nil {
 		k.onUpdate(s.info())
@@ -213,6 +215,7 @@ func (k *Checker) load(s *source) {
 	if err == nil {
 		var list *List
 		if list, err = ParseAndVerify(der, s.issuer, s.url, k.now()); err == nil {
+			s.digest = sha256.Sum256(der)
 			s.list.Store(list)
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
@@ -23,9 +24,10 @@ const (
 	maxInFlight = 32
 )
 
-// Signer is a ca.Signer over softcas.
+// Signer is a ca.Signer: over softcas for certificates, and over the key for CRLs.
 type Signer struct {
 	cert  *x509.Certificate
+	key   crypto.Signer
 	cas   *softcas.SoftCAS
 	slots chan struct{} // nil for a key in memory; otherwise holds one element per signature under way
 }
@@ -52,7 +54,7 @@ func NewSigner(cert *x509.Certificate, key crypto.Signer) (*Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening softcas: %w", err)
 	}
-	s := &Signer{cert: cert, cas: cas}
+	s := &Signer{cert: cert, key: key, cas: cas}
 	switch key.(type) {
 	case *ecdsa.PrivateKey, *rsa.PrivateKey, ed25519.PrivateKey:
 	default:
@@ -88,17 +90,13 @@ func (s *Signer) SignCertificate(ctx context.Context, template *x509.Certificate
 	})
 }
 
-// SignCRL signs a CRL. It refuses a template without number or dates (RFC 5280 sections 5.1.2.5 and 5.2.3).
-func (s *Signer) SignCRL(ctx context.Context, template *x509.RevocationList) ([]byte, error) {
-	if template.Number == nil || template.ThisUpdate.IsZero() || template.NextUpdate.IsZero() {
-		return nil, errors.New("CRL template without number, thisUpdate or nextUpdate")
+// SignCRL signs a CRL with the key itself: softcas would write the list anew, entry by entry.
+func (s *Signer) SignCRL(ctx context.Context, list ca.TBSCertList) (signature []byte, err error) {
+	if len(list.DER()) == 0 {
+		return nil, errors.New("no CRL to sign")
 	}
 	return s.call(ctx, func() ([]byte, error) {
-		res, err := s.cas.CreateCRL(&apiv1.CreateCRLRequest{RevocationList: template})
-		if err != nil {
-			return nil, err
-		}
-		return res.CRL, nil
+		return crypto.SignMessage(s.key, rand.Reader, list.DER(), list.Hash())
 	})
 }
 
@@ -119,18 +117,18 @@ func (s *Signer) call(ctx context.Context, sign func() ([]byte, error)) ([]byte,
 		return nil, fmt.Errorf("waiting for the issuing key: %w", ctx.Err())
 	}
 	type answer struct {
-		der []byte
+		out []byte
 		err error
 	}
 	done := make(chan answer, 1)
 	go func() {
 		defer func() { <-s.slots }()
-		der, err := sign()
-		done <- answer{der, err}
+		out, err := sign()
+		done <- answer{out, err}
 	}()
 	select {
 	case a := <-done:
-		return a.der, a.err
+		return a.out, a.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for the issuing key: %w", ctx.Err())
 	}

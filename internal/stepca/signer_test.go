@@ -99,6 +99,14 @@ func TestCeremony(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				tbs := tbsCertList(t, issuer, issuerKey)
+				signature, err := s.SignCRL(t.Context(), tbs)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if list := (&x509.RevocationList{RawTBSRevocationList: tbs.DER(), Signature: signature, SignatureAlgorithm: algorithmOf(issuerKind)}); list.CheckSignatureFrom(issuer) != nil {
+					t.Error("the signature over the CRL does not verify")
+				}
 				leafDER, err := s.SignCertificate(t.Context(), leafTemplate(), mustKey(t, ca.P256).Public())
 				if err != nil {
 					t.Fatal(err)
@@ -122,6 +130,34 @@ func TestCeremony(t *testing.T) {
 			})
 		}
 	}
+}
+
+// tbsCertList returns a CRL as it is before it is signed.
+func tbsCertList(t *testing.T, issuer *x509.Certificate, key crypto.Signer) ca.TBSCertList {
+	t.Helper()
+	der, err := CreateRootCRL(issuer, key, big.NewInt(1), start, start.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tbs, err := ca.NewTBSCertList(list.RawTBSRevocationList, issuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tbs
+}
+
+func algorithmOf(kind ca.KeyType) x509.SignatureAlgorithm {
+	switch kind {
+	case ca.Ed25519:
+		return x509.PureEd25519
+	case ca.RSA2048:
+		return x509.SHA256WithRSA
+	}
+	return x509.ECDSAWithSHA256
 }
 
 func TestCeremonyRefuses(t *testing.T) {
@@ -193,8 +229,8 @@ func TestSignerRefuses(t *testing.T) {
 	if _, err := NewSigner(leaf, key); err == nil {
 		t.Error("a leaf became an issuer")
 	}
-	if _, err := s.SignCRL(t.Context(), &x509.RevocationList{Number: big.NewInt(1)}); err == nil {
-		t.Error("a CRL without dates was signed")
+	if _, err := s.SignCRL(t.Context(), ca.TBSCertList{}); err == nil {
+		t.Error("no CRL at all was signed")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -216,6 +252,7 @@ func (d device) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 
 func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
+	list := tbsCertList(t, issuer, key)
 	synctest.Test(t, func(t *testing.T) {
 		free := make(chan struct{})
 		s, err := NewSigner(issuer, device{key, free})
@@ -223,7 +260,10 @@ func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin := time.Now()
-		for range maxInFlight + 1 { // the last one does not even reach the device
+		if _, err := s.SignCRL(t.Context(), list); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		for range maxInFlight { // the last one does not even reach the device
 			if _, err := s.SignCertificate(t.Context(), leafTemplate(), key.Public()); !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatalf("got %v", err)
 			}

@@ -1,0 +1,255 @@
+package ca_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/stepca"
+)
+
+// tbsOf returns what was signed of a CRL with these serial numbers on it.
+func tbsOf(t *testing.T, issuer *x509.Certificate, key crypto.Signer, at time.Time, serials ...int64) []byte {
+	t.Helper()
+	template := &x509.RevocationList{Number: big.NewInt(7), ThisUpdate: at, NextUpdate: at.Add(time.Hour)}
+	for _, n := range serials {
+		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(n), RevocationTime: at, ReasonCode: 1})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, issuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.RawTBSRevocationList
+}
+
+func TestSignCRLForEveryKey(t *testing.T) {
+	for _, kind := range ca.KeyTypes {
+		issuer, key := issuerOf(t, kind)
+		signer, err := stepca.NewSigner(issuer, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []time.Time{start, start.AddDate(30, 0, 0)} { // UTCTime, GeneralizedTime
+			for _, serials := range [][]int64{nil, {1}, {1, 2}} {
+				tbs := tbsOf(t, issuer, key, at, serials...)
+				list, err := ca.NewTBSCertList(tbs, issuer)
+				if err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+				signature, err := signer.SignCRL(t.Context(), list)
+				if err != nil {
+					t.Fatalf("%s: %v", kind, err)
+				}
+				if err := issuer.CheckSignature(signatureAlgorithm(kind), tbs, signature); err != nil {
+					t.Errorf("%s: %v", kind, err)
+				}
+			}
+		}
+	}
+}
+
+func signatureAlgorithm(kind ca.KeyType) x509.SignatureAlgorithm {
+	switch kind {
+	case ca.P256:
+		return x509.ECDSAWithSHA256
+	case ca.P384:
+		return x509.ECDSAWithSHA384
+	case ca.P521:
+		return x509.ECDSAWithSHA512
+	case ca.Ed25519:
+		return x509.PureEd25519
+	}
+	return x509.SHA256WithRSA
+}
+
+// issuerOf returns an issuing CA with a key of that type.
+func issuerOf(t *testing.T, kind ca.KeyType) (*x509.Certificate, crypto.Signer) {
+	t.Helper()
+	key := keys()[kind]
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Issuing CA"}, NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+func TestCRLSignerMayNotLie(t *testing.T) {
+	forger := newKey(t)
+	for what, lie := range map[string]func(tbs, signature []byte) []byte{
+		"":            nil,
+		"nothing":     func(_, _ []byte) []byte { return nil },
+		"garbage":     func(_, _ []byte) []byte { return []byte("signature") },
+		"a bit":       func(_, s []byte) []byte { s[len(s)-1] ^= 1; return s },
+		"another key": func(tbs, _ []byte) []byte { return signed(t, forger, tbs) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			b := newBench(t)
+			b.signer.lieCRL = lie
+			signature, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, b.cert(), b.signer.key, start, 1, 2))
+			if wrong := lie != nil; errors.Is(err, ca.ErrMismatch) != wrong || (signature == nil) != wrong {
+				t.Errorf("got %x, %v", signature, err)
+			}
+		})
+	}
+	t.Run("another list", func(t *testing.T) {
+		b := newBench(t)
+		other := tbsOf(t, b.cert(), b.signer.key, start, 1)
+		b.signer.lieCRL = func(_, _ []byte) []byte { return signed(t, b.signer.key, other) }
+		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, b.cert(), b.signer.key, start, 1, 2)); !errors.Is(err, ca.ErrMismatch) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func signed(t *testing.T, key crypto.Signer, tbs []byte) []byte {
+	t.Helper()
+	signature, err := crypto.SignMessage(key, rand.Reader, tbs, crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signature
+}
+
+func (b *bench) cert() *x509.Certificate { return b.Issuer().Signer.Certificate() }
+
+func TestSignCRLRefusesAnotherIssuers(t *testing.T) {
+	b := newBench(t)
+	tbs := tbsOf(t, b.cert(), b.signer.key, start)
+	if _, err := b.SignCRL(t.Context(), "0011223344556677", tbs); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("another issuer's id: %v", err)
+	}
+	other := *b.cert()
+	other.RawSubject = b.root.RawSubject
+	if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, &other, b.signer.key, start)); err == nil {
+		t.Error("another issuer's list was signed")
+	}
+}
+
+// What the issuing key signs as a CRL can be read as nothing else: not as a certificate, not as a request.
+func TestSignCRLRefusesWhatIsNoCRL(t *testing.T) {
+	b := newBench(t)
+	issuer := b.cert()
+	list := tbsOf(t, issuer, b.signer.key, start, 1, 2)
+	body := content(t, list)
+	fields := elements(t, body) // version, algorithm, issuer, thisUpdate, nextUpdate, revokedCertificates, extensions
+	if len(fields) != 7 {
+		t.Fatalf("%d fields", len(fields))
+	}
+	with := func(i int, field []byte) []byte {
+		changed := slices.Clone(fields)
+		changed[i] = field
+		return der(t, changed...)
+	}
+	cert := leaf(t, b.issue())
+	certFields := elements(t, content(t, cert.RawTBSCertificate)) // version, serial, algorithm, issuer, validity, ...
+	request, err := x509.ParseCertificateRequest(requestDER(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	for what, tt := range map[string]struct {
+		tbs  []byte
+		want string
+	}{
+		"nothing":                             {nil, "one SEQUENCE"},
+		"text":                                {[]byte("TBSCertList"), "one SEQUENCE"},
+		"a certificate":                       {cert.RawTBSCertificate, "another version"},
+		"a certificate with its signature":    {cert.Raw, "another version"},
+		"a version 1 certificate":             {der(t, slices.Concat(fields[:1], certFields[2:7])...), "after the issuer"}, // its serial number is 1
+		"a version 1 certificate and more":    {der(t, slices.Concat(fields[:1], certFields[2:])...), "after the issuer"},
+		"a certificate without validity":      {der(t, slices.Concat(fields[:1], certFields[2:4], certFields[5:])...), "after the issuer"},
+		"a request":                           {request.RawTBSCertificateRequest, "another version"},
+		"a request with its signature":        {request.Raw, "another version"},
+		"a list with data after it":           {append(bytes.Clone(list), 0), "one SEQUENCE"},
+		"a list cut short":                    {list[:len(list)-1], "one SEQUENCE"},
+		"a list of version 1":                 {der(t, fields[1:]...), "another version"},
+		"a list of version 3":                 {with(0, []byte{2, 1, 2}), "another version"},
+		"another algorithm":                   {with(1, []byte("\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03")), "another algorithm"},
+		"another issuer":                      {with(2, b.root.RawSubject), "another issuer"},
+		"no nextUpdate":                       {der(t, slices.Concat(fields[:4], fields[5:])...), "after the issuer"},
+		"no extensions":                       {der(t, fields[:6]...), "after the issuer"},
+		"extensions first":                    {der(t, slices.Concat(fields[:5], fields[6:], fields[5:6])...), "after the issuer"},
+		"fields after the extensions":         {der(t, slices.Concat(fields, fields[6:])...), "after the issuer"},
+		"a broken field":                      {with(5, []byte{0x30, 0x05, 0}), "after the issuer"},
+		"a set":                               {append([]byte{0x31}, list[1:]...), "one SEQUENCE"},
+		"a length in more octets than needed": {nonMinimal(body), "one SEQUENCE"},
+	} {
+		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tt.tbs); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: error %v, want one that says %q", what, err, tt.want)
+		}
+	}
+	for what, good := range map[string][]byte{
+		"the list": list, "without entries": der(t, slices.Concat(fields[:5], fields[6:])...),
+	} {
+		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), good); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func requestDER(t *testing.T) []byte {
+	t.Helper()
+	out, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func content(t *testing.T, sequence []byte) []byte {
+	t.Helper()
+	var outer asn1.RawValue
+	if rest, err := asn1.Unmarshal(sequence, &outer); err != nil || len(rest) > 0 {
+		t.Fatal(err)
+	}
+	return outer.Bytes
+}
+
+func elements(t *testing.T, in []byte) (all [][]byte) {
+	t.Helper()
+	for len(in) > 0 {
+		var field asn1.RawValue
+		rest, err := asn1.Unmarshal(in, &field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, in = append(all, field.FullBytes), rest
+	}
+	return all
+}
+
+// der puts fields into a SEQUENCE.
+func der(t *testing.T, fields ...[]byte) []byte {
+	t.Helper()
+	out, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Join(fields, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func nonMinimal(body []byte) []byte {
+	return append([]byte{0x30, 0x83, 0, byte(len(body) >> 8), byte(len(body))}, body...)
+}

@@ -1,0 +1,211 @@
+package crl
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"encoding/asn1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"time"
+)
+
+// A round signs the whole list anew, and x509.CreateRevocationList makes a dozen objects of each entry, which
+// at 100,000 entries takes longer than a revocation may take to be published. So the list is written here, in
+// one go, into one buffer of the right size.
+
+// Algorithm identifiers (RFC 5758 section 3.2, RFC 4055 section 5, RFC 8410 section 3).
+const (
+	algorithmECDSA256 = "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+	algorithmECDSA384 = "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03"
+	algorithmECDSA512 = "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04"
+	algorithmRSA256   = "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00"
+	algorithmEd25519  = "\x30\x05\x06\x03\x2b\x65\x70"
+)
+
+// algorithmOf returns the AlgorithmIdentifier that a key signs its lists with.
+func algorithmOf(pub crypto.PublicKey) (string, error) {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		switch k.Params().Name {
+		case "P-256":
+			return algorithmECDSA256, nil
+		case "P-384":
+			return algorithmECDSA384, nil
+		case "P-521":
+			return algorithmECDSA512, nil
+		}
+	case *rsa.PublicKey:
+		return algorithmRSA256, nil
+	case ed25519.PublicKey:
+		return algorithmEd25519, nil
+	}
+	return "", fmt.Errorf("no signature algorithm for a key of type %T: want ECDSA on P-256, P-384 or P-521, RSA or Ed25519", pub)
+}
+
+const (
+	headroom     = 6       // octets: what the tag and the length of a whole list can take
+	trailer      = 1 << 10 // octets: room for algorithm and signature; more is fetched if need be
+	maxListSize  = 1 << 30 // octets
+	reasonPrefix = "\x30\x0c\x30\x0a\x06\x03" + oidReasonCode + "\x04\x03\x0a\x01"
+)
+
+// draft is a list that is yet to be signed.
+type draft struct {
+	buf       []byte // headroom, then the TBSCertList
+	algorithm string
+}
+
+// newDraft writes a TBSCertList (RFC 5280 section 5.1.2), of version 2 and with the entries as they come.
+func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time, entries []revoked) (*draft, error) {
+	algorithm, err := algorithmOf(s.Issuer.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	extensions, err := extensionsOf(s, number)
+	if err != nil {
+		return nil, err
+	}
+	front := []byte{tagInteger, 1, 1} // v2
+	front = append(front, algorithm...)
+	front = append(front, s.Issuer.RawSubject...)
+	front = appendTime(front, thisUpdate.Unix())
+	front = appendTime(front, nextUpdate.Unix())
+
+	content := 0
+	for i := range entries {
+		content += headerSize + entries[i].size()
+	}
+	size := len(front) + len(extensions)
+	if content > 0 { // an empty list has no revokedCertificates (RFC 5280 section 5.1.2.6)
+		size += len(appendHeader(nil, tagSequence, content)) + content
+	}
+	if size > maxListSize {
+		return nil, fmt.Errorf("a list of %d entries is larger than %d octets", len(entries), maxListSize)
+	}
+	b := make([]byte, headroom, 2*headroom+size+trailer)
+	b = append(appendHeader(b, tagSequence, size), front...)
+	if content > 0 {
+		b = appendHeader(b, tagSequence, content)
+		for i := range entries {
+			b = entries[i].appendTo(b)
+		}
+	}
+	return &draft{buf: append(b, extensions...), algorithm: algorithm}, nil
+}
+
+// tbs returns what is to be signed.
+func (d *draft) tbs() []byte { return d.buf[headroom:] }
+
+// signed puts the list together (RFC 5280 section 5.1.1) and takes the draft's buffer for it.
+func (d *draft) signed(signature []byte) []byte {
+	b := append(d.buf, d.algorithm...)
+	b = appendHeader(b, tagBitString, 1+len(signature))
+	b = append(b, 0) // no unused bits
+	b = append(b, signature...)
+	header := appendHeader(make([]byte, 0, headroom), tagSequence, len(b)-headroom)
+	start := headroom - len(header)
+	copy(b[start:], header)
+	return b[start:]
+}
+
+// extensionsOf returns the crlExtensions that every list has: authority key identifier, CRL number and
+// issuing distribution point (RFC 5280 sections 5.2.1, 5.2.3 and 5.2.5).
+func extensionsOf(s PublishedShard, number uint64) ([]byte, error) {
+	if len(s.Issuer.SubjectKeyId) == 0 {
+		return nil, errors.New("the issuer has no subject key identifier")
+	}
+	idp, err := MarshalIDP(s.URL)
+	if err != nil {
+		return nil, err
+	}
+	var octets [9]byte // the first for the sign
+	binary.BigEndian.PutUint64(octets[1:], number)
+	extension := func(id asn1.ObjectIdentifier, critical, value []byte) []byte {
+		arcs := []byte{byte(40*id[0] + id[1]), byte(id[2]), byte(id[3])} // 2.5.29.n
+		return wrap(tagSequence, wrap(tagOID, arcs), critical, wrap(tagOctetString, value))
+	}
+	return wrap(tagExtensions, wrap(tagSequence,
+		extension(oidAuthorityKeyID, nil, wrap(tagSequence, wrap(tagKeyIdentifier, s.Issuer.SubjectKeyId))),
+		extension(oidCRLNumber, nil, wrap(tagInteger, octets[8-bits.Len64(number)/8:])),
+		extension(oidIssuingDistributionPoint, []byte{tagBoolean, 1, 0xff}, idp.Value),
+	)), nil
+}
+
+// headerSize is that of an entry and of all in it: none is longer than 127 octets.
+const headerSize = 2
+
+// integer splits the serial number's DER in two: whether a zero octet comes first, since the number is not
+// negative, and the rest.
+func (r *revoked) integer() (zero int, rest []byte) {
+	i := 0
+	for i < maxSerial-1 && r.serial[i] == 0 {
+		i++
+	}
+	return int(r.serial[i] >> 7), r.serial[i:]
+}
+
+// size returns how many octets an entry has after its header.
+func (r *revoked) size() int {
+	zero, serial := r.integer()
+	n := headerSize + zero + len(serial) + headerSize + timeSize(r.at)
+	if r.reason != 0 {
+		n += len(reasonPrefix) + 1
+	}
+	return n
+}
+
+// appendTo appends the entry. Unspecified is said by leaving the reason out (RFC 5280 section 5.3.1).
+func (r *revoked) appendTo(b []byte) []byte {
+	zero, serial := r.integer()
+	b = append(b, tagSequence, byte(r.size()), tagInteger, byte(zero+len(serial)))
+	if zero > 0 {
+		b = append(b, 0)
+	}
+	b = appendTime(append(b, serial...), r.at)
+	if r.reason != 0 {
+		b = append(append(b, reasonPrefix...), r.reason)
+	}
+	return b
+}
+
+// The years that a UTCTime can tell (RFC 5280 section 5.1.2.4).
+const (
+	unix1950 = -631_152_000
+	unix2050 = 2_524_608_000
+)
+
+func isUTCTime(unix int64) bool { return unix1950 <= unix && unix < unix2050 }
+
+// timeSize returns the length of a time's digits and its Z.
+func timeSize(unix int64) int {
+	if isUTCTime(unix) {
+		return len("YYMMDDhhmmssZ")
+	}
+	return len("YYYYMMDDhhmmssZ")
+}
+
+// appendTime appends a UTCTime if that can tell the time, and a GeneralizedTime otherwise.
+func appendTime(b []byte, unix int64) []byte {
+	t := time.Unix(unix, 0).UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	if isUTCTime(unix) {
+		b = append(b, tagUTCTime, byte(timeSize(unix)))
+	} else {
+		b = append(b, tagTime, byte(timeSize(unix)))
+		b = appendTwo(b, year/100)
+	}
+	b = appendTwo(b, year%100)
+	b = appendTwo(b, int(month))
+	b = appendTwo(b, day)
+	b = appendTwo(b, hour)
+	b = appendTwo(b, minute)
+	b = appendTwo(b, second)
+	return append(b, 'Z')
+}
+
+func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }
