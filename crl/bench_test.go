@@ -9,23 +9,6 @@ import (
 	"time"
 )
 
-// A publication with n revoked certificates: reading them, signing, reading back, storing.
-func BenchmarkPublish(b *testing.B) {
-	for _, n := range []int{0, 1000, 100_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			ca, m := newCA(b, "Issuing CA"), newMemory()
-			for i := range n {
-				m.revoke(int64(i)+1, 1)
-			}
-			p := newPublisher(b, publisherConfig(ca, m))
-			for b.Loop() {
-				m.history = nil
-				publish(b, p)
-			}
-		})
-	}
-}
-
 func bigList(b *testing.B, ca *testCA, n int) []byte {
 	all := make([]int64, n)
 	for i := range all {
