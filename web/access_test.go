@@ -95,10 +95,13 @@ func TestAccess_CrossOrigin(t *testing.T) {
 		"fetch metadata": {"Sec-Fetch-Site": {"cross-site"}},
 		"origin":         {"Origin": {"https://evil.example"}},
 	} {
-		for _, path := range []string{"/v1/certificates/" + serialOf(victim) + "/revoke", "/console/certificates/" + serialOf(victim) + "/revoke"} {
+		for _, path := range []string{
+			"/v1/certificates/" + serialOf(victim) + "/revoke", "/console/certificates/" + serialOf(victim) + "/revoke",
+			"/console/clients/victim/disable", "/console/clients/victim/enable",
+		} {
 			h := header.Clone()
 			h.Set("Content-Type", "application/x-www-form-urlencoded")
-			a := f.do(request{method: "POST", url: f.mtls.URL + path, body: form("reason", "keyCompromise"), header: h, cert: &f.admin})
+			a := f.do(request{method: "POST", url: f.mtls.URL + path, body: form("reason", "keyCompromise", "sure", "on"), header: h, cert: &f.admin})
 			if a.StatusCode != http.StatusForbidden {
 				t.Errorf("%s, %s: status %d, want 403", path, name, a.StatusCode)
 			}

@@ -2,13 +2,18 @@ package web
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"embed"
 	"fmt"
 	"html/template"
 	"mime"
 	"net/http"
+	"net/url"
 	"path"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 
@@ -31,7 +36,7 @@ var pageNames = []string{"welcome", "overview", "certificates", "certificate", "
 
 // parsePages parses one set of templates per page, so that no page's definitions leak into another's.
 func parsePages() (map[string]*template.Template, error) {
-	funcs := template.FuncMap{"stamp": stamp, "relative": relative}
+	funcs := template.FuncMap{"stamp": stamp, "relative": relative, "escape": url.PathEscape}
 	layout, err := template.New("layout.html").Funcs(funcs).ParseFS(consoleFiles, "console/layout.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing layout: %w", err)
@@ -80,11 +85,50 @@ func (s *Server) errorPage(w http.ResponseWriter, r *http.Request, p *client.Pro
 		*client.Problem
 		MTLS   string
 		Import bool // tell how a browser gets the operator's certificate
-	}{p, s.c.URLs.MTLS, p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden}
+		Text   string
+		Back   link
+	}{p, s.c.URLs.MTLS, p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden, sentence(p), s.back(r)}
 	if err := s.render(w, r, p.Status, "error", p.Title, data); err != nil {
 		s.log.ErrorContext(r.Context(), "request failed", "request_id", p.RequestID, "error", err)
 		http.Error(w, p.Title, p.Status)
 	}
+}
+
+// sentence is a problem's detail as it stands under a heading: without what that says already.
+func sentence(p *client.Problem) string {
+	text := p.Detail
+	if n := len(p.Title); len(text) >= n && strings.EqualFold(text[:n], p.Title) {
+		text = strings.TrimLeft(text[n:], ": ")
+	}
+	if n := len(text) - len(p.Title); n >= 0 && strings.EqualFold(text[n:], p.Title) {
+		text = strings.TrimRight(text[:n], ": ")
+	}
+	first, size := utf8.DecodeRuneInString(text)
+	if size == 0 {
+		return ""
+	}
+	return string(unicode.ToUpper(first)) + text[size:]
+}
+
+type link struct{ URL, Text string }
+
+// back is where a person goes on after an error. Whoever is no operator goes where the console is explained.
+func (s *Server) back(r *http.Request) link {
+	c := callOf(r.Context())
+	if !c.operator {
+		return link{s.c.URLs.Public + "/", "What this is"}
+	}
+	if form, ok := strings.CutSuffix(r.URL.EscapedPath(), "/revoke"); ok && c.route.Name == "console.revoke" {
+		return link{form, "Back to the certificate"}
+	}
+	for _, page := range []link{
+		{"/console/certificates", "All certificates"}, {"/console/clients", "All clients"}, {"/console/audit", "Newest of the audit log"},
+	} {
+		if strings.HasPrefix(r.URL.Path, page.URL) {
+			return page
+		}
+	}
+	return link{"/console", "Overview"}
 }
 
 // welcomePage tells on the public listener where the console is, and leads there on the mTLS listener.
@@ -106,8 +150,11 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || kind == "" {
 		return errNoRoute
 	}
-	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Cache-Control", "public, max-age=3600")
+	// A new version's pages must not meet an old style sheet, so it is asked for each time, and rarely sent.
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(body)))
+	h.Set("Cache-Control", "public, no-cache")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 )
@@ -21,6 +22,15 @@ func (f *fixture) page(path string, status int) string {
 	a := f.operate("GET", path, "").want(f.t, status, nil)
 	f.whole(path, a)
 	return a.body
+}
+
+// submit sends a form of the console's as the operator's browser does.
+func (f *fixture) submit(path string, values ...string) answer {
+	f.t.Helper()
+	return f.do(request{
+		method: "POST", url: f.mtls.URL + path, body: form(values...), cert: &f.admin,
+		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
+	})
 }
 
 var (
@@ -56,6 +66,9 @@ func TestConsole_Overview(t *testing.T) {
 	body := f.page("/console", http.StatusOK)
 	if !strings.Contains(body, serialOf(old)) || strings.Contains(body, serialOf(renewed)) || strings.Contains(body, serialOf(own)) {
 		t.Errorf("overdue is %s alone, not what was renewed (%s) or the daemon's (%s): %s", serialOf(old), serialOf(renewed), serialOf(own), body)
+	}
+	if !strings.Contains(body, "<tr><td>root</td><td>1</td><td>0</td>") {
+		t.Errorf("lacks what the root's CRL says: %s", body)
 	}
 	if !strings.Contains(body, f.c.Authority.Issuer().ID()) || !strings.Contains(body, "admin") {
 		t.Errorf("lacks the CRL or the operator: %s", body)
@@ -98,26 +111,88 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 		t.Errorf("want a form to hold and one to revoke: %s", body)
 	}
 	for _, step := range []struct {
-		reason string
+		form   []string
 		want   ca.Status
 		button string // of the first form that the page has then
 	}{
-		{"certificateHold", ca.Held, "Release the hold"},
-		{"removeFromCRL", ca.Active, "Hold this certificate"},
-		{"keyCompromise", ca.Revoked, "Revoke its successors"},
+		{[]string{"reason", "certificateHold"}, ca.Held, "Release the hold"},
+		{[]string{"reason", "removeFromCRL"}, ca.Active, "Hold this certificate"},
+		{[]string{"reason", "keyCompromise", "sure", "on"}, ca.Revoked, "Revoke its successors"},
 	} {
-		a := f.do(request{
-			method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", step.reason), cert: &f.admin,
-			header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
-		})
+		a := f.submit(path+"/revoke", step.form...)
 		if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != path || status() != step.want {
-			t.Errorf("%s: status %d to %q, and the certificate is %s: %s", step.reason, a.StatusCode, a.Header.Get("Location"), status(), a.body)
+			t.Errorf("%s: status %d to %q, and the certificate is %s: %s", step.form, a.StatusCode, a.Header.Get("Location"), status(), a.body)
 		}
 		body := f.page(path, http.StatusOK)
 		if got := buttons.FindStringSubmatch(body); got == nil || got[1] != step.button || strings.Contains(body, "<option>removeFromCRL") {
-			t.Errorf("after %s: %v, want a button to %q: %s", step.reason, got, step.button, body)
+			t.Errorf("after %s: %v, want a button to %q: %s", step.form, got, step.button, body)
 		}
 	}
+}
+
+// TestConsole_RevokeAsksTwice: what cannot be taken back needs a box ticked, also past a browser that insists
+// on it.
+func TestConsole_RevokeAsksTwice(t *testing.T) {
+	f := newFixture(t)
+	c := f.certificate("payments", "client")
+	path := "/console/certificates/" + serialOf(c)
+	if body := f.page(path, http.StatusOK); strings.Count(body, `name="sure" required`) != 1 {
+		t.Errorf("want the box in the form to revoke alone: %s", body)
+	}
+	for _, reason := range []string{"keyCompromise", ""} {
+		a := f.submit(path+"/revoke", "reason", reason).want(t, http.StatusBadRequest, nil)
+		f.whole(path, a)
+		if !strings.Contains(a.body, `href="`+path+`">Back to the certificate`) {
+			t.Errorf("no way back: %s", a.body)
+		}
+	}
+	if got := must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), thumbprintOf(c))).Status(f.now()); got != ca.Active {
+		t.Errorf("the certificate is %s, want active", got)
+	}
+}
+
+// TestConsole_Renewed: a certificate with a successor is told from the one that is in use.
+func TestConsole_Renewed(t *testing.T) {
+	f := newFixture(t)
+	first := f.certificate("payments", "client")
+	a := f.do(request{method: "POST", url: f.mtls.URL + "/v1/certificates/renew", cert: &first}).want(t, http.StatusCreated, nil)
+	next := strings.TrimPrefix(a.Header.Get("Location"), "/v1")
+	const tag = `class="tag">renewed<`
+	for path, want := range map[string]int{
+		"/console/certificates?client=payments":      1, // of two rows
+		"/console/certificates/" + serialOf(first):   2, // its heading, and its line of the lineage
+		"/console" + next:                            1, // the other's line
+		"/console/certificates?client=admin&status=": 0,
+	} {
+		if body := f.page(path, http.StatusOK); strings.Count(body, tag) != want {
+			t.Errorf("%s: %d marks, want %d: %s", path, strings.Count(body, tag), want, body)
+		}
+	}
+	if body := f.page("/console"+next, http.StatusOK); strings.Count(body, ">this one<") != 1 {
+		t.Errorf("the lineage does not tell which one this is: %s", body)
+	}
+}
+
+// TestConsole_SwitchClient: by its form, a client is disabled and enabled, whatever its id has in it.
+func TestConsole_SwitchClient(t *testing.T) {
+	f := newFixture(t)
+	const id = `a/b?c"d`
+	f.operate("POST", "/v1/clients", `{"client_id":"a/b?c\"d","token_endpoint_auth_method":"client_secret_basic"}`).want(t, http.StatusCreated, nil)
+	action := regexp.MustCompile(`action="([^"]*)"`)
+	for _, disabled := range []bool{true, false} {
+		m := action.FindStringSubmatch(f.page("/console/clients", http.StatusOK))
+		if m == nil {
+			t.Fatal("the page has no form")
+		}
+		a := f.submit(html.UnescapeString(m[1]), "cursor", "6162").want(t, http.StatusSeeOther, nil)
+		if got := a.Header.Get("Location"); got != "/console/clients?cursor=6162" {
+			t.Errorf("leads to %q", got)
+		}
+		if c, err := f.c.Clients.Get(t.Context(), id); err != nil || c.Disabled != disabled {
+			t.Errorf("after %s the client is %+v (%v), want disabled %t", m[1], c, err, disabled)
+		}
+	}
+	f.submit("/console/clients/nobody/disable").want(t, http.StatusNotFound, nil)
 }
 
 var buttons = regexp.MustCompile(`<button>([^<]*)</button>`)
@@ -133,10 +208,7 @@ func TestConsole_RevokeLineage(t *testing.T) {
 	if body := f.page(path, http.StatusOK); strings.Count(body, "</li>") != 3 || !strings.Contains(body, `name="lineage" checked`) {
 		t.Errorf("lacks a successor or the box: %s", body)
 	}
-	f.do(request{
-		method: "POST", url: f.mtls.URL + path + "/revoke", body: form("reason", "superseded", "lineage", "on"), cert: &f.admin,
-		header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {f.mtls.URL}, "Sec-Fetch-Site": {"same-origin"}},
-	}).want(t, http.StatusSeeOther, nil)
+	f.submit(path+"/revoke", "reason", "superseded", "lineage", "on", "sure", "on").want(t, http.StatusSeeOther, nil)
 	if body := f.page(path, http.StatusOK); strings.Contains(body, "<form") || strings.Count(body, `class="status revoked"`) != 4 {
 		t.Errorf("after the revocation of all three: %s", body)
 	}
@@ -219,11 +291,44 @@ func TestConsole_WelcomeAndErrors(t *testing.T) {
 	for path, kind := range map[string]string{"/assets/style.css": "text/css", "/assets/icon.svg": "image/svg+xml"} {
 		if a := f.do(request{url: f.public.URL + path}).want(t, http.StatusOK, nil); !strings.HasPrefix(a.Header.Get("Content-Type"), kind) {
 			t.Errorf("%s: Content-Type %q", path, a.Header.Get("Content-Type"))
+		} else {
+			again := http.Header{"If-None-Match": {a.Header.Get("ETag")}}
+			f.do(request{url: f.public.URL + path, header: again}).want(t, http.StatusNotModified, nil)
 		}
 	}
 	a = f.do(request{url: f.public.URL + "/assets/layout.html"})
 	if a.StatusCode != http.StatusNotFound {
 		t.Errorf("a template is served as an asset: status %d", a.StatusCode)
+	}
+}
+
+// TestConsole_Strays: a person who looks for a page that there is not gets one, with a way on.
+func TestConsole_Strays(t *testing.T) {
+	f := newFixture(t)
+	if body := f.page("/console/nope", http.StatusNotFound); !strings.Contains(body, `href="/console">Overview`) || !strings.Contains(body, "The console has no page /console/nope") {
+		t.Errorf("for an operator: %s", body)
+	}
+	f.page("/console/certificates/"+strings.Repeat("ab", 16)+"/revoke", http.StatusMethodNotAllowed)
+	a := f.do(request{url: f.public.URL + "/console/nope"}).want(t, http.StatusNotFound, nil)
+	f.whole("/console/nope", a)
+	if strings.Contains(a.body, "<nav") || !strings.Contains(a.body, `href="`+f.public.URL+`/">`) {
+		t.Errorf("for anyone: %s", a.body)
+	}
+	f.do(request{method: "POST", url: f.mtls.URL + "/console/nope", cert: &f.admin}).problem(t, http.StatusNotFound, "no-route")
+	f.do(request{url: f.status.URL + "/console/nope"}).problem(t, http.StatusNotFound, "no-route")
+}
+
+func TestConsole_Sentence(t *testing.T) {
+	for detail, want := range map[string]string{
+		"":                                    "",
+		"no such client":                      "",
+		"no such client: x":                   "X",
+		`changing client "x": no such client`: `Changing client "x"`,
+		"état: limit is at least 1":           "État: limit is at least 1",
+	} {
+		if got := sentence(&client.Problem{Title: "No such client", Detail: detail}); got != want {
+			t.Errorf("%q: %q, want %q", detail, got, want)
+		}
 	}
 }
 

@@ -27,11 +27,12 @@ type call struct {
 	route    Route  // the zero Route until one matched
 	client   string // who was authenticated here, for the log
 	operator bool   // and is an operator
+	strays   bool   // no route matched, but a person is looking for a page
 	w        *recorder
 }
 
 // page reports whether a person is looking.
-func (c *call) page() bool { return strings.HasPrefix(c.route.Name, "console.") }
+func (c *call) page() bool { return c.strays || strings.HasPrefix(c.route.Name, "console.") }
 
 type callKey struct{}
 

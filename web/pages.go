@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"html/template"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
 // Bounds of what the console reads for one page.
@@ -30,7 +32,7 @@ type overview struct {
 	More    bool // there are older certificates than those counted
 	Overdue []*ca.Record
 	CRLs    []crl.ShardStatus
-	RootCRL time.Time // its nextUpdate
+	RootCRL *x509.RevocationList
 }
 
 // survey counts the newest certificates. It is bounded, so that a CA with millions shows its page at once.
@@ -70,7 +72,7 @@ func (s *Server) overviewPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRL.NextUpdate
+	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRL
 	return s.render(w, r, http.StatusOK, "overview", "Overview", o)
 }
 
@@ -88,23 +90,36 @@ func (s *Server) certificatesPage(w http.ResponseWriter, r *http.Request) error 
 	export := filter(q.values)
 	export.Del("cursor")
 	return s.render(w, r, http.StatusOK, "certificates", "Certificates", struct {
-		Certificates []client.Certificate
+		Certificates []row
 		Statuses     []ca.Status
+		Profiles     []string // those that every CA starts with; it may have others
 		Filter       url.Values
 		Next, Export template.URL // query strings
 	}{
-		s.certificates(page.Records),
+		s.rows(page.Records),
 		[]ca.Status{ca.Active, ca.Held, ca.Revoked, ca.Expired},
+		[]string{"client", "server", enroll.OperatorProfile},
 		q.values,
 		with(q.values, "cursor", page.Next),
 		with(export, "format", "csv"),
 	})
 }
 
-func (s *Server) certificates(records []*ca.Record) []client.Certificate {
-	var out []client.Certificate
+// row is a certificate as pages show it.
+type row struct {
+	client.Certificate
+	Renewed bool // one of the certificates beside it renews it
+}
+
+// rows marks those that others of them renew. A renewed certificate can still be used, so its status stays.
+func (s *Server) rows(records []*ca.Record) []row {
+	renewed := map[ca.Serial]bool{}
 	for _, rec := range records {
-		out = append(out, certificateOf(rec, s.now()))
+		renewed[rec.Parent] = true
+	}
+	var out []row
+	for _, rec := range records {
+		out = append(out, row{certificateOf(rec, s.now()), renewed[rec.Serial]})
 	}
 	return out
 }
@@ -118,13 +133,14 @@ func (s *Server) certificatePage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c := issuedOf(issued, s.now())
-	return s.render(w, r, http.StatusOK, "certificate", "Certificate "+c.Serial, struct {
-		client.Certificate
-		Lineage []client.Certificate // oldest first, this one among them
-		Follow  bool                 // some of its successors are active or held
-		Reasons []ca.Reason          // to revoke it for
-	}{c, s.certificates(lineage), s.followed(lineage, issued.Record), reasons})
+	line := s.rows(lineage)
+	this := slices.IndexFunc(lineage, func(rec *ca.Record) bool { return rec.Serial == issued.Record.Serial })
+	return s.render(w, r, http.StatusOK, "certificate", "Certificate "+issued.Record.Serial.String(), struct {
+		row
+		Lineage []row       // oldest first, this one among them
+		Follow  bool        // some of its successors are active or held
+		Reasons []ca.Reason // to revoke it for
+	}{line[this], line, s.followed(lineage, issued.Record), reasons})
 }
 
 // reasons are what a form offers. A hold and a release have forms of their own.
@@ -174,8 +190,13 @@ func (s *Server) revokeForm(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return refuse(badRequest, "malformed form")
 	}
-	lineage := r.PostForm.Has("lineage") // a box that is not ticked is not sent
-	done, err := s.revoke(r, client.Revocation{Reason: r.PostForm.Get("reason"), Lineage: &lineage})
+	reason := r.PostForm.Get("reason")
+	undone := reason == ca.CertificateHold.String() || reason == ca.RemoveFromCRL.String()
+	if !undone && !r.PostForm.Has("sure") { // a box that is not ticked is not sent
+		return refuse(badRequest, "a revocation cannot be taken back: tick the box that says so")
+	}
+	lineage := r.PostForm.Has("lineage")
+	done, err := s.revoke(r, client.Revocation{Reason: reason, Lineage: &lineage})
 	if err != nil {
 		return err
 	}
@@ -198,8 +219,37 @@ func (s *Server) clientsPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.render(w, r, http.StatusOK, "clients", "Clients", struct {
 		Clients []client.ClientRecord
+		Cursor  string // of this page
 		Next    template.URL
-	}{records, with(nil, "cursor", next)})
+	}{records, q.text("cursor"), with(nil, "cursor", next)})
+}
+
+func (s *Server) disableForm(w http.ResponseWriter, r *http.Request) error {
+	return s.switchClient(w, r, true)
+}
+
+func (s *Server) enableForm(w http.ResponseWriter, r *http.Request) error {
+	return s.switchClient(w, r, false)
+}
+
+// switchClient disables or enables the client that the path names, and goes back to the page with its form.
+func (s *Server) switchClient(w http.ResponseWriter, r *http.Request, disabled bool) error {
+	id, err := pathVariable(r, "id")
+	if err != nil {
+		return err
+	}
+	if err := r.ParseForm(); err != nil {
+		return refuse(badRequest, "malformed form")
+	}
+	if _, err := s.c.Clients.Change(r.Context(), id, func(c *authserver.Client) error {
+		c.Disabled = disabled
+		return nil
+	}); err != nil {
+		return err
+	}
+	to := url.URL{Path: "/console/clients", RawQuery: string(with(nil, "cursor", r.PostForm.Get("cursor")))}
+	http.Redirect(w, r, to.String(), http.StatusSeeOther)
+	return nil
 }
 
 // auditPage shows the newest entries before one, or the newest of all, newest first.

@@ -91,6 +91,8 @@ func (s *Server) routes() []Route {
 		{"GET", "/console/certificates/" + serial, "console.certificate", both, Operator, s.certificatePage},
 		{"POST", "/console/certificates/" + serial + "/revoke", "console.revoke", both, Operator, s.revokeForm},
 		{"GET", "/console/clients", "console.clients", both, Operator, s.clientsPage},
+		{"POST", "/console/clients/" + id + "/disable", "console.clients.disable", both, Operator, s.disableForm},
+		{"POST", "/console/clients/" + id + "/enable", "console.clients.enable", both, Operator, s.enableForm},
 		{"GET", "/console/audit", "console.audit", both, Operator, s.auditPage},
 
 		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL},
@@ -137,11 +139,30 @@ func (s *Server) router(l Listener) *mux.Router {
 		}
 		r.Path(route.Path).Methods(route.methods()...).Name(route.Name).Handler(s.route(route))
 	}
-	r.NotFoundHandler = s.answer(func(http.ResponseWriter, *http.Request) error { return errNoRoute })
-	r.MethodNotAllowedHandler = s.answer(func(w http.ResponseWriter, req *http.Request) error {
+	r.NotFoundHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
+		if s.strays(req) {
+			return refuse(noRoute, "the console has no page %s", req.URL.Path)
+		}
+		return errNoRoute
+	})
+	r.MethodNotAllowedHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
+		s.strays(req)
 		return &methodError{allowed(r, req)}
 	})
 	return r
+}
+
+// strays reports whether a person looks for a page that the console does not have, and sees to it that the
+// answer is one: with the menu, for an operator.
+func (s *Server) strays(r *http.Request) bool {
+	c := callOf(r.Context())
+	looks := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if c.listener&both == 0 || !looks || !strings.HasPrefix(r.URL.Path, "/console/") {
+		return false
+	}
+	c.strays = true
+	_, _ = s.operator(r) // whoever is none sees the same without the menu
+	return true
 }
 
 // allowed lists the methods that some route takes for the request's path (RFC 9110 section 15.5.6).
