@@ -42,7 +42,7 @@ func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (_ *I
 			removeMade(made)
 		}
 	}()
-	unlock, err := openDir(dir)
+	unlock, err := openDir(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 
@@ -14,7 +15,8 @@ import (
 )
 
 // EnrolmentToken is all that a machine needs to get its first certificate, as one string: where the CA is,
-// which root to trust, and the invitation's id and one-time secret. Treat the string as a password.
+// which root to trust, and the invitation's id and one-time secret. Treat what String writes as a password; fmt,
+// slog and encoding/json show the token without its secret.
 type EnrolmentToken struct {
 	URL    string          // of the public listener, https
 	Root   thumbprint.Cert // SHA-256 of the root's DER
@@ -36,6 +38,20 @@ func (t EnrolmentToken) String() string {
 	raw := bytes.Join([][]byte{t.Root[:], t.ID[:], t.Secret[:], []byte(t.URL)}, nil)
 	sum := sha256.Sum256(raw)
 	return enrolmentPrefix + base64.RawURLEncoding.EncodeToString(append(raw, sum[:checksumLen]...))
+}
+
+// Format prints the token without its secret, whatever the verb, so that none gets into a log or an error by
+// accident. String writes it whole, for who means to.
+func (t EnrolmentToken) Format(f fmt.State, _ rune) { fmt.Fprint(f, t.redacted()) }
+
+// LogValue is the token without its secret.
+func (t EnrolmentToken) LogValue() slog.Value { return slog.StringValue(t.redacted()) }
+
+// MarshalText is the token without its secret, as in JSON of what it is a part of.
+func (t EnrolmentToken) MarshalText() ([]byte, error) { return []byte(t.redacted()), nil }
+
+func (t EnrolmentToken) redacted() string {
+	return "enrolment token for " + t.URL + ", invitation " + t.InvitationID()
 }
 
 // InvitationID returns the invitation's id in hex, as the audit log and the API show it.

@@ -2,6 +2,8 @@ package client
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 )
@@ -31,6 +33,33 @@ func TestEnrolmentTokenDamaged(t *testing.T) {
 	} {
 		if _, err := ParseEnrolmentToken(text); !errors.Is(err, ErrEnrolmentToken) {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// A token that somebody prints or logs without thinking keeps its secret.
+func TestEnrolmentTokenIsPrintedWithoutItsSecret(t *testing.T) {
+	token := sampleToken()
+	for i := range token.Secret {
+		token.Secret[i] = byte(0xa0 + i)
+	}
+	var log strings.Builder
+	for _, h := range []slog.Handler{slog.NewTextHandler(&log, nil), slog.NewJSONHandler(&log, nil)} {
+		slog.New(h).Info("enrolling", "token", token, "in", struct{ Token any }{token}, "pointer", &token)
+	}
+	printed := []string{log.String(), fmt.Errorf("enrolling with %w, %v", ErrEnrolmentToken, token).Error(), fmt.Sprint(token, &token), fmt.Sprintln(token)}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		printed = append(printed, fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, []any{token, struct{ T EnrolmentToken }{token}}))
+	}
+	whole, _ := strings.CutPrefix(token.String(), enrolmentPrefix)
+	for _, text := range printed {
+		for _, secret := range []string{whole[60:90], "a0a1a2", "160 161", "160,161", "0xa0", "oKGi"} {
+			if strings.Contains(strings.ToLower(text), strings.ToLower(secret)) {
+				t.Errorf("%q is in %s", secret, text)
+			}
+		}
+		if !strings.Contains(text, token.InvitationID()) {
+			t.Errorf("it does not say which invitation: %s", text)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -70,7 +71,7 @@ func Load(dir string) (*Identity, error) {
 	}
 	if err != nil || exists(id.path(nextName)) {
 		// A crash, or another process that is renewing at this moment: its lock tells which.
-		unlock, lockErr := lockDir(dir)
+		unlock, lockErr := lockDir(context.Background(), dir)
 		if lockErr != nil {
 			return nil, errors.Join(err, lockErr)
 		}
@@ -104,56 +105,60 @@ func holdsIdentity(dir string) (bool, error) {
 // info. The error is ErrIdentityExists if there is one. Enroll does the same after it asked the CA; pkid
 // itself uses Create for the first operator.
 func Create(dir string, key crypto.Signer, chain []*x509.Certificate, root *x509.Certificate, info Info) (*Identity, error) {
-	unlock, err := openDir(dir)
+	unlock, err := openDir(context.Background(), dir)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if exists(filepath.Join(dir, certName)) || exists(filepath.Join(dir, keyName)) {
-		return nil, fmt.Errorf("%s: %w", dir, ErrIdentityExists)
+	for _, name := range []string{certName, keyName, nextName} {
+		if exists(filepath.Join(dir, name)) {
+			return nil, fmt.Errorf("%s: %w", dir, ErrIdentityExists)
+		}
 	}
 	pair, err := newPair(chain, key)
 	if err != nil {
 		return nil, err
 	}
-	text, err := marshalKey(key)
+	// Until client.next is there, there is no identity and nothing in the way of another attempt; from then on
+	// it is whole, and Load finishes what a crash interrupts.
+	id, err := describe(dir, root, info)
 	if err != nil {
 		return nil, err
 	}
-	if err := createFile(filepath.Join(dir, keyName), text, 0o600); err != nil {
-		return nil, err
-	}
-	return complete(dir, pair, root, info)
+	return id, id.install(pair)
 }
 
 // openDir makes dir if it is missing, and locks it.
-func openDir(dir string) (unlock func(), err error) {
+func openDir(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return lockDir(dir)
+	return lockDir(ctx, dir)
+}
+
+// describe writes what an identity knows beside its key and its certificate.
+func describe(dir string, root *x509.Certificate, info Info) (*Identity, error) {
+	id := &Identity{dir: dir}
+	text, _ := json.MarshalIndent(info, "", "  ") // strings: always encodable
+	if err := writeFile(id.path(rootName), marshalChain([]*x509.Certificate{root}), 0o644); err != nil {
+		return nil, err
+	}
+	if err := writeFile(id.path(infoName), append(text, '\n'), 0o644); err != nil {
+		return nil, err
+	}
+	return id, id.readInfo()
 }
 
 // complete writes what belongs beside client.key. client.crt comes last: it says that the rest is there.
 func complete(dir string, pair *tls.Certificate, root *x509.Certificate, info Info) (*Identity, error) {
-	text, _ := json.MarshalIndent(info, "", "  ") // strings: always encodable
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{
-		{rootName, marshalChain([]*x509.Certificate{root})},
-		{infoName, append(text, '\n')},
-		{certName, chainText(pair)},
-	} {
-		if err := writeFile(filepath.Join(dir, f.name), f.data, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	if err := removeFile(filepath.Join(dir, csrName)); err != nil {
+	id, err := describe(dir, root, info)
+	if err != nil {
 		return nil, err
 	}
-	id := &Identity{dir: dir}
-	return id, errors.Join(id.readInfo(), id.read())
+	if err := writeFile(id.path(certName), chainText(pair), 0o644); err != nil {
+		return nil, err
+	}
+	return id, errors.Join(removeFile(id.path(csrName)), id.read())
 }
 
 // Dir returns the identity's directory.

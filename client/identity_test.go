@@ -46,6 +46,69 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// A crash at any point of Create leaves nothing that is in the way of another attempt, or the whole identity.
+func TestCreateAfterCrash(t *testing.T) {
+	ca, whole := newFakeCA(t), t.TempDir()
+	key := must(NewKey(""))
+	chain := list(ca.sign("operator", key.Public(), ca.lifetime))
+	must(Create(whole, key, chain, ca.cert, Info{ClientID: "operator"}))
+	root, info := read(t, whole, rootName), read(t, whole, infoName)
+	keyText, certText := read(t, whole, keyName), read(t, whole, certName)
+	for name, c := range map[string]struct {
+		files map[string]string
+		whole bool
+	}{
+		"before all":         {nil, false},
+		"after root.crt":     {map[string]string{rootName: root}, false},
+		"after pkid.json":    {map[string]string{rootName: root, infoName: info}, false},
+		"after client.next":  {map[string]string{rootName: root, infoName: info, nextName: keyText + certText}, true},
+		"after client.key":   {map[string]string{rootName: root, infoName: info, nextName: keyText + certText, keyName: keyText}, true},
+		"after client.crt":   {map[string]string{rootName: root, infoName: info, nextName: keyText + certText, keyName: keyText, certName: certText}, true},
+		"with half a rename": {map[string]string{rootName: root, ".pkid.json.12": info[:9]}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, text := range c.files {
+				write(t, dir, file, []byte(text))
+			}
+			_, err := Create(dir, key, chain, ca.cert, Info{ClientID: "operator"})
+			if c.whole != errors.Is(err, ErrIdentityExists) || !c.whole && err != nil {
+				t.Fatalf("again: %v", err)
+			}
+			id, err := Load(dir)
+			if err != nil || id.Info().ClientID != "operator" || !samePublicKey(id.Certificate().Leaf.PublicKey, key.Public()) {
+				t.Errorf("it is no identity: %v", err)
+			}
+			if exists(id.path(nextName)) || read(t, dir, keyName) != keyText {
+				t.Error("the files were not put right")
+			}
+		})
+	}
+}
+
+// What fails before the identity is whole leaves no key behind that would be in the way of another attempt.
+func TestCreateAfterFailure(t *testing.T) {
+	ca := newFakeCA(t)
+	key := must(NewKey(""))
+	chain := list(ca.sign("operator", key.Public(), ca.lifetime))
+	for _, name := range []string{rootName, infoName} {
+		dir := t.TempDir()
+		obstacle := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Join(obstacle, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Create(dir, key, chain, ca.cert, Info{}); err == nil || errors.Is(err, ErrIdentityExists) {
+			t.Fatalf("with a directory in the place of %s: %v", name, err)
+		}
+		if err := os.RemoveAll(obstacle); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Create(dir, key, chain, ca.cert, Info{}); err != nil {
+			t.Errorf("after %s could not be written: %v", name, err)
+		}
+	}
+}
+
 // Whatever a crash leaves of the two files, the identity is a pair: the new one as soon as client.next exists.
 func TestCrashDuringInstall(t *testing.T) {
 	ca := newFakeCA(t)

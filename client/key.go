@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -13,6 +14,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 )
 
 // KeyTypes are what NewKey makes, the default first.
@@ -89,18 +92,12 @@ func ParseKey(text []byte) (crypto.Signer, error) {
 }
 
 // LoadKey reads a private key from a PKCS#8 PEM file, or makes one of the type and writes the file (0600) if
-// there is none. pkictl keeps its DPoP keys with it.
+// there is none; of several that do so at once, all get the same key. pkictl keeps its DPoP keys with it.
 func LoadKey(name, keyType string) (crypto.Signer, error) {
 	if !exists(name) {
-		key, err := NewKey(keyType)
-		if err != nil {
+		if err := createKey(name, keyType); err != nil && !errors.Is(err, fs.ErrExist) { // another was faster
 			return nil, err
 		}
-		text, err := marshalKey(key)
-		if err != nil {
-			return nil, err
-		}
-		return key, createFile(name, text, 0o600)
 	}
 	text, err := readFile(name)
 	if err != nil {
@@ -111,6 +108,24 @@ func LoadKey(name, keyType string) (crypto.Signer, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return key, nil
+}
+
+// createKey writes a new key into a file that must not exist, under the lock of its directory.
+func createKey(name, keyType string) error {
+	key, err := NewKey(keyType)
+	if err != nil {
+		return err
+	}
+	text, err := marshalKey(key)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(context.Background(), filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return createFile(name, text, 0o600)
 }
 
 func samePublicKey(a, b crypto.PublicKey) bool {

@@ -33,7 +33,7 @@ type RenewOptions struct {
 // answer is checked before it replaces anything; a failure or a crash at any point leaves a working pair.
 // Errors: *ExpiredError, a *Problem with what the CA says.
 func (id *Identity) Renew(ctx context.Context, opts RenewOptions) error {
-	unlock, err := lockDir(id.dir)
+	unlock, err := lockDir(ctx, id.dir)
 	if err != nil {
 		return err
 	}

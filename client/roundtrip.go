@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -28,9 +27,8 @@ func (s *TokenSource) RoundTrip(req *http.Request) (*http.Response, error) {
 	if leftOrigin(req) {
 		return s.bare(req)
 	}
-	var refused *Token
 	for tried := map[string]bool{}; ; {
-		hc, token, err := s.current(req.Context(), refused)
+		hc, token, err := s.current(req.Context())
 		if err != nil {
 			closeBody(req)
 			return nil, err
@@ -42,13 +40,13 @@ func (s *TokenSource) RoundTrip(req *http.Request) (*http.Response, error) {
 		why := challengeError(resp)
 		again := resp.StatusCode == http.StatusUnauthorized && !tried[why] &&
 			(why == invalidToken || why == useNonce && s.prover != nil && resp.Header.Get(nonceHeader) != "")
+		if again && why == invalidToken { // whether or not this request can be sent again
+			s.refused.Store(token)
+		}
 		if !again || !rewind(&req) {
 			return resp, nil
 		}
 		tried[why] = true
-		if why == invalidToken {
-			refused = token
-		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
 		resp.Body.Close()
 	}
@@ -186,16 +184,3 @@ func origin(u *url.URL) string {
 	}
 	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
 }
-
-// challengeError returns the error parameter of a Bearer or DPoP challenge; other parameters are skipped
-// (RFC 9449 section 7.1).
-func challengeError(resp *http.Response) string {
-	for _, value := range resp.Header.Values("WWW-Authenticate") {
-		if m := errorParam.FindStringSubmatch(value); m != nil {
-			return m[1]
-		}
-	}
-	return ""
-}
-
-var errorParam = regexp.MustCompile(`(?i)(?:^|[\s,])error\s*=\s*"?([a-z_]+)`)

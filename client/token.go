@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkid/pkid/thumbprint"
@@ -76,6 +77,7 @@ type TokenSource struct {
 	turn   chan struct{} // holds one value; whoever takes it may use session and metadata
 	session
 	metadata *metadata
+	refused  atomic.Pointer[Token] // the last one that a resource server did not take
 
 	elsewhere struct { // for requests that a redirect led to another origin
 		once      sync.Once
@@ -149,7 +151,7 @@ func (s *TokenSource) Client() *http.Client { return &http.Client{Transport: s} 
 // Token returns a token that is good for a while. Errors: a *TokenError with what the server says,
 // ErrTokenType.
 func (s *TokenSource) Token(ctx context.Context) (*Token, error) {
-	_, token, err := s.current(ctx, nil)
+	_, token, err := s.current(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +160,8 @@ func (s *TokenSource) Token(ctx context.Context) (*Token, error) {
 }
 
 // current returns a token and the client whose connections show the certificate that the token is bound to.
-// A token that is refused is not returned again.
-func (s *TokenSource) current(ctx context.Context, refused *Token) (*http.Client, *Token, error) {
+// A token that was refused is not returned again.
+func (s *TokenSource) current(ctx context.Context) (*http.Client, *Token, error) {
 	select {
 	case <-s.turn:
 		defer func() { s.turn <- struct{}{} }()
@@ -167,7 +169,7 @@ func (s *TokenSource) current(ctx context.Context, refused *Token) (*http.Client
 		return nil, nil, ctx.Err()
 	}
 	s.follow()
-	if s.token != nil && s.token != refused && s.c.Now().Before(s.token.expiry) {
+	if s.token != nil && s.token != s.refused.Load() && s.c.Now().Before(s.token.expiry) {
 		return s.hc, s.token, nil
 	}
 	token, err := s.fetch(ctx)

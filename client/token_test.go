@@ -241,13 +241,19 @@ func TestC05_RefusedTokenIsReplacedOnce(t *testing.T) {
 	}
 }
 
+// A request that cannot be sent again fails, but the token that it failed with is not used for the next one.
 func TestRefusedTokenWithBodyThatCannotBeReadAgain(t *testing.T) {
 	f := newFakeAS(t)
 	s := f.source(f.identity(), TokenConfig{})
 	f.refused = map[string]bool{"token-1": true}
-	req := must(http.NewRequestWithContext(t.Context(), "POST", f.rs.URL, io.MultiReader(strings.NewReader("body"))))
-	if got := f.do(s, req); got != 401 || len(f.uses) != 1 {
-		t.Errorf("status %d after %d requests", got, len(f.uses))
+	for n, want := range []int{401, 200, 200} {
+		req := must(http.NewRequestWithContext(t.Context(), "POST", f.rs.URL, io.MultiReader(strings.NewReader("body"))))
+		if got := f.do(s, req); got != want || len(f.uses) != n+1 {
+			t.Errorf("status %d after %d requests, want %d", got, len(f.uses), want)
+		}
+	}
+	if len(f.grants) != 2 {
+		t.Errorf("%d tokens were fetched, want 2", len(f.grants))
 	}
 }
 
