@@ -83,7 +83,6 @@ func (a *app) explain(ctx context.Context, v verifyFlags) ([]tokenbind.Check, er
 		BaseURL: "https://" + req.URL.Host, Logger: slog.New(slog.DiscardHandler),
 		HTTPClient: trusting(id.Roots()), Replay: tokenbind.NewMemoryReplay(1, nil),
 	}
-	conf.BaseURL = "https://" + req.URL.Host // whatever the token's audience is
 	if v.cert != "" {
 		cert, err := readCertificate(v.cert, a.stdin)
 		if err != nil {
