@@ -69,7 +69,7 @@ func serve(ctx context.Context, identity, addr, url string) error {
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.Certificate(), nil },
 		},
 	}
-	stopped := context.AfterFunc(ctx, func() { server.Close() })
+	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stopped()
 	log.Printf("orders at %s", url)
 	if err := server.ListenAndServeTLS("", ""); !errors.Is(err, http.ErrServerClosed) {
