@@ -58,6 +58,9 @@ func (b *bench) startUp(ctx context.Context, l *large) error {
 		_, err = waitETag(ctx, "http://"+s.status+"/crl/"+l.issuer+".crl", "")
 		listed = append(listed, time.Since(s.started))
 		if err == nil {
+			err = holds(ctx, "http://"+s.status+"/crl/"+l.issuer+".crl", l.list)
+		}
+		if err == nil {
 			var n int64
 			n, err = s.memory()
 			memory = append(memory, n)
@@ -71,5 +74,18 @@ func (b *bench) startUp(ctx context.Context, l *large) error {
 	log.Printf("  start: %s to the first answer, %s to the CRL, %d MB", tidy(first), tidy(list), median(memory)>>20)
 	work := fmt.Sprintf("start with %s certificates and %s revoked", count(l.certificates), count(l.revoked))
 	b.report.within(work+": to the first answer", "", tidy(first).String(), "1s", first <= time.Second, fmt.Sprintf("the store's pages in the kernel's cache; the CRL after %s; %d MB anonymous then", tidy(list), median(memory)>>20))
+	return nil
+}
+
+// holds makes sure that the list which was served is the large one, by its size.
+func holds(ctx context.Context, url string, octets int) error {
+	resp, err := get(ctx, url, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.ContentLength < int64(octets)*9/10 {
+		return fmt.Errorf("the CRL has %d octets, want about %d: it is not the one with the revocations", resp.ContentLength, octets)
+	}
 	return nil
 }
