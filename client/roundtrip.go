@@ -15,6 +15,9 @@ import (
 const (
 	invalidToken = "invalid_token"
 	useNonce     = "use_dpop_nonce"
+	// invalidProof is also what comes back when net/http sent a request twice, because its connection ended
+	// before the answer: the proof was used up by the first.
+	invalidProof = "invalid_dpop_proof"
 )
 
 // RoundTrip sends a request with a token, and a fresh proof if the token is bound to a DPoP key. It is
@@ -39,7 +42,7 @@ func (s *TokenSource) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		why := challengeError(resp)
 		again := resp.StatusCode == http.StatusUnauthorized && !tried[why] &&
-			(why == invalidToken || why == useNonce && s.prover != nil && resp.Header.Get(nonceHeader) != "")
+			(why == invalidToken || s.prover != nil && (why == invalidProof || why == useNonce && resp.Header.Get(nonceHeader) != ""))
 		if again && why == invalidToken { // whether or not this request can be sent again
 			s.refused.Store(token)
 		}

@@ -260,7 +260,8 @@ func (s *TokenSource) accept(text []byte, asked time.Time) (*Token, error) {
 	if !strings.EqualFold(t.Type, want) {
 		return nil, fmt.Errorf("%w: %q, not %q", ErrTokenType, t.Type, want)
 	}
-	lifetime := time.Duration(max(t.ExpiresIn, 0)) * time.Second
+	const year = 365 * 24 * 60 * 60 // and no overflow where a server means "for ever"
+	lifetime := time.Duration(min(max(t.ExpiresIn, 0), year)) * time.Second
 	t.expiry = asked.Add(lifetime - min(tokenMargin, lifetime/4))
 	return t, nil
 }

@@ -24,7 +24,7 @@ func BenchmarkVerifyCertificateBound(b *testing.B) {
 // The first sight of a DPoP-bound token with its proof: two signatures and the replay memory.
 func BenchmarkVerifyDPoPBound(b *testing.B) {
 	k := newResourceKit(b)
-	k.conf.Replay = NewMemoryReplay(10_000_000, k.clock.Now)
+	k.conf.Replay = keeping{NewMemoryReplay(10_000_000, k.clock.Now)}
 	v := k.verifier(b)
 	token := k.dpopToken(b)
 	requests := make([]*http.Request, 5000) // signing is not what is measured
@@ -37,7 +37,7 @@ func BenchmarkVerifyDPoPBound(b *testing.B) {
 		if n == len(requests) {
 			n = 0
 			b.StopTimer()
-			v = k.verifier(b, func(c *Config) { c.Replay = NewMemoryReplay(10_000_000, k.clock.Now) })
+			v = k.verifier(b, func(c *Config) { c.Replay = keeping{NewMemoryReplay(10_000_000, k.clock.Now)} })
 			b.StartTimer()
 		}
 		if _, err := v.Verify(requests[n]); err != nil {

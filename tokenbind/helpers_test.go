@@ -266,7 +266,7 @@ func newResourceKit(t testing.TB) *resourceKit {
 		Issuer:   testIssuer,
 		Audience: testAudience,
 		Keys:     StaticKeys{{ID: "k1", Key: k.issuer.Public()}},
-		Replay:   NewMemoryReplay(200_000, k.clock.Now),
+		Replay:   keeping{NewMemoryReplay(200_000, k.clock.Now)},
 		Logger:   slog.New(slog.DiscardHandler),
 		Now:      k.clock.Now,
 	}
@@ -420,3 +420,6 @@ func challenges(resp *http.Response) map[string]string {
 	}
 	return maps.Clone(out)
 }
+
+// keeping stands for a replay memory that outlives the process: a Verifier does not ask for nonces after a start.
+type keeping struct{ *MemoryReplay }

@@ -149,9 +149,14 @@ func (r *jsonReader) object() (map[string]any, error) {
 	return o, nil
 }
 
-// members is how many members an object is given room for: what its text may have, but never much more than a
-// token has.
-func (r *jsonReader) members() int { return min(strings.Count(r.text[r.at:], `":`), 12) }
+// members is how many members the outermost object is given room for: what its text may have, but never much
+// more than a token has. Others are small, and looking ahead for each would cost the square of the text's length.
+func (r *jsonReader) members() int {
+	if r.depth > 1 {
+		return 0
+	}
+	return min(strings.Count(r.text[r.at:], `":`), 12)
+}
 
 // member reads a name and the colon after it.
 func (r *jsonReader) member() (string, error) {

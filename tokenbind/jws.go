@@ -112,7 +112,7 @@ func (j *jws) verify(alg string, key crypto.PublicKey) error {
 		holds = ed25519.Verify(k, over, j.signature)
 	case *rsa.PublicKey:
 		if strings.HasPrefix(alg, "PS") {
-			holds = rsa.VerifyPSS(k, algorithms[alg], over, j.signature, nil) == nil
+			holds = rsa.VerifyPSS(k, algorithms[alg], over, j.signature, saltOfHash) == nil
 		} else {
 			holds = rsa.VerifyPKCS1v15(k, algorithms[alg], over, j.signature) == nil
 		}
@@ -122,6 +122,9 @@ func (j *jws) verify(alg string, key crypto.PublicKey) error {
 	}
 	return nil
 }
+
+// saltOfHash is the one length of a salt that RFC 7518 section 3.5 allows.
+var saltOfHash = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
 
 // derSignature writes the two numbers of an ECDSA signature as crypto/ecdsa wants them: an ASN.1 SEQUENCE of
 // two INTEGERs, whose contents are shorter than 256 octets on every curve.
@@ -157,15 +160,18 @@ func keyFits(alg string, key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if suits, err := algorithmOf(k); err != nil || suits != alg {
-			return fmt.Errorf("a key on %s is not one for %s", k.Curve.Params().Name, alg)
+			return fmt.Errorf("an ECDSA key is not one for %s, or not on its curve", alg)
 		}
 	case ed25519.PublicKey:
-		if alg != "EdDSA" {
-			return fmt.Errorf("an Ed25519 key is not one for %s", alg)
+		if alg != "EdDSA" || len(k) != ed25519.PublicKeySize {
+			return fmt.Errorf("an Ed25519 key of %d octets is not one for %s", len(k), alg)
 		}
 	case *rsa.PublicKey:
 		if !strings.HasPrefix(alg, "PS") && !strings.HasPrefix(alg, "RS") {
 			return fmt.Errorf("an RSA key is not one for %s", alg)
+		}
+		if k.N == nil {
+			return errors.New("an RSA key without modulus")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 {
 			return fmt.Errorf("an RSA key has 2048 to 4096 bits, this one %d", n)

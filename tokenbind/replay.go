@@ -49,10 +49,16 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	return nil
 }
 
+// clockSlack is how far, in seconds, the clock may go back without being taken for one that was ahead.
+const clockSlack = 60
+
 // sweep forgets what ended in or before the given second. Each use is forgotten once, so the cost per use
 // is constant; after a long rest it walks what there is, not the seconds that passed.
 func (m *MemoryReplay) sweep(to int64) {
-	if to <= m.swept { // also when the clock went back: nothing is forgotten twice
+	if to < m.swept-clockSlack { // the clock was ahead: or every use from now on would be kept until it is there again
+		m.swept = to
+	}
+	if to <= m.swept {
 		return
 	}
 	if to-m.swept > int64(len(m.expires)) {

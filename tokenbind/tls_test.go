@@ -27,7 +27,7 @@ func newTLSKit(t *testing.T, edit func(*Config)) *tlsKit {
 	k.clock = newClock(time.Now())
 	k.cert = newCertificate(t, "client", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	k.x5t = thumbprint.OfCertificate(k.cert.Leaf)
-	k.conf.Replay, k.conf.Now = NewMemoryReplay(100, k.clock.Now), k.clock.Now
+	k.conf.Replay, k.conf.Now = keeping{NewMemoryReplay(100, k.clock.Now)}, k.clock.Now
 	k.server = httptest.NewUnstartedServer(nil)
 	k.conf.BaseURL = "https://" + k.server.Listener.Addr().String()
 	v := k.verifier(t, edit)

@@ -161,6 +161,8 @@ func newProofChecker(c Config) (*ProofChecker, error) {
 	var err error
 	if c.Replay == nil {
 		checker.Replay = NewMemoryReplay(c.MaxProofs, c.Now)
+	}
+	if _, forgets := checker.Replay.(*MemoryReplay); forgets { // what an earlier process has seen
 		checker.start = c.Now()
 		lifetime := startNonceLifetime
 		if c.RequireNonce { // then they stand in for those of judgeNonce, and must not outlive them

@@ -306,7 +306,7 @@ func TestMaxProofs(t *testing.T) {
 
 func TestReplayUnavailable(t *testing.T) {
 	k := newResourceKit(t)
-	v := k.verifier(t, func(c *Config) { c.Replay = NewMemoryReplay(0, k.clock.Now) })
+	v := k.verifier(t, func(c *Config) { c.Replay = keeping{NewMemoryReplay(0, k.clock.Now)} })
 	resp := serve(v, k.dpopRequest(t, k.dpopToken(t), ProofOptions{}))
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("WWW-Authenticate") != "" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d, %v", resp.StatusCode, resp.Header)

@@ -39,8 +39,8 @@ func openResourceServer(ctx context.Context, ca, id *client.Identity) (*resource
 	rs := &resourceServer{url: "https://" + l.Addr().String()}
 	conf := tokenbind.Config{
 		Issuer: ca.Info().URLs.Public, Audience: rs.url, HTTPClient: trusting(ca.Roots()),
-		Replay: tokenbind.NewMemoryReplay(10_000, nil), // a new server has seen no proof, and says so
-		Logger: slog.New(slog.DiscardHandler),          // the refusals are the story
+		Replay: firstProofs{tokenbind.NewMemoryReplay(10_000, nil)},
+		Logger: slog.New(slog.DiscardHandler), // the refusals are the story
 	}
 	checker, err := statusChecker(ctx, ca)
 	if err != nil {
@@ -127,3 +127,7 @@ func get(ctx context.Context, hc *http.Client, url string, headers ...string) (a
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	return answer{resp.StatusCode, strings.Join(resp.Header.Values("WWW-Authenticate"), ", "), string(body)}, err
 }
+
+// firstProofs is a replay memory of a verifier that never ran before, so that no earlier process can have seen a
+// proof. A plain MemoryReplay has the verifier ask for nonces after its start.
+type firstProofs struct{ *tokenbind.MemoryReplay }

@@ -81,7 +81,7 @@ func (a *app) explain(ctx context.Context, v verifyFlags) ([]tokenbind.Check, er
 	conf := tokenbind.Config{
 		Issuer: v.issuer, Audience: v.audience, RequiredScopes: v.scopes,
 		BaseURL: "https://" + req.URL.Host, Logger: slog.New(slog.DiscardHandler),
-		HTTPClient: trusting(id.Roots()), Replay: tokenbind.NewMemoryReplay(1, nil),
+		HTTPClient: trusting(id.Roots()), Replay: firstProofs{tokenbind.NewMemoryReplay(1, nil)},
 	}
 	if v.cert != "" {
 		cert, err := readCertificate(v.cert, a.stdin)

@@ -116,7 +116,7 @@ func (r *remoteKeys) any(ctx context.Context, url string, will func(jose.JSONWeb
 	set := r.set(url)
 	keys, fetched, _ := set.known(r.now())
 	found := slices.ContainsFunc(keys, will)
-	if found && r.now().Sub(fetched) < keysFresh {
+	if found && r.now().Sub(fetched).Abs() < keysFresh {
 		return true, nil
 	}
 	pending := r.refresh(set, url)
@@ -144,7 +144,7 @@ func (r *remoteKeys) any(ctx context.Context, url string, will func(jose.JSONWeb
 func (s *remoteSet) known(now time.Time) ([]jose.JSONWebKey, time.Time, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.keys == nil || now.Sub(s.fetched) > keysStale {
+	if s.keys == nil || now.Sub(s.fetched).Abs() > keysStale {
 		return nil, time.Time{}, s.err
 	}
 	return s.keys, s.fetched, nil

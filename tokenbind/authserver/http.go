@@ -43,7 +43,7 @@ func invalidClient(format string, args ...any) *refusal {
 
 // failed is the one answer for all that is wrong with a client's credentials before it is known to be that
 // client, so that nobody learns from it which clients there are and how they are registered. The cause is for
-// the log alone.
+// the log alone. One answer tells more: 503 while a client's jwks_uri is down (anyKey), for the client's own sake.
 func failed(format string, args ...any) *refusal {
 	return invalidClient("client authentication failed: the client is unknown, or it is not registered with this method, secret, key or " +
 		"certificate; the server's log has the reason").because(fmt.Errorf(format, args...))

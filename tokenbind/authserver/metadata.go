@@ -25,6 +25,7 @@ const (
 	maxScope     = 128 // octets of one scope
 	maxResources = 32
 	maxURI       = 2048
+	maxGrant     = 6 << 10 // octets of all scopes and resources, so that a token for all of them stays below maxToken
 	maxJWKS      = 64 << 10
 	maxKeys      = 32
 	minRSABits   = 2048
@@ -256,6 +257,9 @@ func (c *Client) validateResources() error {
 		if !validResource(r) {
 			return invalid("resource %q: want an absolute URI without fragment (RFC 8707 section 2)", r)
 		}
+	}
+	if n := len(strings.Join(c.Resources, "")) + len(strings.Join(c.Scopes, "")); n > maxGrant {
+		return invalid("scopes and resources of %d octets together: at most %d, or a token for all of them would be too long", n, maxGrant)
 	}
 	return nil
 }

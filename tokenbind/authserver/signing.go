@@ -23,8 +23,8 @@ import (
 // may have signed from passing for one.
 const tokenType = "at+jwt"
 
-// maxToken bounds the text of an access token. The longest that can be issued is well below.
-const maxToken = 48 << 10
+// maxToken bounds the text of an access token, issued or asked about. It is what tokenbind.Verifier takes.
+const maxToken = 16 << 10
 
 // SigningKey signs access tokens. Its key id is the RFC 7638 thumbprint.
 type SigningKey struct {

@@ -180,6 +180,9 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 	if err != nil {
 		return nil, fmt.Errorf("issuing a token to %q: %w", client.ID, err)
 	}
+	if len(token) > maxToken { // names that JSON must escape
+		return nil, refused(http.StatusBadRequest, "invalid_target", "a token for all that was asked for would be longer than %d octets; ask for fewer resources or scopes", maxToken)
+	}
 	answer := &tokenAnswer{AccessToken: token, TokenType: cnfType(cnf), ExpiresIn: int64(expiry.Sub(c.now) / time.Second), Scope: scope}
 	return answer, nil
 }
