@@ -39,16 +39,16 @@ func (e *AlreadyRevokedError) Error() string {
 	return fmt.Sprintf("certificate %s was already revoked at %s (%s)", e.Serial, e.At.Format(time.RFC3339), e.Reason)
 }
 
-// LineageError reports that a certificate is revoked, and that its successors may not be: it could not be told
-// whether there are any, or revoking them ended early. To revoke again with Lineage goes on from there.
+// LineageError reports that a certificate is revoked, and that the rest of its lineage may not be: it could not be
+// told what there is, or revoking it ended early. To revoke again with Lineage goes on from there.
 type LineageError struct {
 	Serial Serial
-	Also   []Serial // successors revoked before the failure
+	Also   []Serial // of the lineage, revoked before the failure
 	Err    error
 }
 
 func (e *LineageError) Error() string {
-	return fmt.Sprintf("certificate %s is revoked, and %d of its successors; there may be more, so revoke it again with its lineage: %v",
+	return fmt.Sprintf("certificate %s is revoked, and %d others of its lineage; there may be more, so revoke it again with its lineage: %v",
 		e.Serial, len(e.Also), e.Err)
 }
 

@@ -28,11 +28,16 @@ func ParseSANs(commonName string, sans []string) (Names, error) {
 	n := Names{CommonName: commonName}
 	seen := map[string]bool{}
 	for _, s := range sans {
-		if seen[s] {
+		addr, err := netip.ParseAddr(s)
+		one := s
+		if err == nil {
+			one = addr.Unmap().String() // addresses have several spellings
+		}
+		if seen[one] {
 			continue
 		}
-		seen[s] = true
-		switch addr, err := netip.ParseAddr(s); {
+		seen[one] = true
+		switch {
 		case s == "":
 			return Names{}, fmt.Errorf("%w: an empty name", ErrNames)
 		case err == nil && addr.Zone() != "":

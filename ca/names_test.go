@@ -185,3 +185,10 @@ func TestParseSerial(t *testing.T) {
 		t.Errorf("nil: %v", err)
 	}
 }
+
+func TestParseSANsCountsAnAddressOnce(t *testing.T) {
+	n, err := ca.ParseSANs("a", []string{"2001:db8::1", "2001:db8:0::1", "2001:DB8::1", "192.0.2.1", "::ffff:192.0.2.1"})
+	if err != nil || len(n.IPs) != 2 {
+		t.Errorf("%v, %v; want two addresses", n.IPs, err)
+	}
+}

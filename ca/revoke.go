@@ -26,11 +26,11 @@ type RevocationRequest struct {
 type RevocationOutcome struct {
 	Record *Record
 	Also   []Serial // of its lineage, revoked with it, oldest first
-	Active []Serial // successors that are active still, oldest first; empty after a hold or a release
+	Active []Serial // of its lineage, active still, oldest first; empty after a hold or a release
 }
 
 // Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
-// record is durable, each successor's with an audit entry of its own. A clock that jumped back does not keep
+// record is durable, that of each other certificate with an audit entry of its own. A clock that jumped back does not keep
 // it from that.
 //
 // A certificate that is revoked already is an error, unless Lineage finds others to revoke: these are
@@ -61,15 +61,15 @@ func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Revocatio
 	return done, err
 }
 
-// follow deals with the successors of a certificate that was revoked just now: it revokes them, or tells
-// which are active.
+// follow deals with the rest of the lineage of a certificate that was revoked just now: it revokes it, or tells
+// what of it is active.
 func (a *Authority) follow(ctx context.Context, target *Record, reason Reason, lineage bool) (*RevocationOutcome, error) {
 	done := &RevocationOutcome{Record: target}
 	var err error
 	if lineage {
 		done.Also, err = a.revokeLineage(ctx, target, reason)
 	} else {
-		done.Active, err = a.successors(ctx, target, Active)
+		done.Active, err = a.relatives(ctx, target, Active)
 	}
 	if err != nil {
 		return nil, &LineageError{Serial: target.Serial, Also: done.Also, Err: err}
@@ -81,21 +81,10 @@ func (a *Authority) follow(ctx context.Context, target *Record, reason Reason, l
 // of renewals that were under way: one whose record is not there yet when this looks for the last time finds its
 // parent revoked, and drops itself (dropOrphan).
 func (a *Authority) revokeLineage(ctx context.Context, target *Record, reason Reason) (also []Serial, err error) {
-	first, err := a.firstOfLineage(ctx, target)
-	if err != nil {
-		return nil, err
-	}
-	var found []Serial
-	if status := first.Status(a.clock()); first.Serial != target.Serial && (status == Active || status == Held) {
-		found = append(found, first.Serial)
-	}
 	for {
-		more, err := a.successors(ctx, first, Active, Held)
-		if err != nil {
+		found, err := a.relatives(ctx, target, Active, Held)
+		if err != nil || len(found) == 0 {
 			return also, err
-		}
-		if found = append(found, more...); len(found) == 0 {
-			return also, nil
 		}
 		for _, serial := range found {
 			_, err := a.revoke(ctx, serial, reason, target.Serial)
@@ -107,13 +96,30 @@ func (a *Authority) revokeLineage(ctx context.Context, target *Record, reason Re
 			}
 			also = append(also, serial)
 		}
-		found = nil
 	}
+}
+
+// relatives lists, oldest first, the other certificates of these statuses in target's lineage.
+func (a *Authority) relatives(ctx context.Context, target *Record, statuses ...Status) ([]Serial, error) {
+	first, err := a.firstOfLineage(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.successors(ctx, first, statuses...)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(statuses, first.Status(a.clock())) {
+		found = slices.Insert(found, 0, first.Serial)
+	}
+	return slices.DeleteFunc(found, func(s Serial) bool { return s == target.Serial }), nil
 }
 
 // firstOfLineage follows a certificate back to the one that was enrolled.
 func (a *Authority) firstOfLineage(ctx context.Context, rec *Record) (*Record, error) {
-	for !rec.Parent.IsZero() {
+	seen := map[Serial]bool{} // a damaged store could hold a ring
+	for !rec.Parent.IsZero() && !seen[rec.Serial] {
+		seen[rec.Serial] = true
 		parent, err := a.store.Certificate(ctx, rec.Parent)
 		if errors.Is(err, ErrNotFound) {
 			break // pruned, or of a damaged store: the lineage begins here

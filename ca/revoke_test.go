@@ -3,6 +3,7 @@ package ca_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -358,5 +359,15 @@ func TestRevokeAnothersCertificate(t *testing.T) {
 	b.wantStatus(ca.Active, &old)
 	if _, err := b.Issued(t.Context(), old.Serial); !errors.Is(err, ca.ErrIssuer) {
 		t.Errorf("showing it with this CA's chain: %v", err)
+	}
+}
+
+// TestRevokeTellsOfTheRestOfTheLineage: what is before the certificate works on as well as what is after it.
+func TestRevokeTellsOfTheRestOfTheLineage(t *testing.T) {
+	b := newBench(t)
+	first, second, third := b.line()
+	done, err := b.Revoke(t.Context(), ca.RevocationRequest{Serial: second.Serial, Reason: ca.Superseded})
+	if err != nil || !slices.Equal(done.Active, []ca.Serial{first.Serial, third.Serial}) {
+		t.Errorf("got %+v, %v; want the first and the third", done, err)
 	}
 }

@@ -52,7 +52,7 @@ type Certificate struct {
 	Chain            []string        `json:"chain,omitempty"`             // PEM; what a client sends after its own
 	Root             string          `json:"root,omitempty"`              // PEM; in answers to enrolment and renewal
 	AlsoRevoked      []string        `json:"also_revoked,omitempty"`      // serials; in the answer to a revocation with lineage
-	ActiveSuccessors []string        `json:"active_successors,omitempty"` // serials; in the answer to one without
+	StillActive      []string        `json:"still_active,omitempty"`      // serials; in the answer to one without
 }
 
 // Certificates is the answer of GET /v1/certificates. An empty NextCursor marks the end.

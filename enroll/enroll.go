@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -154,6 +155,11 @@ func (r *InviteRequest) complete() error {
 	for _, s := range slices.Concat(r.Scopes, r.Resources) {
 		if strings.ContainsFunc(s, func(c rune) bool { return c <= 0x20 || c > 0x7e || c == '"' || c == '\\' }) {
 			return fmt.Errorf("%w: %q: a scope or resource has printable ASCII characters without space, quote and backslash", ErrRequest, s)
+		}
+	}
+	for _, resource := range r.Resources {
+		if u, err := url.Parse(resource); err != nil || !u.IsAbs() || strings.Contains(resource, "#") {
+			return fmt.Errorf("%w: resource %q: want an absolute URI without fragment (RFC 8707 section 2)", ErrRequest, resource)
 		}
 	}
 	return nil

@@ -265,6 +265,8 @@ func TestInviteRefuses(t *testing.T) {
 		{"two scopes in one", enroll.InviteRequest{ClientID: "a", Scopes: []string{"read write"}}, enroll.ErrRequest},
 		{"resource with a quote", enroll.InviteRequest{ClientID: "a", Resources: []string{`"https://a.example"`}}, enroll.ErrRequest},
 		{"scopes of an operator", enroll.InviteRequest{ClientID: "a", Profile: "operator", Scopes: []string{"x"}}, enroll.ErrRequest},
+		{"resource that is no URI", enroll.InviteRequest{ClientID: "a", Resources: []string{"orders"}}, enroll.ErrRequest},
+		{"resource with a fragment", enroll.InviteRequest{ClientID: "a", Resources: []string{"https://x/#y"}}, enroll.ErrRequest},
 		{"scopes of a server", enroll.InviteRequest{ClientID: "a", Profile: "server", Scopes: []string{"x"}}, enroll.ErrRequest},
 		{"unknown profile", enroll.InviteRequest{ClientID: "a", Profile: "root"}, ca.ErrProfile},
 		{"wildcard", enroll.InviteRequest{ClientID: "a", SANs: []string{"*.example"}}, ca.ErrNames},

@@ -178,7 +178,7 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	out := certificateOf(done.Record, s.now())
-	out.AlsoRevoked, out.ActiveSuccessors = serials(done.Also), serials(done.Active)
+	out.AlsoRevoked, out.StillActive = serials(done.Also), serials(done.Active)
 	return writeJSON(w, http.StatusOK, out)
 }
 

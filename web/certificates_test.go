@@ -148,8 +148,8 @@ func TestCertificates_RevokeLineage(t *testing.T) {
 		path := "/v1/certificates/" + serialOf(cert) + "/revoke"
 		var got client.Certificate
 		f.operate("POST", path, tt.body).want(t, http.StatusOK, &got)
-		if got.Status != "revoked" || len(got.AlsoRevoked) != tt.also || len(got.ActiveSuccessors) != tt.active {
-			t.Errorf("%s: %s, also revoked %v, active %v", tt.body, got.Status, got.AlsoRevoked, got.ActiveSuccessors)
+		if got.Status != "revoked" || len(got.AlsoRevoked) != tt.also || len(got.StillActive) != tt.active {
+			t.Errorf("%s: %s, also revoked %v, active %v", tt.body, got.Status, got.AlsoRevoked, got.StillActive)
 		}
 		if tt.active == 0 {
 			f.operate("POST", path, tt.body).problem(t, http.StatusConflict, "already-revoked")

@@ -117,7 +117,7 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 	}{
 		{[]string{"reason", "certificateHold"}, ca.Held, "Release the hold"},
 		{[]string{"reason", "removeFromCRL"}, ca.Active, "Hold this certificate"},
-		{[]string{"reason", "keyCompromise", "sure", "on"}, ca.Revoked, "Revoke its successors"},
+		{[]string{"reason", "keyCompromise", "sure", "on"}, ca.Revoked, "Revoke the rest of its lineage"},
 	} {
 		a := f.submit(path+"/revoke", step.form...)
 		if a.StatusCode != http.StatusSeeOther || a.Header.Get("Location") != path || status() != step.want {

@@ -138,7 +138,7 @@ func (s *Server) certificatePage(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, r, http.StatusOK, "certificate", "Certificate "+issued.Record.Serial.String(), struct {
 		row
 		Lineage []row       // oldest first, this one among them
-		Follow  bool        // some of its successors are active or held
+		Follow  bool        // others of its lineage are active or held
 		Reasons []ca.Reason // to revoke it for
 	}{line[this], line, s.followed(lineage, issued.Record), reasons})
 }
@@ -148,12 +148,11 @@ var reasons = []ca.Reason{
 	ca.Unspecified, ca.KeyCompromise, ca.Superseded, ca.AffiliationChanged, ca.CessationOfOperation, ca.PrivilegeWithdrawn,
 }
 
-// followed reports whether a certificate's lineage has, after it, what can still be revoked.
+// followed reports whether a certificate's lineage has others that can still be revoked.
 func (s *Server) followed(lineage []*ca.Record, rec *ca.Record) bool {
-	i := slices.IndexFunc(lineage, func(r *ca.Record) bool { return r.Serial == rec.Serial })
-	return slices.ContainsFunc(lineage[i+1:], func(r *ca.Record) bool {
+	return slices.ContainsFunc(lineage, func(r *ca.Record) bool {
 		status := r.Status(s.now())
-		return status == ca.Active || status == ca.Held
+		return r.Serial != rec.Serial && (status == ca.Active || status == ca.Held)
 	})
 }
 

@@ -29,7 +29,7 @@ var problems = []struct {
 	matches func(error) bool
 	outcome
 }{
-	{as[*ca.LineageError], outcome{http.StatusServiceUnavailable, "lineage-not-revoked", "The certificate is revoked, its successors may not be; revoke it again with its lineage"}},
+	{as[*ca.LineageError], outcome{http.StatusServiceUnavailable, "lineage-not-revoked", "The certificate is revoked, the rest of its lineage may not be; revoke it again with its lineage"}},
 	{as[*ca.SpentError], outcome{http.StatusConflict, "invitation-used", "The invitation was used before"}},
 	{as[*ca.AlreadyRevokedError], outcome{http.StatusConflict, "already-revoked", "The certificate is revoked already"}},
 	{is(ca.ErrCSR), outcome{http.StatusBadRequest, "bad-csr", "Bad certificate request"}},

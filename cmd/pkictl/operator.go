@@ -83,8 +83,8 @@ func (a *app) revokeCommand() *cobra.Command {
 			if c, err = api.Revoke(cmd.Context(), c.Serial, r); err != nil {
 				return doing(err, "revoking %s", args[0])
 			}
-			if n := len(c.ActiveSuccessors); n > 0 {
-				a.note("active still: %s, which renewed it (%d in all)", printable(c.ActiveSuccessors[n-1]), n)
+			if n := len(c.StillActive); n > 0 {
+				a.note("active still: %s, which renewed it (%d in all)", printable(c.StillActive[n-1]), n)
 				a.note("to revoke its whole lineage: pkictl revoke %s --lineage", c.Serial)
 			}
 			return a.printCertificate(c)

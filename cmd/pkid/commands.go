@@ -195,13 +195,16 @@ func versionCommand() *cobra.Command {
 func serve(cmd *cobra.Command, cfg *config.Config, ready func(*daemon.Daemon)) error {
 	log := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	d, err := daemon.New(cmd.Context(), cfg, log)
-	if err != nil {
-		return err
+	if err == nil {
+		err = d.Serve(cmd.Context(), func() {
+			log.Info("serving", "public", cfg.URLs.Public, "mtls", cfg.URLs.MTLS, "status", cfg.URLs.Status, "ops", "http://"+cfg.Listen.Ops)
+			ready(d)
+		})
 	}
-	return d.Serve(cmd.Context(), func() {
-		log.Info("serving", "public", cfg.URLs.Public, "mtls", cfg.URLs.MTLS, "status", cfg.URLs.Status, "ops", "http://"+cfg.Listen.Ops)
-		ready(d)
-	})
+	if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // told to stop while it started
+	}
+	return err
 }
 
 func newLogger(w io.Writer, c config.Log) *slog.Logger {

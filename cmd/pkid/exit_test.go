@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"path/filepath"
 	"testing"
@@ -24,5 +25,19 @@ func TestExitCodes(t *testing.T) {
 		if got := run(t.Context(), tt.args, io.Discard, io.Discard); got != tt.want {
 			t.Errorf("pkid %v exits with %d, want %d", tt.args, got, tt.want)
 		}
+	}
+}
+
+// Told to stop while it starts, the daemon stops as it does later: a supervisor sees no failure.
+func TestStopDuringStart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	free := "127.0.0.1:0"
+	if code := run(t.Context(), []string{"init", "--data", dir, "--public", free, "--mtls", free, "--status", free, "--ops", free}, io.Discard, io.Discard); code != 0 {
+		t.Fatalf("init exits with %d", code)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if code := run(ctx, []string{"serve", "--data", dir}, io.Discard, io.Discard); code != 0 {
+		t.Errorf("serve exits with %d", code)
 	}
 }

@@ -208,6 +208,10 @@ func (r *request) run(t *tx) (err error) {
 	return r.change(t)
 }
 
+// probeSize is more than what the pages that a store has free are likely to hold: a probe that fits into those
+// would succeed on a full disk.
+const probeSize = 64 << 10
+
 // Writable returns why nothing can be written, for a readiness check: a full disk lets reads go on. After a
 // commit that failed it tries another, small one, so that a store that nobody sends work to finds out too when
 // there is room again.
@@ -215,5 +219,5 @@ func (s *Store) Writable(ctx context.Context) error {
 	if s.unwritable.Load() == nil {
 		return nil
 	}
-	return s.update(ctx, func(t *tx) error { return t.put(meta, probeKey, nil) })
+	return s.update(ctx, func(t *tx) error { return t.put(meta, probeKey, make([]byte, probeSize)) })
 }

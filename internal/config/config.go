@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ const File = "pkid.yaml"
 
 // Config is the whole configuration. Relative paths are relative to the file's directory.
 type Config struct {
-	// Name of the CA, in certificate subjects and the console.
+	// Name of the CA, as the console shows it; init puts it into certificate subjects.
 	Name string `yaml:"name"`
 	// Hosts are the DNS names and IP addresses that clients reach this daemon by; its own server certificate
 	// carries them. The first one stands in URLs.
@@ -296,10 +297,8 @@ func (c *Config) validate() error {
 	if len(c.Hosts) == 0 {
 		return errors.New("hosts: name at least one host that clients reach this daemon by")
 	}
-	for key, addr := range map[string]string{"public": c.Listen.Public, "mtls": c.Listen.MTLS, "status": c.Listen.Status, "ops": c.Listen.Ops} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("listen.%s: want host:port: %w", key, err)
-		}
+	if err := c.Listen.validate(); err != nil {
+		return err
 	}
 	for key, u := range map[string][2]string{"public": {"https", c.URLs.Public}, "mtls": {"https", c.URLs.MTLS}, "status": {"http", c.URLs.Status}} {
 		p, err := url.Parse(u[1])
@@ -335,6 +334,24 @@ func (c *Config) validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("log.format: want text or json, not %q", c.Log.Format)
+	}
+	return nil
+}
+
+func (l Listen) validate() error {
+	taken := map[string]string{}
+	for key, addr := range map[string]string{"public": l.Public, "mtls": l.MTLS, "status": l.Status, "ops": l.Ops} {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return fmt.Errorf("listen.%s: want host:port: %w", key, err)
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port != strconv.FormatUint(n, 10) {
+			return fmt.Errorf("listen.%s: %q is no port: want 1 to 65535", key, port)
+		}
+		if other, twice := taken[addr]; twice {
+			return fmt.Errorf("listen: %s and %s are both %s; give each its own", min(key, other), max(key, other), addr)
+		}
+		taken[addr] = key
 	}
 	return nil
 }

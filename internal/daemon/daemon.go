@@ -188,9 +188,6 @@ func urlsOf(cfg *config.Config) client.URLs {
 	return client.URLs{Public: cfg.URLs.Public, MTLS: cfg.URLs.MTLS, Status: cfg.URLs.Status}
 }
 
-// Root returns the trust anchor's certificate.
-func (d *Daemon) Root() *x509.Certificate { return d.issuer.Root }
-
 // Close releases a daemon that was not served.
 func (d *Daemon) Close() error { return d.store.Close() }
 

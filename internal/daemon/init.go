@@ -49,7 +49,7 @@ func Init(ctx context.Context, spec InitSpec) (err error) {
 	if err := spec.complete(ctx); err != nil {
 		return err
 	}
-	created := os.Mkdir(spec.Dir, 0o700) == nil
+	_, missing := os.Stat(spec.Dir)
 	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
@@ -60,7 +60,7 @@ func Init(ctx context.Context, spec InitSpec) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(tmp))
-			if created {
+			if missing != nil {
 				os.Remove(spec.Dir)
 			}
 		}
@@ -207,7 +207,7 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 	if err := writeNew(filepath.Join(dir, config.File), 0o600, s.configFile()); err != nil {
 		return err
 	}
-	cfg, err := config.Load(filepath.Join(dir, config.File))
+	cfg, err := config.Parse(s.configFile(), dir)
 	if err != nil {
 		return err
 	}
