@@ -38,10 +38,10 @@ type Config struct {
 
 	// ProofMaxAge is how old a DPoP proof may be, Tolerance apart; 60 s by default.
 	ProofMaxAge time.Duration
-	// Replay remembers the proofs of all nodes of this server. Nil: they are remembered in memory, for a
-	// server of one node. Because a proof may have been used before a restart, those that were made before
-	// the start (or up to Tolerance after it, by a fast clock) are then answered with use_dpop_nonce and a
-	// nonce: a client that tries again with it is let in at once.
+	// Replay remembers the proofs of all nodes of this server. Nil, or a MemoryReplay: they are remembered in
+	// memory, for a server of one node. Because a proof may have been used before a restart, those that were
+	// made before the start (or up to Tolerance after it, by a fast clock) are then answered with
+	// use_dpop_nonce and a nonce: a client that tries again with it is let in at once.
 	Replay Replay
 	// MaxProofs bounds that memory; 1,000,000 by default, at some 150 octets each. While it is full, proofs
 	// are answered with 503. The bound is for all clients together, so one that holds a bound token can fill
