@@ -24,8 +24,8 @@ type Config struct {
 	Issuer   *Issuer
 	Store    Store
 	Profiles []*Profile
-	// Changed is told the issuer's id after a revocation or release became durable. It must not block.
-	Changed func(issuer string)
+	// Changed is told which CRL is out of date, after a revocation or release became durable. It must not block.
+	Changed func(issuer string, shard uint32)
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -35,7 +35,7 @@ type Authority struct {
 	issuer   *Issuer
 	store    Store
 	profiles map[string]*Profile
-	changed  func(string)
+	changed  func(issuer string, shard uint32)
 	clock    func() time.Time
 	latest   atomic.Int64 // the highest clock reading so far, Unix ms
 }
@@ -57,7 +57,7 @@ func New(c Config) (*Authority, error) {
 		a.clock = time.Now
 	}
 	if a.changed == nil {
-		a.changed = func(string) {}
+		a.changed = func(string, uint32) {}
 	}
 	for _, p := range c.Profiles {
 		if p == nil || a.profiles[p.Name()] != nil {
@@ -80,7 +80,7 @@ type Request struct {
 
 // Renewal asks for a certificate like Current, for the same or another key.
 type Renewal struct {
-	Current thumbprint.Cert
+	Current *x509.Certificate
 	Key     ProvenKey
 }
 
@@ -109,7 +109,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 // Renew signs a successor for an active certificate: same client, profile, names and length of life. It
 // reads all of these from its own record, never from what the requester sent.
 func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
-	old, err := a.store.ByThumbprint(ctx, r.Current)
+	old, err := a.Lookup(ctx, r.Current)
 	if err != nil {
 		return nil, fmt.Errorf("certificate to renew: %w", err)
 	}
@@ -181,9 +181,27 @@ func (a *Authority) Certificate(ctx context.Context, s Serial) (*Record, error) 
 	return a.store.Certificate(ctx, s)
 }
 
-// Lookup returns the record of the certificate with that thumbprint, or ErrNotFound.
-func (a *Authority) Lookup(ctx context.Context, t thumbprint.Cert) (*Record, error) {
-	return a.store.ByThumbprint(ctx, t)
+// Lookup returns the record of this very certificate, or ErrNotFound: another one with its serial number is not
+// this CA's.
+func (a *Authority) Lookup(ctx context.Context, cert *x509.Certificate) (*Record, error) {
+	serial, err := SerialOf(cert.SerialNumber)
+	if err != nil {
+		return nil, fmt.Errorf("%w: no certificate of this CA has such a serial number", ErrNotFound)
+	}
+	rec, err := a.store.Certificate(ctx, serial)
+	if err != nil {
+		return nil, err
+	}
+	if !rec.Thumbprint.Equal(thumbprint.OfCertificate(cert)) {
+		return nil, fmt.Errorf("%w: %s is another certificate", ErrNotFound, serial)
+	}
+	return rec, nil
+}
+
+// Revoked reports whether this CA's certificate with that thumbprint is revoked or held. It is false for a
+// certificate that is not this CA's.
+func (a *Authority) Revoked(ctx context.Context, t thumbprint.Cert) (bool, error) {
+	return a.store.RevokedThumbprint(ctx, t)
 }
 
 // Issued returns a certificate with its chain. Errors: ErrNotFound, ErrIssuer.

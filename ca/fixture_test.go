@@ -112,7 +112,7 @@ func (b *bench) restart() {
 		Issuer:   &ca.Issuer{Signer: b.signer, Root: b.root, CRLURL: "http://pki.test/issuing.crl", AIAURL: "http://pki.test/issuing.crt"},
 		Store:    b.store,
 		Profiles: profiles,
-		Changed:  func(string) { b.changes++ },
+		Changed:  func(string, uint32) { b.changes++ },
 		Now:      func() time.Time { return b.now },
 	})
 	if err != nil {

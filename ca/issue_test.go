@@ -59,7 +59,7 @@ func TestIssueEachKeyType(t *testing.T) {
 			if sum := sha1.Sum(spki.Key.Bytes); !bytes.Equal(cert.SubjectKeyId, sum[:]) {
 				t.Errorf("subject key identifier %x", cert.SubjectKeyId)
 			}
-			rec, err := b.Lookup(t.Context(), thumbprint.OfCertificate(cert))
+			rec, err := b.Lookup(t.Context(), cert)
 			if err != nil || rec.Serial != issued.Record.Serial || rec.ClientID != "billing" || rec.Profile != "client" || !bytes.Equal(rec.DER, cert.Raw) {
 				t.Errorf("recorded %+v, %v", rec, err)
 			}

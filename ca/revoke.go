@@ -191,11 +191,11 @@ func (a *Authority) revoke(ctx context.Context, serial Serial, reason Reason, li
 	})
 	if err != nil {
 		if ctx.Err() != nil { // the transaction may have gone through all the same
-			a.changed(a.issuer.ID())
+			a.changed(a.issuer.ID(), 0)
 		}
 		return nil, fmt.Errorf("revoking %s: %w", serial, err)
 	}
-	a.changed(rec.Issuer)
+	a.changed(rec.Issuer, rec.Shard)
 	return rec, nil
 }
 

@@ -32,8 +32,9 @@ type Store interface {
 	Insert(ctx context.Context, rec *Record, spend *Spend, ev audit.Event) error
 	// Certificate returns the record with that serial, or ErrNotFound.
 	Certificate(ctx context.Context, serial Serial) (*Record, error)
-	// ByThumbprint returns the record of the certificate with that thumbprint, or ErrNotFound.
-	ByThumbprint(ctx context.Context, t thumbprint.Cert) (*Record, error)
+	// RevokedThumbprint reports whether the certificate with that thumbprint is revoked or held. It is false for one
+	// that no Insert brought.
+	RevokedThumbprint(ctx context.Context, t thumbprint.Cert) (bool, error)
 	// Decide reads the record, asks decide for its new revocation (nil: none) and the event, and keeps
 	// both, all in one serializable transaction. decide may be called again after a conflict; its error
 	// ends the transaction and is returned as it is. The result is the record as kept.
@@ -46,6 +47,7 @@ type Store interface {
 type Record struct {
 	Serial     Serial
 	Issuer     string // the id of the issuing CA, as in its CRL's URL
+	Shard      uint32 // which of the issuer's CRLs speaks of it, as its CRL distribution point says; 0 is the first
 	ClientID   string // whom it speaks for
 	Profile    string
 	Thumbprint thumbprint.Cert

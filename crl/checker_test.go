@@ -408,7 +408,7 @@ func TestPublisherToChecker(t *testing.T) {
 
 	m.revoke(5, 6)
 	start := time.Now()
-	p.Changed(testShard.Issuer)
+	p.Changed(testShard)
 	eventually(t, func() bool { _, ok := errors.AsType[*RevokedError](k.Check(t.Context(), cert)); return ok })
 	if d := time.Since(start); d > time.Second {
 		t.Errorf("it took %s until a server refused a revoked certificate", d)

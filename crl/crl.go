@@ -13,9 +13,11 @@ import (
 	"time"
 )
 
-// Shard names one CRL: that of an issuing CA, by its id.
+// Shard names one CRL of an issuing CA, by its id and a number. An issuer whose revocations all stand on one list
+// has Number 0 alone.
 type Shard struct {
 	Issuer string
+	Number uint32
 }
 
 // Signed is a CRL as published.
@@ -44,10 +46,13 @@ var (
 
 // Store keeps the newest CRL of each shard. Its methods may be called at once from many processes.
 type Store interface {
-	// Latest returns the newest CRL, or ErrNotPublished.
-	Latest(ctx context.Context, shard Shard) (Signed, error)
-	// Replace makes next the newest CRL, durably, if the newest is still prev, told by its Number; a zero
-	// prev means that there is none yet. Otherwise it returns ErrConflict and changes nothing.
+	// Latest returns the newest CRL, or ErrNotPublished. DER is nil if have is its Number, since the caller has it
+	// then, and if the store lost it, which a crash can bring about: the CRL was published all the same, so its
+	// Number and times count, and the next one must come soon.
+	Latest(ctx context.Context, shard Shard, have uint64) (Signed, error)
+	// Replace makes next the newest CRL if the newest is still prev, told by its Number; a zero prev means that
+	// there is none yet. Otherwise it returns ErrConflict and changes nothing. Number and times are durable when it
+	// returns; the DER may follow later, and must not be changed.
 	Replace(ctx context.Context, prev, next Signed) error
 }
 
@@ -57,6 +62,19 @@ type Revocations interface {
 	// at the time of the call and that expire at notBefore or later. It sees every revocation that was
 	// durable when it was called. An error ends the sequence.
 	Revoked(ctx context.Context, shard Shard, notBefore time.Time) iter.Seq2[Entry, error]
+	// Position returns the end of the log of changes: that of the newest change which was durable at the time of
+	// the call, whatever its shard, and zero before the first.
+	Position(ctx context.Context) (uint64, error)
+	// Changes yields what became of certificates of the shard after a position, oldest first: every change that was
+	// durable when it was called. An error ends the sequence.
+	Changes(ctx context.Context, shard Shard, after uint64) iter.Seq2[Change, error]
+}
+
+// Change is a revocation, a hold or a release.
+type Change struct {
+	Position uint64 // in the log; grows strictly
+	Released bool   // the certificate is on hold no more, and off the list
+	Entry           // as it is to stand on the list
 }
 
 // Signer signs CRLs with an issuing CA's key; *ca.Authority is one.

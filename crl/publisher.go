@@ -131,19 +131,15 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 	return p, nil
 }
 
-// Changed says that a revocation, hold or release of that issuer's became durable. It does not block. The
-// round that follows, in Run, sees the revocation; wake-ups that come during a round cause another one.
-func (p *Publisher) Changed(issuer string) {
-	known := false
-	for _, s := range p.order {
-		if s.Shard.Issuer == issuer {
-			known = true
-			s.ask(p.now())
-		}
+// Changed says that a revocation, hold or release became durable. It does not block. The round that follows, in
+// Run, sees the revocation; wake-ups that come during a round cause another one.
+func (p *Publisher) Changed(shard Shard) {
+	s := p.shards[shard]
+	if s == nil {
+		p.log.Error("a certificate was revoked whose CRL is not published here", "issuer", shard.Issuer, "shard", shard.Number)
+		return
 	}
-	if !known {
-		p.log.Error("a certificate was revoked whose issuer has no CRL here", "issuer", issuer)
-	}
+	s.ask(p.now())
 }
 
 func (s *publication) ask(now time.Time) {

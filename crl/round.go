@@ -89,7 +89,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	latest, err := p.store.Latest(ctx, s.Shard)
+	latest, err := p.store.Latest(ctx, s.Shard, 0)
 	if errors.Is(err, ErrNotPublished) {
 		return Signed{}, nil
 	}

@@ -23,7 +23,7 @@ func TestRevocationIsServedWithin100ms(t *testing.T) {
 	for n := range int64(10) {
 		m.revoke(1+n, 1)
 		start := time.Now()
-		p.Changed(testShard.Issuer)
+		p.Changed(testShard)
 		eventually(t, func() bool {
 			_, on := p.shards[testShard].serving.Load().list.Lookup(big.NewInt(1 + n))
 			return on
@@ -62,7 +62,7 @@ func TestWakeUpDuringARoundCausesAnother(t *testing.T) {
 
 		<-signing // the first list's revocations are read
 		m.revoke(1, 1)
-		p.Changed(testShard.Issuer)
+		p.Changed(testShard)
 		time.Sleep(time.Second)
 		if since := p.Status()[0].PendingSince; time.Since(since) != time.Second {
 			t.Errorf("pending since %s", since)
@@ -93,7 +93,7 @@ func TestBurstOfRevocationsCoalesces(t *testing.T) {
 		synctest.Wait()
 		for n := range int64(1000) { // for a second
 			m.revoke(1+n, 1)
-			p.Changed(testShard.Issuer)
+			p.Changed(testShard)
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(breath)
@@ -106,8 +106,8 @@ func TestBurstOfRevocationsCoalesces(t *testing.T) {
 			t.Errorf("%d lists for a second of revocations, want about one in %s", n, breath)
 		}
 		before := len(m.lists())
-		p.Changed(testShard.Issuer) // nothing new
-		p.Changed("an issuer of long ago")
+		p.Changed(testShard) // nothing new
+		p.Changed(Shard{Issuer: "an issuer of long ago"})
 		time.Sleep(time.Second)
 		if n := len(m.lists()); n != before {
 			t.Errorf("%d lists were signed for nothing", n-before)
@@ -155,7 +155,7 @@ func TestFailedPublicationIsRetriedAndTold(t *testing.T) {
 		down.Store(true)
 		tries.Store(0)
 		m.revoke(1, 1)
-		p.Changed(testShard.Issuer)
+		p.Changed(testShard)
 		time.Sleep(time.Minute)
 		st := p.Status()[0]
 		wantErr(t, st.Err, errFault, "a1")

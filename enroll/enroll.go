@@ -21,7 +21,6 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/thumbprint"
 )
 
 // Sentinels beside ErrInvitation. What a caller can mend is in the text.
@@ -249,15 +248,14 @@ func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []b
 			return nil, err
 		}
 	}
-	current := thumbprint.OfCertificate(leaf)
-	rec, err := s.ca.Lookup(ctx, current)
+	rec, err := s.ca.Lookup(ctx, leaf)
 	if err != nil {
 		return nil, fmt.Errorf("certificate to renew: %w", err)
 	}
 	if err := s.clients.CheckEnabled(ctx, rec.ClientID); err != nil {
 		return nil, err
 	}
-	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: current, Key: key})
+	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: leaf, Key: key})
 }
 
 // withClient names the client as the actor of what follows: it authenticated by its invitation or its

@@ -9,7 +9,6 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -79,7 +78,7 @@ func (s *Server) operator(r *http.Request) (*http.Request, error) {
 func (s *Server) lookup(r *http.Request, leaf *x509.Certificate) (*ca.Record, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
-	rec, err := s.c.Authority.Lookup(ctx, thumbprint.OfCertificate(leaf))
+	rec, err := s.c.Authority.Lookup(ctx, leaf)
 	if errors.Is(err, ca.ErrNotFound) {
 		return nil, refuse(certificateBad, "the certificate was not issued by this CA")
 	}

@@ -107,7 +107,7 @@ func TestAccess_CrossOrigin(t *testing.T) {
 			}
 		}
 	}
-	if rec, err := f.c.Authority.Lookup(t.Context(), thumbprintOf(victim)); err != nil || rec.Status(f.now()) != ca.Active {
+	if rec, err := f.c.Authority.Lookup(t.Context(), victim.Leaf); err != nil || rec.Status(f.now()) != ca.Active {
 		t.Errorf("the certificate is %v (%v), want active", rec.Status(f.now()), err)
 	}
 }

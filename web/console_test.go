@@ -104,7 +104,7 @@ func TestConsole_RevokeAndRelease(t *testing.T) {
 		t.Errorf("lacks the lineage or the form: %s", body)
 	}
 	status := func() ca.Status {
-		return must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), thumbprintOf(first))).Status(f.now())
+		return must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), first.Leaf)).Status(f.now())
 	}
 	body := f.page(path, http.StatusOK)
 	if strings.Count(body, "<form") != 2 || !strings.Contains(body, `name="reason" value="certificateHold"`) || strings.Contains(body, "<option>certificateHold") {
@@ -146,7 +146,7 @@ func TestConsole_RevokeAsksTwice(t *testing.T) {
 			t.Errorf("no way back: %s", a.body)
 		}
 	}
-	if got := must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), thumbprintOf(c))).Status(f.now()); got != ca.Active {
+	if got := must[*ca.Record](t)(f.c.Authority.Lookup(t.Context(), c.Leaf)).Status(f.now()); got != ca.Active {
 		t.Errorf("the certificate is %s, want active", got)
 	}
 }

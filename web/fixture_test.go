@@ -27,7 +27,6 @@ import (
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/stepca"
-	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -110,7 +109,7 @@ func (f *fixture) setup() {
 	var publisher *crl.Publisher
 	authority := must[*ca.Authority](t)(ca.New(ca.Config{
 		Issuer: issuer, Store: f.store, Profiles: profiles(t),
-		Changed: func(issuer string) { publisher.Changed(issuer) },
+		Changed: func(issuer string, shard uint32) { publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
 	}))
 	publisher = must[*crl.Publisher](t)(crl.NewPublisher(crl.PublisherConfig{
 		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, Issuer: cert}},
@@ -128,7 +127,7 @@ func (f *fixture) setup() {
 	anchors.AddCert(cert)
 	oauth := must[*authserver.Server](t)(authserver.New(authserver.Config{
 		Issuer: f.public.URL, MTLSBase: f.mtls.URL, Registry: registry, Certificates: known{authority},
-		Anchors: func() *x509.CertPool { return anchors }, Replay: f.store, Revoked: f.store,
+		Anchors: func() *x509.CertPool { return anchors }, Replay: f.store, Assertions: f.store, Revoked: f.store,
 		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Logger: slog.New(slog.DiscardHandler),
 	}))
 	f.Server = must[*Server](t)(New(Config{
@@ -157,8 +156,8 @@ func profiles(t *testing.T) []*ca.Profile {
 // known tells the authorization server what the CA knows.
 type known struct{ *ca.Authority }
 
-func (k known) Certificate(ctx context.Context, t thumbprint.Cert) (*authserver.CertificateStatus, error) {
-	rec, err := k.Lookup(ctx, t)
+func (k known) Certificate(ctx context.Context, cert *x509.Certificate) (*authserver.CertificateStatus, error) {
+	rec, err := k.Lookup(ctx, cert)
 	if err != nil {
 		return nil, authserver.ErrNoCertificate
 	}

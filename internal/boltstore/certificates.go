@@ -49,7 +49,16 @@ func (s *Store) Certificate(ctx context.Context, serial ca.Serial) (*ca.Record, 
 	return rec, err
 }
 
-// ByThumbprint implements ca.Store.
+// RevokedThumbprint implements ca.Store.
+func (s *Store) RevokedThumbprint(ctx context.Context, tp thumbprint.Cert) (bool, error) {
+	rec, err := s.ByThumbprint(ctx, tp)
+	if errors.Is(err, ca.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && rec.Revocation != nil, err
+}
+
+// ByThumbprint returns the record of the certificate with that thumbprint.
 func (s *Store) ByThumbprint(ctx context.Context, tp thumbprint.Cert) (*ca.Record, error) {
 	var rec *ca.Record
 	err := s.view(ctx, func(t *tx) error {
@@ -88,7 +97,7 @@ func (s *Store) Decide(ctx context.Context, serial ca.Serial, decide func(*ca.Re
 		} else {
 			err = t.put(revoked, key, encodeRevocation(rev, rec.NotAfter))
 		}
-		return errors.Join(err, t.seal(ev))
+		return errors.Join(err, t.logChange(rec, rev), t.seal(ev))
 	})
 	if err != nil {
 		return nil, err

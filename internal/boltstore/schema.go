@@ -43,6 +43,7 @@ var (
 	crls         = bucket{[]byte("crl"), anywhere}           // issuer -> number, thisUpdate, nextUpdate in ms, DER
 	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> JSON
 	clients      = bucket{[]byte("clients"), anywhere}       // id -> JSON
+	changes      = bucket{[]byte("changes"), rightEdge}      // position -> a revocation, whether released, serial, issuer
 	replays      = bucket{[]byte("replay"), anywhere}        // key -> until in ms
 	tokens       = bucket{[]byte("tokens"), anywhere}        // SHA-256(jti) -> until in ms
 	due          = bucket{[]byte("due"), rightEdge}          // until in ms, kind, key -> nothing; what Prune drops
@@ -51,7 +52,7 @@ var (
 )
 
 var buckets = []bucket{
-	certificates, byThumbprint, byClient, byExpiry, revoked, crls, invitations, clients,
+	certificates, byThumbprint, byClient, byExpiry, revoked, changes, crls, invitations, clients,
 	replays, tokens, due, log, meta,
 }
 

@@ -12,13 +12,72 @@ import (
 )
 
 // Latest implements crl.Store.
-func (s *Store) Latest(ctx context.Context, shard crl.Shard) (crl.Signed, error) {
+func (s *Store) Latest(ctx context.Context, shard crl.Shard, have uint64) (crl.Signed, error) {
 	var out crl.Signed
 	err := s.view(ctx, func(t *tx) (err error) {
 		out, err = decodeCRL(shard, t.get(crls, []byte(shard.Issuer)))
 		return err
 	})
+	if out.Number == have {
+		out.DER = nil
+	}
 	return out, err
+}
+
+// Position implements crl.Revocations.
+func (s *Store) Position(ctx context.Context) (uint64, error) {
+	at := uint64(0)
+	err := s.view(ctx, func(t *tx) error {
+		if k, _ := t.cursor(changes).Last(); k != nil {
+			at = uint64(number(k))
+		}
+		return nil
+	})
+	return at, err
+}
+
+// Changes implements crl.Revocations.
+func (s *Store) Changes(ctx context.Context, shard crl.Shard, after uint64) iter.Seq2[crl.Change, error] {
+	return func(yield func(crl.Change, error) bool) {
+		var all []crl.Change
+		err := s.view(ctx, func(t *tx) error {
+			c := t.cursor(changes)
+			for k, v := c.Seek(ordered(int64(after) + 1)); k != nil; k, v = c.Next() {
+				serial, issuer := v[revocationLen+1:][:16], string(v[revocationLen+1+16:])
+				rev, err := decodeRevocation(v[:revocationLen])
+				if err != nil {
+					return err
+				}
+				if issuer == shard.Issuer {
+					all = append(all, crl.Change{Position: uint64(number(k)), Released: v[revocationLen] != 0, Entry: crl.Entry{
+						Serial: bytes.Clone(serial), Reason: int(rev.Reason), At: rev.At, NotAfter: time.Unix(number(v[9:]), 0).UTC(),
+					}})
+				}
+			}
+			return nil
+		})
+		for _, c := range all {
+			if !yield(c, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(crl.Change{}, err)
+		}
+	}
+}
+
+// logChange appends to the log of changes.
+func (t *tx) logChange(rec *ca.Record, rev *ca.Revocation) error {
+	released := byte(0)
+	if rev == nil {
+		rev, released = &ca.Revocation{}, 1
+	}
+	seq, err := t.b.Bucket(changes.name).NextSequence()
+	if err != nil {
+		return err
+	}
+	return t.put(changes, ordered(int64(seq)), join(encodeRevocation(rev, rec.NotAfter), []byte{released}, rec.Serial[:], []byte(rec.Issuer)))
 }
 
 // Replace implements crl.Store.

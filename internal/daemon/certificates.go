@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -15,8 +16,8 @@ import (
 // certificates tells the authorization server what the CA knows of a certificate.
 type certificates struct{ authority *ca.Authority }
 
-func (c certificates) Certificate(ctx context.Context, t thumbprint.Cert) (*authserver.CertificateStatus, error) {
-	rec, err := c.authority.Lookup(ctx, t)
+func (c certificates) Certificate(ctx context.Context, cert *x509.Certificate) (*authserver.CertificateStatus, error) {
+	rec, err := c.authority.Lookup(ctx, cert)
 	if errors.Is(err, ca.ErrNotFound) {
 		return nil, authserver.ErrNoCertificate
 	}
@@ -27,4 +28,8 @@ func (c certificates) Certificate(ctx context.Context, t thumbprint.Cert) (*auth
 		Serial: rec.Serial.String(), ClientID: rec.ClientID, Operator: rec.Profile == config.ProfileOperator,
 		Revoked: rec.Revocation != nil, Held: rec.Status(time.Now()) == ca.Held, NotAfter: rec.NotAfter,
 	}, nil
+}
+
+func (c certificates) Revoked(ctx context.Context, t thumbprint.Cert) (bool, error) {
+	return c.authority.Revoked(ctx, t)
 }

@@ -86,7 +86,7 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	}
 	d.authority, err = ca.New(ca.Config{
 		Issuer: d.issuer, Store: d.store, Profiles: profiles,
-		Changed: func(issuer string) { d.publisher.Changed(issuer) },
+		Changed: func(issuer string, shard uint32) { d.publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
 	})
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
 		Registry: registry, Certificates: certificates{d.authority},
 		Anchors: func() *x509.CertPool { return anchors },
-		Replay:  d.store, Revoked: d.store, Keys: keys,
+		Replay:  d.store, Assertions: d.store, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
 	})

@@ -34,7 +34,7 @@ func signed(issuer string, number uint64) crl.Signed {
 func testReplace(t *testing.T, s *store) {
 	ctx := t.Context()
 	first, second, other := signed(issuerID, 1<<62), signed(issuerID, 1<<62+1), signed("other", 3)
-	if _, err := s.Latest(ctx, first.Shard); !errors.Is(err, crl.ErrNotPublished) {
+	if _, err := s.Latest(ctx, first.Shard, 0); !errors.Is(err, crl.ErrNotPublished) {
 		t.Fatalf("Latest = %v, want ErrNotPublished", err)
 	}
 	if err := s.Replace(ctx, first, second); !errors.Is(err, crl.ErrConflict) {
@@ -53,13 +53,13 @@ func testReplace(t *testing.T, s *store) {
 		if err := s.Replace(ctx, step.prev, step.next); !errors.Is(err, step.want) {
 			t.Errorf("Replace(%d, %d) = %v, want %v", step.prev.Number, step.next.Number, err, step.want)
 		}
-		if got, err := s.Latest(ctx, first.Shard); err != nil || !reflect.DeepEqual(got, step.latest) {
+		if got, err := s.Latest(ctx, first.Shard, 0); err != nil || !reflect.DeepEqual(got, step.latest) {
 			t.Errorf("Latest = number %d, %v; want number %d", got.Number, err, step.latest.Number)
 		}
 	}
 	s.reopen(t)
 	for _, want := range []crl.Signed{second, other} {
-		if got, err := s.Latest(ctx, want.Shard); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := s.Latest(ctx, want.Shard, 0); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("after reopening, Latest = number %d, %v; want %d", got.Number, err, want.Number)
 		}
 	}
@@ -73,7 +73,7 @@ func testReplaceWinner(t *testing.T, s *store) {
 		})
 		won := winner(t, errs, func(err error) bool { return errors.Is(err, crl.ErrConflict) })
 		var err error
-		if prev, err = s.Latest(t.Context(), crl.Shard{Issuer: issuerID}); err != nil || prev.Number != 10*(round+1)+uint64(won) {
+		if prev, err = s.Latest(t.Context(), crl.Shard{Issuer: issuerID}, 0); err != nil || prev.Number != 10*(round+1)+uint64(won) {
 			t.Fatalf("Latest = number %d, %v; publisher %d won", prev.Number, err, won)
 		}
 	}

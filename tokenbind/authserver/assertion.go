@@ -76,7 +76,7 @@ func (s *Server) checkAssertion(c *call, client *Client, a *assertion) error {
 	key := sha256.Sum256([]byte("client assertion\x00" + client.ID + "\x00" + a.claims.ID))
 	// Until no node takes it any more, though clocks be apart.
 	until := a.claims.Expiry.Time().Add(2*s.c.Tolerance + time.Second)
-	err = s.c.Replay.Use(c.http.Context(), key, until)
+	err = s.c.Assertions.Use(c.http.Context(), key, until)
 	if errors.Is(err, tokenbind.ErrReplayed) {
 		return invalidClient("client_assertion was used before; make a new one, with a new jti, for each request")
 	}

@@ -49,7 +49,7 @@ func (s *Server) standing(c *call, clientID string, refuse func(string, ...any) 
 	case c.now.After(c.cert.NotAfter):
 		return nil, refuse("the client certificate expired at %s; renew it, or enrol again", stamp(c.cert.NotAfter))
 	}
-	status, err := s.status(c.http.Context(), c.x5t)
+	status, err := s.status(c.http.Context(), c.cert)
 	switch {
 	case err != nil:
 		return nil, err
@@ -69,13 +69,13 @@ func (s *Server) standing(c *call, clientID string, refuse func(string, ...any) 
 }
 
 // status returns what this CA knows of a certificate, or nil if it did not issue it.
-func (s *Server) status(ctx context.Context, t thumbprint.Cert) (*CertificateStatus, error) {
-	status, err := s.c.Certificates.Certificate(ctx, t)
+func (s *Server) status(ctx context.Context, cert *x509.Certificate) (*CertificateStatus, error) {
+	status, err := s.c.Certificates.Certificate(ctx, cert)
 	if errors.Is(err, ErrNoCertificate) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("looking up certificate %s: %w", t, err)
+		return nil, fmt.Errorf("looking up the client certificate: %w", err)
 	}
 	return status, nil
 }

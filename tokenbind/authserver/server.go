@@ -52,8 +52,9 @@ type Config struct {
 	Anchors func() *x509.CertPool
 	// Intermediates may be nil. What a client sends beside its certificate is not used.
 	Intermediates func() *x509.CertPool
-	// Replay remembers DPoP proofs and client assertions, for all nodes.
-	Replay  tokenbind.Replay
+	// Replay remembers DPoP proofs, and Assertions the client assertions, for all nodes.
+	Replay     tokenbind.Replay
+	Assertions tokenbind.Replay
 	Revoked RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
 	// kept after its time.
@@ -113,8 +114,8 @@ func New(c Config) (*Server, error) {
 }
 
 func (c *Config) validate() error {
-	if c.Registry == nil || c.Certificates == nil || c.Anchors == nil || c.Replay == nil || c.Revoked == nil {
-		return errors.New("Registry, Certificates, Anchors, Replay and Revoked are required")
+	if c.Registry == nil || c.Certificates == nil || c.Anchors == nil || c.Replay == nil || c.Assertions == nil || c.Revoked == nil {
+		return errors.New("Registry, Certificates, Anchors, Replay, Assertions and Revoked are required")
 	}
 	for name, origin := range map[string]string{"Issuer": c.Issuer, "MTLSBase": c.MTLSBase} {
 		u, err := url.Parse(origin)

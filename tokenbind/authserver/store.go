@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"time"
 
@@ -92,8 +93,10 @@ type RevokedTokens interface {
 
 // Certificates tells what this CA knows of a certificate.
 type Certificates interface {
-	// Certificate returns what is known, or ErrNoCertificate: the CA did not issue it.
-	Certificate(ctx context.Context, t thumbprint.Cert) (*CertificateStatus, error)
+	// Certificate returns what is known of this very certificate, or ErrNoCertificate: the CA did not issue it.
+	Certificate(ctx context.Context, cert *x509.Certificate) (*CertificateStatus, error)
+	// Revoked reports whether a certificate of the CA is revoked or held. It is false for one of another CA.
+	Revoked(ctx context.Context, t thumbprint.Cert) (bool, error)
 }
 
 // CertificateStatus is what became of a certificate of this CA.
