@@ -168,6 +168,7 @@ func TestNew_RefusesWhatCannotWork(t *testing.T) {
 	for name, spoil := range map[string]func(*Config){
 		"no registry":        func(c *Config) { c.Registry = nil },
 		"no replay":          func(c *Config) { c.Replay = nil },
+		"no assertions":      func(c *Config) { c.Assertions = nil },
 		"issuer over http":   func(c *Config) { c.Issuer = "http://a.example" },
 		"issuer with a path": func(c *Config) { c.Issuer = "https://a.example/" },
 		"no keys":            func(c *Config) { c.Keys = nil },

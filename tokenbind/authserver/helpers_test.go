@@ -112,14 +112,20 @@ type memCertificates struct {
 	err error
 }
 
-func (m *memCertificates) Certificate(_ context.Context, t thumbprint.Cert) (*CertificateStatus, error) {
+func (m *memCertificates) Certificate(_ context.Context, cert *x509.Certificate) (*CertificateStatus, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	status, ok := m.all[t]
+	status, ok := m.all[thumbprint.OfCertificate(cert)]
 	if !ok && m.err == nil {
 		return nil, ErrNoCertificate
 	}
 	return &status, m.err
+}
+
+func (m *memCertificates) Revoked(_ context.Context, t thumbprint.Cert) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.all[t].Revoked, m.err
 }
 
 func (m *memCertificates) revoke(c tls.Certificate) {
@@ -229,7 +235,8 @@ func newHouse(tb testing.TB, options ...func(*Config)) *house {
 	h.roots.AddCert(srv.Certificate())
 	h.config = Config{
 		Issuer: srv.URL, MTLSBase: "https://mtls.example", Registry: h.registry, Certificates: h.certs,
-		Anchors: func() *x509.CertPool { return h.anchors }, Replay: tokenbind.NewMemoryReplay(1_000_000, h.clock.now), Revoked: h.revoked,
+		Anchors: func() *x509.CertPool { return h.anchors }, Revoked: h.revoked,
+		Replay: tokenbind.NewMemoryReplay(1_000_000, h.clock.now), Assertions: tokenbind.NewMemoryReplay(1_000_000, h.clock.now),
 		Keys: []SigningKey{{Key: newKey(tb), Algorithm: "ES256"}}, NonceKey: make([]byte, 32), Now: h.clock.now,
 		Logger: slog.New(slog.NewJSONHandler(lockedWriter{&h.logMu, h.log}, nil)),
 	}

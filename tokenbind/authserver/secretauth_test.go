@@ -323,8 +323,8 @@ func (r *lateReplay) Use(ctx context.Context, key [32]byte, until time.Time) err
 func TestAssertion_IsRememberedForTwiceTheTolerance(t *testing.T) {
 	var replay *lateReplay
 	h := newHouse(t, func(c *Config) {
-		replay = &lateReplay{Replay: c.Replay}
-		c.Replay = replay
+		replay = &lateReplay{Replay: c.Assertions}
+		c.Assertions = replay
 	})
 	key := newKey(t)
 	h.add(Client{ID: "a", Auth: PrivateKeyJWT, JWKS: publicSet(t, key.Public()), InsecureBearer: true})

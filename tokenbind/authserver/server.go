@@ -55,7 +55,7 @@ type Config struct {
 	// Replay remembers DPoP proofs, and Assertions the client assertions, for all nodes.
 	Replay     tokenbind.Replay
 	Assertions tokenbind.Replay
-	Revoked RevokedTokens
+	Revoked    RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
 	// kept after its time.
 	Keys          []SigningKey
