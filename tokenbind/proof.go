@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pkid/pkid/thumbprint"
@@ -65,11 +66,15 @@ type ProofChecker struct {
 	// Replay remembers proofs by SHA-256(jkt || jti), so that nobody can use up another's jti. It is asked to
 	// remember for the whole window and one Tolerance more, for nodes whose clocks are apart.
 	Replay Replay
-	Now    func() time.Time // time.Now by default
+	// Since is the instant from which on Replay knows of every proof, such as the start of a process that
+	// remembers them in memory. Zero: it knows of all. A proof that may have been used before Since, made up to
+	// Tolerance after it by a fast clock, is refused with CodeUseNonce and a nonce of this very checker, whether
+	// Nonces are set or not: with that nonce the client is let in at its second try, never at a third.
+	Since time.Time
+	Now   func() time.Time // time.Now by default
 
-	// start, with startNonces, is set if Replay cannot know what happened before it: see judgeRestart.
-	start       time.Time
-	startNonces *Nonces
+	sinceOnce   sync.Once // guards making sinceNonces
+	sinceNonces *Nonces   // made after Since, by this checker; see fresh
 }
 
 // ProofError reports a proof that was refused.
@@ -161,6 +166,29 @@ func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proo
 		p.now = c.Now()
 	}
 	return p, nil
+}
+
+// startNonceLifetime is for checkers that know no other nonces: those for Since show only that a proof is
+// younger than the process, and a client that keeps one need not be bothered soon again.
+const startNonceLifetime = time.Hour
+
+// fresh returns the nonces that satisfy judgeRestart, nil if there is nothing to satisfy. Their key is known
+// to this checker alone. Where there are Nonces these stand in for them, and must not outlive them.
+func (c *ProofChecker) fresh() *Nonces {
+	if c.Since.IsZero() {
+		return nil
+	}
+	c.sinceOnce.Do(func() {
+		lifetime, now := startNonceLifetime, c.Now
+		if c.Nonces != nil {
+			lifetime = c.Nonces.lifetime
+		}
+		if now == nil {
+			now = time.Now
+		}
+		c.sinceNonces = &Nonces{randomKey(), "since", lifetime, now}
+	})
+	return c.sinceNonces
 }
 
 func (c *ProofChecker) algorithms() []string {

@@ -183,7 +183,7 @@ func (p *proofRun) judgeNonce() finding {
 		return notApplicable("no nonce was asked for")
 	case !has:
 		return fail("no nonce", "the one in DPoP-Nonce").because("make a new proof with it").as(CodeUseNonce)
-	case p.c.Nonces == nil && p.c.startNonces == nil:
+	case p.c.Nonces == nil && p.c.Since.IsZero():
 		return notApplicable("this server gives no nonces")
 	case p.c.Nonces != nil && p.c.Nonces.Valid(s), p.fromThisStart():
 		return pass("")
@@ -235,32 +235,34 @@ func (p *proofRun) judgeSignature() finding {
 	return pass("")
 }
 
-// judgeRestart refuses a proof that an earlier process may have seen, where nothing else remembers it. Such
-// a proof has an iat of at most start and tolerance. A nonce that was made after the start shows that the
-// proof was made after it too, so the client needs only to try once more.
+// judgeRestart refuses a proof that may have been used before Replay knew of proofs. Such a proof has an iat of
+// at most Since and tolerance. A nonce that was made after Since shows that the proof was made after it too, so
+// the client needs only to try once more.
 func (p *proofRun) judgeRestart() finding {
 	switch {
-	case p.c.start.IsZero():
+	case p.c.Since.IsZero():
 		return notApplicable("proofs are remembered across restarts")
-	case p.issuedAt.After(p.c.start.Add(p.tolerance)), p.fromThisStart():
+	case p.issuedAt.After(p.c.Since.Add(p.tolerance)), p.fromThisStart():
 		return pass("")
 	}
 	return fail("a proof that may have been used before this server started", "one made after").
 		because("make a new proof with the nonce in DPoP-Nonce").as(CodeUseNonce)
 }
 
-// fromThisStart reports whether the proof carries a nonce that this process made for judgeRestart.
+// fromThisStart reports whether the proof carries a nonce that this checker made for judgeRestart.
 func (p *proofRun) fromThisStart() bool {
 	s, _ := p.jws.claims["nonce"].(string)
-	return p.c.startNonces != nil && p.c.startNonces.Valid(s)
+	fresh := p.c.fresh()
+	return fresh != nil && s != "" && fresh.Valid(s)
 }
 
 // nonce is the one to hand out. For as long as judgeRestart may refuse a fresh proof it is one that satisfies
 // judgeRestart too, so that a client never needs a third try.
 func (p *proofRun) nonce() string {
-	restarting := p.c.startNonces != nil && !p.now.After(p.c.start.Add(p.maxAge+2*p.tolerance))
+	fresh := p.c.fresh()
+	restarting := fresh != nil && !p.now.After(p.c.Since.Add(p.maxAge+2*p.tolerance))
 	if p.c.Nonces == nil || restarting {
-		return p.c.startNonces.Current()
+		return fresh.Current()
 	}
 	return p.c.Nonces.Current()
 }

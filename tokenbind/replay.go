@@ -3,6 +3,8 @@ package tokenbind
 import (
 	"context"
 	"errors"
+	"iter"
+	"maps"
 	"sync"
 	"time"
 )
@@ -19,7 +21,7 @@ type MemoryReplay struct {
 
 	mu      sync.Mutex // guards all below
 	used    map[[32]byte]struct{}
-	expires map[int64][][32]byte // by the Unix second in which they end
+	expires map[int64][][32]byte // by the Unix second in which they end; such a list only grows, until it goes whole
 	swept   int64                // all seconds up to this one were forgotten
 }
 
@@ -47,6 +49,25 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	m.used[key] = struct{}{}
 	m.expires[second] = append(m.expires[second], key)
 	return nil
+}
+
+// All returns what is remembered at the time of the call, and until when, rounded up to the second: what a
+// process that stops hands to the next, which gives it to Use. Uses that come later are not in it, and do not
+// disturb it. It may be walked more than once.
+func (m *MemoryReplay) All() iter.Seq2[[32]byte, time.Time] {
+	m.mu.Lock()
+	m.sweep(m.now().Unix() - 1)
+	expires := maps.Clone(m.expires) // the lists themselves only grow beyond the lengths that are copied here
+	m.mu.Unlock()
+	return func(yield func([32]byte, time.Time) bool) {
+		for second, keys := range expires {
+			for _, key := range keys {
+				if !yield(key, time.Unix(second+1, 0)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // clockSlack is how far, in seconds, the clock may go back without being taken for one that was ahead.

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"maps"
+	"sync"
 	"testing"
 	"time"
 )
@@ -78,6 +80,73 @@ func TestMemoryReplayClockGoesBack(t *testing.T) {
 				t.Errorf("after %v: %v", jump, err)
 			}
 		}
+	}
+}
+
+// What All gives makes another memory that knows the same, for no shorter a time.
+func TestMemoryReplayAll(t *testing.T) {
+	c := newClock(testStart.Add(300 * time.Millisecond))
+	m, next := NewMemoryReplay(100, c.Now), NewMemoryReplay(100, c.Now)
+	ends := map[[32]byte]time.Time{}
+	for n := range 50 {
+		end := c.Now().Add(time.Duration(n) * 370 * time.Millisecond)
+		if ends[replayKey(n)] = end; m.Use(t.Context(), replayKey(n), end) != nil {
+			t.Fatal("not taken")
+		}
+	}
+	all := m.All()
+	for key, until := range all {
+		if late := until.Sub(ends[key]); late <= 0 || late > time.Second || until.Nanosecond() != 0 {
+			t.Errorf("%v became %v", ends[key], until)
+		}
+		if err := next.Use(t.Context(), key, until); err != nil {
+			t.Error(err)
+		}
+	}
+	for n := range 50 {
+		if err := next.Use(t.Context(), replayKey(n), c.Now()); !errors.Is(err, ErrReplayed) {
+			t.Errorf("use %d was lost: %v", n, err)
+		}
+	}
+	c.Add(10 * time.Second)
+	for key := range m.All() {
+		if end := ends[key]; end.Before(c.Now().Add(-time.Second)) {
+			t.Errorf("a use until %v at %v", end, c.Now())
+		}
+	}
+	if got := len(maps.Collect(all)); got != 50 {
+		t.Errorf("a second walk gives %d", got)
+	}
+	for range all {
+		break // a walk may be given up
+	}
+}
+
+func TestMemoryReplayAllWhileUsed(t *testing.T) {
+	m := NewMemoryReplay(100_000, nil)
+	until := time.Now().Add(time.Minute)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for n := range 2000 {
+				if err := m.Use(t.Context(), replayKey(g*2000+n), until); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	before := 0
+	for range 50 {
+		all := m.All()
+		now := len(maps.Collect(all))
+		if now < before || now != len(maps.Collect(all)) {
+			t.Errorf("%d uses after %d", now, before)
+		}
+		before = now
+	}
+	wg.Wait()
+	if got := len(maps.Collect(m.All())); got != 8000 {
+		t.Errorf("%d uses", got)
 	}
 }
 

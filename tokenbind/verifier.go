@@ -88,9 +88,6 @@ type Verifier struct {
 const (
 	maxProofs     = 1_000_000
 	nonceLifetime = 2 * time.Minute
-	// startNonceLifetime is for servers that demand no nonces otherwise: they show only that a proof is
-	// younger than the process, and a client that keeps one need not be bothered soon again.
-	startNonceLifetime = time.Hour
 )
 
 // NewVerifier checks the configuration. It does no I/O: keys are fetched when they are first needed.
@@ -158,23 +155,16 @@ func (c *Config) fill() error {
 
 func newProofChecker(c Config) (*ProofChecker, error) {
 	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Now: c.Now}
-	var err error
 	if c.Replay == nil {
 		checker.Replay = NewMemoryReplay(c.MaxProofs, c.Now)
 	}
 	if _, forgets := checker.Replay.(*MemoryReplay); forgets { // what an earlier process has seen
-		checker.start = c.Now()
-		lifetime := startNonceLifetime
-		if c.RequireNonce { // then they stand in for those of judgeNonce, and must not outlive them
-			lifetime = nonceLifetime
-		}
-		if checker.startNonces, err = NewNonces(randomKey(), "resource server start", lifetime, c.Now); err != nil {
-			return nil, err
-		}
+		checker.Since = c.Now()
 	}
 	if c.NonceKey == nil && c.RequireNonce {
 		c.NonceKey = randomKey()
 	}
+	var err error
 	if c.NonceKey != nil {
 		checker.Nonces, err = NewNonces(c.NonceKey, "resource server "+c.Audience, nonceLifetime, c.Now)
 	}
