@@ -79,7 +79,13 @@ func (r *revocations) Revoked(context.Context, crl.Shard, time.Time) iter.Seq2[c
 	}
 }
 
-func (r *revocations) Latest(context.Context, crl.Shard) (crl.Signed, error) {
+func (r *revocations) Position(context.Context) (uint64, error) { return 0, nil }
+
+func (r *revocations) Changes(context.Context, crl.Shard, uint64) iter.Seq2[crl.Change, error] {
+	return func(func(crl.Change, error) bool) {}
+}
+
+func (r *revocations) Latest(context.Context, crl.Shard, uint64) (crl.Signed, error) {
 	if r.newest.Number == 0 {
 		return crl.Signed{}, crl.ErrNotPublished
 	}

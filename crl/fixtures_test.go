@@ -131,13 +131,14 @@ type memory struct {
 	newest  map[Shard]Signed
 	history []Signed
 	revoked map[string]Entry
+	log     []Change
 
-	beforeReplace, afterReplace, beforeLatest, beforeRevoked func() error // faults; may be nil
+	beforeReplace, afterReplace, beforeLatest, beforeRevoked, beforeChanges func() error // faults; may be nil
 }
 
 func newMemory() *memory { return &memory{newest: map[Shard]Signed{}, revoked: map[string]Entry{}} }
 
-func (m *memory) Latest(_ context.Context, shard Shard) (Signed, error) {
+func (m *memory) Latest(_ context.Context, shard Shard, have uint64) (Signed, error) {
 	if err := call(m.beforeLatest); err != nil {
 		return Signed{}, err
 	}
@@ -146,6 +147,9 @@ func (m *memory) Latest(_ context.Context, shard Shard) (Signed, error) {
 	s, ok := m.newest[shard]
 	if !ok {
 		return Signed{}, ErrNotPublished
+	}
+	if s.Number == have {
+		s.DER = nil
 	}
 	return s, nil
 }
@@ -188,6 +192,29 @@ func (m *memory) Revoked(_ context.Context, _ Shard, notBefore time.Time) iter.S
 	}
 }
 
+func (m *memory) Position(context.Context) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return uint64(len(m.log)), nil
+}
+
+func (m *memory) Changes(_ context.Context, _ Shard, after uint64) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		if err := call(m.beforeChanges); err != nil {
+			yield(Change{}, err)
+			return
+		}
+		m.mu.Lock()
+		news := slices.Clone(m.log[min(after, uint64(len(m.log))):])
+		m.mu.Unlock()
+		for _, c := range news {
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
 func call(f func() error) error {
 	if f == nil {
 		return nil
@@ -203,9 +230,23 @@ func (m *memory) revoke(serial int64, reason int, notAfter ...time.Time) {
 	if len(notAfter) > 0 {
 		e.NotAfter = notAfter[0]
 	}
+	m.put(e)
+}
+
+func (m *memory) put(e Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.revoked[string(e.Serial)] = e
+	m.log = append(m.log, Change{Position: uint64(len(m.log)) + 1, Entry: e})
+}
+
+// release takes a certificate off hold.
+func (m *memory) release(serial int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.revoked[string(serialBytes(serial))]
+	delete(m.revoked, string(e.Serial))
+	m.log = append(m.log, Change{Position: uint64(len(m.log)) + 1, Released: true, Entry: e})
 }
 
 func (m *memory) lists() []Signed {
