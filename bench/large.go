@@ -114,7 +114,7 @@ func (l *large) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.list = len(signed.DER)
+	l.list = signed.DER.Len()
 	return nil
 }
 

@@ -40,7 +40,7 @@ func BenchmarkPublish(b *testing.B) {
 		b.Run(fmt.Sprint(n, "/floor"), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				digest := sha256.Sum256(store.newest.DER)
+				digest := sha256.Sum256(store.newest.DER.Bytes())
 				if _, err := a.signer.key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
 					b.Fatal(err)
 				}

@@ -26,7 +26,7 @@ type Signed struct {
 	Number     uint64 // CRL number (RFC 5280 section 5.2.3); grows strictly
 	ThisUpdate time.Time
 	NextUpdate time.Time
-	DER        []byte
+	DER        DER
 }
 
 // Entry is one revoked certificate on a CRL.

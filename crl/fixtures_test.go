@@ -291,7 +291,7 @@ func publish(t testing.TB, p *Publisher) Signed {
 // serials returns the serial numbers on a list, which must verify.
 func serials(t testing.TB, ca *testCA, s Signed) []int64 {
 	t.Helper()
-	l, err := x509.ParseRevocationList(s.DER)
+	l, err := x509.ParseRevocationList(s.DER.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 	p := newPublisher(t, c)
 	m.revoke(5, 1)
 	m.revoke(6, 6)
-	list := writePEM(t, "list.pem", "X509 CRL", publish(t, p).DER)
+	list := writePEM(t, "list.pem", "X509 CRL", publish(t, p).DER.Bytes())
 	caFile := writePEM(t, "ca.pem", "CERTIFICATE", ca.cert.Raw)
 
 	if out, ok := openssl(t, "crl", "-in", list, "-CAfile", caFile, "-verify", "-noout"); !ok || !strings.Contains(out, "verify OK") {

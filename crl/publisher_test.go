@@ -24,11 +24,11 @@ func TestPublishedListContent(t *testing.T) {
 	p := newPublisher(t, c)
 
 	empty := publish(t, p)
-	l, err := x509.ParseRevocationList(empty.DER)
+	l, err := x509.ParseRevocationList(empty.DER.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, revoked, err := split(empty.DER); err != nil || revoked != nil {
+	if _, _, revoked, err := split(empty.DER.Bytes()); err != nil || revoked != nil {
 		t.Errorf("an empty list has revokedCertificates (RFC 5280 section 5.1.2.6 forbids it), err %v", err)
 	}
 	if l.Number.Int64() != now.UnixMilli() || !l.ThisUpdate.Equal(now.Truncate(time.Second)) || l.NextUpdate.Sub(l.ThisUpdate) != time.Hour {
@@ -46,7 +46,7 @@ func TestPublishedListContent(t *testing.T) {
 	m.revoke(2, 6)
 	m.revoke(10, 99) // no such reason
 	next := publish(t, p)
-	l, err = x509.ParseRevocationList(next.DER)
+	l, err = x509.ParseRevocationList(next.DER.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func TestStoredListThatNoLongerFitsIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ParseAndVerify(s.DER, ca.cert, testURL, now); err != nil || s.Number <= old.Number {
+	if _, err := ParseAndVerify(s.DER.Bytes(), ca.cert, testURL, now); err != nil || s.Number <= old.Number {
 		t.Errorf("list %d after %d: %v", s.Number, old.Number, err)
 	}
 

@@ -100,7 +100,7 @@ func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) 
 	if held := s.serving.Load(); held != nil && latest.Number <= held.Number {
 		return latest, nil
 	}
-	list, err := ParseAndVerify(latest.DER, s.Issuer, s.URL, p.now())
+	list, err := ParseAndVerify(latest.DER.Bytes(), s.Issuer, s.URL, p.now())
 	switch {
 	case err != nil:
 		p.log.Warn("the newest stored CRL is not usable", "shard", s.Shard.Issuer, "number", latest.Number, "error", err)
@@ -181,7 +181,7 @@ func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, ent
 	if list.Number != number || !list.ThisUpdate.Equal(thisUpdate) || !list.NextUpdate.Equal(nextUpdate) || !slices.Equal(list.entries, entries) {
 		return Signed{}, nil, errors.New("checking what was signed: it is not the list that was asked for")
 	}
-	return Signed{Shard: s.Shard, Number: number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, DER: der}, list, nil
+	return Signed{Shard: s.Shard, Number: number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, DER: DER{der}}, list, nil
 }
 
 // adopt serves a list from now on, unless what is served is newer. The caller has told saw of the list that the

@@ -46,13 +46,13 @@ func TestServeValidators(t *testing.T) {
 	first := publish(t, p)
 	now = now.Add(10 * time.Minute)
 	r = get("GET")
-	want("GET", r, http.StatusOK, first.DER)
+	want("GET", r, http.StatusOK, first.DER.Bytes())
 	for name, value := range map[string]string{
 		"Content-Type":   "application/pkix-crl",
 		"Last-Modified":  "Thu, 01 Jan 2026 12:00:00 GMT",
 		"Expires":        "Thu, 01 Jan 2026 13:00:00 GMT",
 		"Cache-Control":  "public, max-age=3000, must-revalidate, no-transform",
-		"Content-Length": strconv.Itoa(len(first.DER)),
+		"Content-Length": strconv.Itoa(first.DER.Len()),
 	} {
 		if got := r.Header.Get(name); got != value {
 			t.Errorf("%s: %s, want %s", name, got, value)
@@ -65,14 +65,14 @@ func TestServeValidators(t *testing.T) {
 	want("HEAD", get("HEAD"), http.StatusOK, []byte{})
 	want("POST", get("POST"), http.StatusMethodNotAllowed, nil)
 	want("same ETag", get("GET", "If-None-Match", etag), http.StatusNotModified, []byte{})
-	want("another ETag", get("GET", "If-None-Match", `"1"`, "If-Modified-Since", modified), http.StatusOK, first.DER)
+	want("another ETag", get("GET", "If-None-Match", `"1"`, "If-Modified-Since", modified), http.StatusOK, first.DER.Bytes())
 	want("not modified since", get("GET", "If-Modified-Since", modified), http.StatusNotModified, []byte{})
-	want("a part", get("GET", "Range", "bytes=0-9"), http.StatusPartialContent, first.DER[:10])
+	want("a part", get("GET", "Range", "bytes=0-9"), http.StatusPartialContent, first.DER.Bytes()[:10])
 
 	m.revoke(1, 1)
 	second := publish(t, p)
 	r = get("GET", "If-None-Match", etag)
-	want("a new list", r, http.StatusOK, second.DER)
+	want("a new list", r, http.StatusOK, second.DER.Bytes())
 	if r.Header.Get("ETag") == etag {
 		t.Error("two lists with one ETag")
 	}
@@ -83,13 +83,13 @@ func TestServeValidators(t *testing.T) {
 	now = now.Add(500 * time.Millisecond)
 	m.revoke(2, 1)
 	third := publish(t, p)
-	want("two lists in one second", get("GET", "If-Modified-Since", modified), http.StatusOK, third.DER)
+	want("two lists in one second", get("GET", "If-Modified-Since", modified), http.StatusOK, third.DER.Bytes())
 
 	// Nor who has a list from before the clock was set back.
 	now = now.Add(-time.Hour)
 	m.revoke(3, 1)
 	fourth := publish(t, p)
-	want("clock back", get("GET", "If-Modified-Since", modified), http.StatusOK, fourth.DER)
+	want("clock back", get("GET", "If-Modified-Since", modified), http.StatusOK, fourth.DER.Bytes())
 
 	now = now.Add(3 * time.Hour)
 	if got := get("GET").Header.Get("Cache-Control"); !strings.Contains(got, "max-age=0,") {
@@ -109,7 +109,7 @@ func TestServeAfterRestart(t *testing.T) {
 	r.Header.Set("If-Modified-Since", s.ThisUpdate.Format(http.TimeFormat))
 	w := httptest.NewRecorder()
 	p.Serve(w, r, testShard)
-	if w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), s.DER) {
+	if w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), s.DER.Bytes()) {
 		t.Errorf("status %d with %d octets, want the stored list", w.Code, w.Body.Len())
 	}
 }

@@ -132,11 +132,11 @@ func (p *pki) publish(t *testing.T, entries int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := x509.ParseRevocationList(signed.DER)
+	list, err := x509.ParseRevocationList(signed.DER.Bytes())
 	if err != nil || len(list.RevokedCertificateEntries) != entries {
 		t.Fatalf("%d entries, want %d; %v", len(list.RevokedCertificateEntries), entries, err)
 	}
-	return signed.DER
+	return signed.DER.Bytes()
 }
 
 func (p *pki) publishEachReason(t *testing.T) []byte {

@@ -86,7 +86,7 @@ func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
 		return err
 	}
 	key := []byte(next.Shard.Issuer)
-	value := join(ordered(int64(next.Number)), ordered(next.ThisUpdate.UnixMilli()), ordered(next.NextUpdate.UnixMilli()), next.DER)
+	value := join(ordered(int64(next.Number)), ordered(next.ThisUpdate.UnixMilli()), ordered(next.NextUpdate.UnixMilli()), next.DER.Bytes())
 	return s.update(ctx, func(t *tx) error {
 		latest := uint64(0) // none
 		if v := t.get(crls, key); v != nil {
@@ -113,7 +113,7 @@ func decodeCRL(shard crl.Shard, v []byte) (crl.Signed, error) {
 		Number:     uint64(number(v)),
 		ThisUpdate: time.UnixMilli(number(v[8:])).UTC(),
 		NextUpdate: time.UnixMilli(number(v[16:])).UTC(),
-		DER:        bytes.Clone(v[head:]),
+		DER:        crl.DER{bytes.Clone(v[head:])},
 	}, nil
 }
 

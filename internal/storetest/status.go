@@ -27,7 +27,7 @@ var statusTests = map[string]func(*testing.T, *store){
 func signed(issuer string, number uint64) crl.Signed {
 	return crl.Signed{
 		Shard: crl.Shard{Issuer: issuer}, Number: number,
-		ThisUpdate: start.Add(time.Duration(number) * time.Second), NextUpdate: start.Add(time.Hour), DER: noise(20_000),
+		ThisUpdate: start.Add(time.Duration(number) * time.Second), NextUpdate: start.Add(time.Hour), DER: crl.DER{noise(20_000)},
 	}
 }
 
