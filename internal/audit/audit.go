@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -73,7 +72,8 @@ type Head struct {
 	Hash Hash   `json:"hash"`
 }
 
-// Entry is a sealed event. Its JSON form is what a store keeps and what is hashed, so it must stay as it is.
+// Entry is a sealed event. Its JSON form is what is hashed, so it must stay as it is. A store gives back exactly
+// what was sealed, in whatever form it keeps it.
 type Entry struct {
 	Seq       uint64            `json:"seq"` // from 1, without gaps
 	Time      time.Time         `json:"time"`
@@ -115,11 +115,12 @@ func Seal(head Head, ev Event) Entry {
 
 func valid(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
-// digest hashes the entry's JSON with an empty Hash. encoding/json writes struct members in order and map
-// keys sorted, so the bytes are the same each time.
+// digest hashes the entry's JSON with an empty Hash, struct members in order and map keys sorted, so that the
+// octets are the same each time.
 func (e Entry) digest() Hash {
 	e.Hash = Hash{}
-	b, err := json.Marshal(e)
+	var room [1024]byte
+	b, err := e.appendJSON(room[:0])
 	if err != nil {
 		panic("audit: an entry is always encodable: " + err.Error())
 	}
