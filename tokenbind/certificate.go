@@ -84,6 +84,7 @@ func (q *request) judgeRevocation() finding {
 		return notApplicable("certificate revocation is not checked here")
 	}
 	if err := q.v.conf.Revocation.Check(q.ctx, q.cert); err != nil {
+		q.forget()
 		return fail(err.Error(), "a certificate that is not revoked").from(err)
 	}
 	return pass("not revoked")

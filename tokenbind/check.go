@@ -29,9 +29,17 @@ type Check struct {
 type rule[S any] struct {
 	name    string
 	section string
-	needed  bool // the rules after it cannot be judged if it fails
+	kind    kind
 	judge   func(S) finding
 }
+
+// kind says how a rule stands to others, and to what is known.
+type kind uint8
+
+const (
+	needed kind = 1 << iota // the rules after it cannot be judged if it fails
+	once                    // passed once, passed for good: not judged again for what is known
+)
 
 // finding is what a rule found. The zero value is a failure without a reason, so that a rule which forgets
 // to decide refuses.
@@ -97,19 +105,22 @@ func (t *trail) pass(seen func() string) finding {
 }
 
 // walk judges the rules in order and reports whether none failed, now or before.
-func walk[S any](t *trail, rules []rule[S], s S) bool {
+func walk[S interface{ known() bool }](t *trail, rules []rule[S], s S) bool {
 	for i := range rules {
 		if t.first != nil && !t.all {
 			return false
 		}
 		r := &rules[i]
+		if r.kind&once != 0 && s.known() {
+			continue
+		}
 		f := notApplicable("not reached")
 		if !t.stuck {
 			f = r.judge(s)
 		}
 		t.note(r.name, r.section, f)
 		if f.failed() {
-			t.stuck = t.stuck || r.needed
+			t.stuck = t.stuck || r.kind&needed != 0
 		}
 	}
 	return t.first == nil

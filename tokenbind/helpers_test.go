@@ -393,7 +393,7 @@ func serve(v *Verifier, r *http.Request) *http.Response {
 
 func parsed(t testing.TB, compact string) *jws {
 	t.Helper()
-	j, err := parseJWS(compact)
+	j, err := parseJWS(compact, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

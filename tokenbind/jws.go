@@ -24,8 +24,9 @@ type jws struct {
 
 var errCompact = errors.New("not a compact JWS of three parts in unpadded base64url")
 
-// parseJWS takes a compact JWS apart whose header and payload are JSON objects. The caller bounds its length.
-func parseJWS(compact string) (*jws, error) {
+// parseJWS takes a compact JWS apart whose header and payload are JSON objects. The caller bounds its length. A
+// known header, in its encoded form, is left as it is; nil: none is known.
+func parseJWS(compact string, known func(header string) bool) (*jws, error) {
 	header, rest, _ := strings.Cut(compact, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
 	if signature == "" { // four parts are refused with the signature: a dot is no base64url
@@ -33,8 +34,10 @@ func parseJWS(compact string) (*jws, error) {
 	}
 	j := &jws{input: compact[:len(compact)-len(signature)-1]}
 	var err error
-	if j.header, err = decodePart(header); err != nil {
-		return nil, fmt.Errorf("header: %w", err)
+	if known == nil || !known(header) {
+		if j.header, err = decodePart(header); err != nil {
+			return nil, fmt.Errorf("header: %w", err)
+		}
 	}
 	if j.claims, err = decodePart(payload); err != nil {
 		return nil, fmt.Errorf("payload: %w", err)

@@ -18,19 +18,29 @@ type VerificationKey struct {
 // KeySource knows an issuer's keys. It is safe for concurrent use.
 type KeySource interface {
 	// Keys returns the keys that a token with this kid (empty: without one) may be signed with, none if the
-	// kid is not known. An error means that the keys cannot be had at the moment.
+	// kid is not known. An error means that the keys cannot be had at the moment. A Verifier asks on every
+	// request and does not change what it gets; a token that it knows ends when its key is no more among them.
 	Keys(ctx context.Context, kid string) ([]VerificationKey, error)
 }
 
 // StaticKeys is a KeySource that never changes.
 type StaticKeys []VerificationKey
 
-// Keys returns those with the kid and those without any; all, if kid is empty.
+// Keys returns those with the kid and those without any; all, if kid is empty. They are read-only.
 func (s StaticKeys) Keys(_ context.Context, kid string) ([]VerificationKey, error) {
-	var found []VerificationKey
-	for _, k := range s {
-		if kid == "" || k.ID == "" || k.ID == kid {
-			found = append(found, k)
+	fits := func(k *VerificationKey) bool { return kid == "" || k.ID == "" || k.ID == kid }
+	start := 0
+	for start < len(s) && !fits(&s[start]) {
+		start++
+	}
+	end := start
+	for end < len(s) && fits(&s[end]) {
+		end++
+	}
+	found := s[start:end:end] // most often all there are, and then nothing is copied
+	for i := end; i < len(s); i++ {
+		if fits(&s[i]) {
+			found = append(found, s[i])
 		}
 	}
 	return found, nil

@@ -73,8 +73,9 @@ type ProofChecker struct {
 	Since time.Time
 	Now   func() time.Time // time.Now by default
 
-	sinceOnce   sync.Once // guards making sinceNonces
-	sinceNonces *Nonces   // made after Since, by this checker; see fresh
+	once    sync.Once // guards making the two below
+	fresh   *Nonces   // for judgeRestart, made after Since; nil without a Since
+	headers *recent[knownHeader]
 }
 
 // ProofError reports a proof that was refused.
@@ -146,6 +147,7 @@ func (p *proofRun) refusal() error {
 
 // run begins the check of one proof, with the defaults filled in.
 func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proofRun, error) {
+	c.once.Do(c.begin)
 	p := &proofRun{ctx: ctx, c: c, req: r, t: t, maxAge: c.MaxAge, tolerance: c.Tolerance}
 	if p.maxAge == 0 {
 		p.maxAge = time.Minute
@@ -168,28 +170,25 @@ func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proo
 	return p, nil
 }
 
+// begin makes what a checker keeps for itself, at its first proof.
+func (c *ProofChecker) begin() {
+	c.headers = newRecent[knownHeader](maxHeaders)
+	if c.Since.IsZero() {
+		return
+	}
+	lifetime, now := startNonceLifetime, c.Now
+	if c.Nonces != nil { // then fresh ones stand in for them, and must not outlive them
+		lifetime = c.Nonces.lifetime
+	}
+	if now == nil {
+		now = time.Now
+	}
+	c.fresh = &Nonces{randomKey(), "since", lifetime, now} // their key is known to this checker alone
+}
+
 // startNonceLifetime is for checkers that know no other nonces: those for Since show only that a proof is
 // younger than the process, and a client that keeps one need not be bothered soon again.
 const startNonceLifetime = time.Hour
-
-// fresh returns the nonces that satisfy judgeRestart, nil if there is nothing to satisfy. Their key is known
-// to this checker alone. Where there are Nonces these stand in for them, and must not outlive them.
-func (c *ProofChecker) fresh() *Nonces {
-	if c.Since.IsZero() {
-		return nil
-	}
-	c.sinceOnce.Do(func() {
-		lifetime, now := startNonceLifetime, c.Now
-		if c.Nonces != nil {
-			lifetime = c.Nonces.lifetime
-		}
-		if now == nil {
-			now = time.Now
-		}
-		c.sinceNonces = &Nonces{randomKey(), "since", lifetime, now}
-	})
-	return c.sinceNonces
-}
 
 func (c *ProofChecker) algorithms() []string {
 	if c.Algorithms != nil {

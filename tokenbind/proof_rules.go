@@ -23,8 +23,11 @@ type proofRun struct {
 	maxAge    time.Duration
 	tolerance time.Duration
 	now       time.Time
+	ath       thumbprint.Token // of req.AccessToken, if the caller has it
 
 	// what the rules found so far
+	header    [32]byte     // the hash of the encoded header, if it may be remembered
+	seen      *knownHeader // if it was; then alg, publicKey and key are taken from it
 	jws       *jws
 	alg       string
 	jwk       map[string]any
@@ -35,25 +38,26 @@ type proofRun struct {
 }
 
 // proofRules are the twelve checks of RFC 9449 section 4.3, those of RFC 7515, 7518 and 8725 that they rest
-// on, and last the replay, which alone changes something. What is cheap comes before the signature.
+// on, and last the replay, which alone changes something. What is cheap comes before the signature. Those of the
+// header alone are judged once: see recall.
 var proofRules = []rule[*proofRun]{
-	{"one proof", "RFC 9449 4.3-1", true, (*proofRun).judgeCount},
-	{"form", "RFC 9449 4.3-2", true, (*proofRun).judgeForm},
-	{"typ", "RFC 9449 4.3-4", false, (*proofRun).judgeType},
-	{"alg", "RFC 9449 4.3-5", true, (*proofRun).judgeAlgorithm},
-	{"crit", "RFC 7515 4.1.11", false, (*proofRun).judgeCritical},
-	{"jwk is public", "RFC 9449 4.3-7", true, (*proofRun).judgePrivate},
-	{"jwk", "RFC 7518 6", true, (*proofRun).judgeKeyForm},
-	{"claims", "RFC 9449 4.3-3", true, (*proofRun).judgeClaims},
-	{"htm", "RFC 9449 4.3-8", false, (*proofRun).judgeMethod},
-	{"htu", "RFC 9449 4.3-9", false, (*proofRun).judgeURL},
-	{"nonce", "RFC 9449 4.3-10", false, (*proofRun).judgeNonce},
-	{"iat", "RFC 9449 4.3-11", false, (*proofRun).judgeAge},
-	{"ath", "RFC 9449 4.3-12", false, (*proofRun).judgeToken},
-	{checkKey, "RFC 9449 4.3-12", false, (*proofRun).judgeKey},
-	{"signature", "RFC 9449 4.3-6", false, (*proofRun).judgeSignature},
-	{"restart", "RFC 9449 11.1", false, (*proofRun).judgeRestart},
-	{"replay", "RFC 9449 11.1", false, (*proofRun).judgeReplay},
+	{"one proof", "RFC 9449 4.3-1", needed, (*proofRun).judgeCount},
+	{"form", "RFC 9449 4.3-2", needed, (*proofRun).judgeForm},
+	{"typ", "RFC 9449 4.3-4", once, (*proofRun).judgeType},
+	{"alg", "RFC 9449 4.3-5", needed | once, (*proofRun).judgeAlgorithm},
+	{"crit", "RFC 7515 4.1.11", once, (*proofRun).judgeCritical},
+	{"jwk is public", "RFC 9449 4.3-7", needed | once, (*proofRun).judgePrivate},
+	{"jwk", "RFC 7518 6", needed | once, (*proofRun).judgeKeyForm},
+	{"claims", "RFC 9449 4.3-3", needed, (*proofRun).judgeClaims},
+	{"htm", "RFC 9449 4.3-8", 0, (*proofRun).judgeMethod},
+	{"htu", "RFC 9449 4.3-9", 0, (*proofRun).judgeURL},
+	{"nonce", "RFC 9449 4.3-10", 0, (*proofRun).judgeNonce},
+	{"iat", "RFC 9449 4.3-11", 0, (*proofRun).judgeAge},
+	{"ath", "RFC 9449 4.3-12", 0, (*proofRun).judgeToken},
+	{checkKey, "RFC 9449 4.3-12", 0, (*proofRun).judgeKey},
+	{"signature", "RFC 9449 4.3-6", 0, (*proofRun).judgeSignature},
+	{"restart", "RFC 9449 11.1", 0, (*proofRun).judgeRestart},
+	{"replay", "RFC 9449 11.1", 0, (*proofRun).judgeReplay},
 }
 
 // checkKey is the check whose failure a resource server reports as invalid_token (RFC 9449 section 7.1).
@@ -77,7 +81,7 @@ func (p *proofRun) judgeForm() finding {
 		return fail(fmt.Sprintf("%d octets", len(proof)), fmt.Sprintf("at most %d", maxProof))
 	}
 	var err error
-	if p.jws, err = parseJWS(proof); err != nil {
+	if p.jws, err = parseJWS(proof, p.recall); err != nil {
 		return fail("", "a JWT: header.payload.signature").because(short(err.Error())).from(err)
 	}
 	return pass("")
@@ -92,10 +96,11 @@ func (p *proofRun) judgeType() finding {
 
 func (p *proofRun) judgeAlgorithm() finding {
 	alg, _ := p.jws.header["alg"].(string)
-	if !slices.Contains(p.c.algorithms(), alg) || !asymmetric(alg) {
+	i := slices.Index(p.c.algorithms(), alg)
+	if i < 0 || !asymmetric(alg) {
 		return fail(show(p.jws.header["alg"]), "one of "+strings.Join(p.c.algorithms(), " "))
 	}
-	p.alg = alg
+	p.alg = p.c.algorithms()[i] // not the header's own text, which would be kept in memory for it
 	return pass(alg)
 }
 
@@ -159,14 +164,14 @@ func (p *proofRun) judgeMethod() finding {
 
 func (p *proofRun) judgeURL() finding {
 	htu := p.jws.claims["htu"].(string)
+	if len(htu) <= maxURL && slices.Contains(p.req.URLs, htu) { // as most clients write it
+		return pass(htu)
+	}
 	seen, err := NormalURL(htu)
 	if err != nil {
 		return fail(htu, "the request's URL").because(err.Error()).from(err)
 	}
 	for _, u := range p.req.URLs {
-		if u == htu {
-			return pass(seen)
-		}
 		if wanted, err := NormalURL(u); err == nil && wanted == seen {
 			return pass(seen)
 		}
@@ -210,10 +215,12 @@ func (p *proofRun) judgeToken() finding {
 	if p.req.AccessToken == "" {
 		return notApplicable("no access token")
 	}
-	wanted := thumbprint.OfToken(p.req.AccessToken)
+	if p.ath.IsZero() {
+		p.ath = thumbprint.OfToken(p.req.AccessToken)
+	}
 	s, _ := p.jws.claims["ath"].(string)
-	if ath, err := thumbprint.ParseToken(s); err != nil || !ath.Equal(wanted) {
-		return fail(show(p.jws.claims["ath"]), wanted.String()).because("ath is the hash of the token that is sent along")
+	if ath, err := thumbprint.ParseToken(s); err != nil || !ath.Equal(p.ath) {
+		return fail(show(p.jws.claims["ath"]), p.ath.String()).because("ath is the hash of the token that is sent along")
 	}
 	return pass(s)
 }
@@ -232,6 +239,7 @@ func (p *proofRun) judgeSignature() finding {
 	if err := p.jws.verify(p.alg, p.publicKey); err != nil {
 		return fail("", "a signature by the key in jwk").from(err)
 	}
+	p.remember()
 	return pass("")
 }
 
@@ -252,17 +260,15 @@ func (p *proofRun) judgeRestart() finding {
 // fromThisStart reports whether the proof carries a nonce that this checker made for judgeRestart.
 func (p *proofRun) fromThisStart() bool {
 	s, _ := p.jws.claims["nonce"].(string)
-	fresh := p.c.fresh()
-	return fresh != nil && s != "" && fresh.Valid(s)
+	return p.c.fresh != nil && s != "" && p.c.fresh.Valid(s)
 }
 
 // nonce is the one to hand out. For as long as judgeRestart may refuse a fresh proof it is one that satisfies
 // judgeRestart too, so that a client never needs a third try.
 func (p *proofRun) nonce() string {
-	fresh := p.c.fresh()
-	restarting := fresh != nil && !p.now.After(p.c.Since.Add(p.maxAge+2*p.tolerance))
+	restarting := p.c.fresh != nil && !p.now.After(p.c.Since.Add(p.maxAge+2*p.tolerance))
 	if p.c.Nonces == nil || restarting {
-		return fresh.Current()
+		return p.c.fresh.Current()
 	}
 	return p.c.Nonces.Current()
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,14 +37,40 @@ type remoteKeys struct {
 	logger   *slog.Logger
 	now      func() time.Time
 
-	mu      sync.Mutex // guards all below
-	keys    StaticKeys // nil: none yet
-	fetched time.Time
-	maxAge  time.Duration
+	set atomic.Pointer[keySet] // that was fetched last; nil: none yet
+
+	mu      sync.Mutex    // guards writing to set, and all below
 	tried   time.Time     // the end of the last fetch
 	err     error         // of the last fetch
 	away    bool          // the last fetch failed, or somebody waited for this one in vain
 	pending chan struct{} // closed at the end of the fetch under way; nil: none is
+}
+
+// keySet is what one fetch brought. It does not change.
+type keySet struct {
+	keys    StaticKeys
+	fetched time.Time
+	maxAge  time.Duration
+}
+
+// find returns the keys for a kid, and how old they are. A clock that went back makes them old.
+func (s *keySet) find(ctx context.Context, kid string, now time.Time) (found []VerificationKey, age time.Duration) {
+	if s == nil {
+		return nil, 0
+	}
+	found, _ = s.keys.Keys(ctx, kid) // has no errors
+	return found, now.Sub(s.fetched).Abs()
+}
+
+// adopt takes over those of the keys before that are here again, so that sameKey knows them by their pointers.
+func (s StaticKeys) adopt(before []VerificationKey) {
+	for i := range s {
+		for _, k := range before {
+			if sameKey(k.Key, s[i].Key) {
+				s[i].Key = k.Key
+			}
+		}
+	}
 }
 
 func newRemoteKeys(c Config) (*remoteKeys, error) {
@@ -85,18 +112,18 @@ func secure(u *url.URL, insecure bool) error {
 // Keys is that of KeySource. It waits for a fetch only where it has no key to answer with, and where the keys
 // are so old that they may have been withdrawn; for the latter not while the issuer is known to be away.
 func (k *remoteKeys) Keys(ctx context.Context, kid string) ([]VerificationKey, error) {
-	k.mu.Lock()
-	found, _ := k.keys.Keys(ctx, kid)
-	age := k.now().Sub(k.fetched).Abs() // a clock that went back makes them stale
-	var pending chan struct{}
-	if len(found) == 0 || age > k.maxAge {
-		pending = k.refresh()
+	set := k.set.Load()
+	found, age := set.find(ctx, kid, k.now())
+	if len(found) > 0 && age <= set.maxAge {
+		return found, nil
 	}
-	if wait := len(found) == 0 || age > 2*k.maxAge && !k.away; !wait {
+	k.mu.Lock()
+	pending := k.refresh()
+	if wait := len(found) == 0 || age > 2*set.maxAge && !k.away; !wait {
 		pending = nil
 	}
 	limit := patience
-	if k.keys == nil && !k.away { // the very first; nobody can be answered without it
+	if set == nil && !k.away { // the very first; nobody can be answered without it
 		limit = fetchTimeout
 	}
 	k.mu.Unlock()
@@ -125,7 +152,7 @@ func (k *remoteKeys) setAway() {
 func (k *remoteKeys) answer(ctx context.Context, kid string) ([]VerificationKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	found, _ := k.keys.Keys(ctx, kid)
+	found, _ := k.set.Load().find(ctx, kid, k.now())
 	switch {
 	case len(found) > 0:
 		return found, nil
@@ -153,10 +180,12 @@ func (k *remoteKeys) refresh() chan struct{} {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.tried, k.pending, k.err, k.away = k.now(), nil, err, err != nil
+		before, _ := k.set.Load().find(ctx, "", began)
 		if err == nil {
-			k.keys, k.maxAge, k.fetched = keys, maxAge, began
+			keys.adopt(before)
+			k.set.Store(&keySet{keys, began, maxAge})
 		} else {
-			k.logger.Error("the issuer's keys cannot be had", "issuer", k.issuer, "cause", err, "kept", len(k.keys))
+			k.logger.Error("the issuer's keys cannot be had", "issuer", k.issuer, "cause", err, "kept", len(before))
 		}
 		close(done)
 	}()

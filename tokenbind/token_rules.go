@@ -13,29 +13,29 @@ import (
 const maxToken = 16 << 10 // octets
 
 // requestRules are the checks of a request, its token and its certificate. A failure is invalid_token unless
-// the rule says otherwise.
+// the rule says otherwise. Those of the token and the configuration alone are judged once: see recall.
 var requestRules = []rule[*request]{
-	{"forwarded certificate", "RFC 8705 6.5", false, (*request).judgeForwarded},
-	{"no token in the query", "FAPI 2.0 5.3.4", false, (*request).judgeQuery},
-	{"authorization", "RFC 9449 7.2", true, (*request).judgeAuthorization},
-	{"token form", "RFC 7519 7.2", true, (*request).judgeForm},
-	{"token typ", "RFC 9068 4", false, (*request).judgeType},
-	{"token alg", "RFC 8725 3.1", true, (*request).judgeAlgorithm},
-	{"token crit", "RFC 7515 4.1.11", false, (*request).judgeCritical},
-	{"token iss", "RFC 9068 4", false, (*request).judgeIssuer},
-	{"token signature", "RFC 9068 4", false, (*request).judgeSignature},
-	{"token aud", "RFC 9068 4", false, (*request).judgeAudience},
-	{"token lifetime", "RFC 9068 4", false, (*request).judgeLifetime},
-	{"token claims", "RFC 9068 2.2", false, (*request).judgeClaims},
-	{"cnf", "RFC 7800 3.1", true, (*request).judgeConfirmation},
-	{"binding", "RFC 9449 7.2", false, (*request).judgeBinding},
-	{"certificate", "RFC 8705 3", false, (*request).judgeCertificate},
-	{"certificate validity", "RFC 8705 7.5", false, (*request).judgeValidity},
-	{"certificate revocation", "FAPI 2.0 5.3.4", false, (*request).judgeRevocation},
+	{"forwarded certificate", "RFC 8705 6.5", 0, (*request).judgeForwarded},
+	{"no token in the query", "FAPI 2.0 5.3.4", 0, (*request).judgeQuery},
+	{"authorization", "RFC 9449 7.2", needed, (*request).judgeAuthorization},
+	{"token form", "RFC 7519 7.2", needed | once, (*request).judgeForm},
+	{"token typ", "RFC 9068 4", once, (*request).judgeType},
+	{"token alg", "RFC 8725 3.1", needed | once, (*request).judgeAlgorithm},
+	{"token crit", "RFC 7515 4.1.11", once, (*request).judgeCritical},
+	{"token iss", "RFC 9068 4", once, (*request).judgeIssuer},
+	{"token signature", "RFC 9068 4", once, (*request).judgeSignature},
+	{"token aud", "RFC 9068 4", once, (*request).judgeAudience},
+	{"token lifetime", "RFC 9068 4", 0, (*request).judgeLifetime},
+	{"token claims", "RFC 9068 2.2", once, (*request).judgeClaims},
+	{"cnf", "RFC 7800 3.1", needed | once, (*request).judgeConfirmation},
+	{"binding", "RFC 9449 7.2", 0, (*request).judgeBinding},
+	{"certificate", "RFC 8705 3", 0, (*request).judgeCertificate},
+	{"certificate validity", "RFC 8705 7.5", 0, (*request).judgeValidity},
+	{"certificate revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeRevocation},
 }
 
 var scopeRules = []rule[*request]{
-	{"scope", "RFC 6750 3.1", false, (*request).judgeScope},
+	{"scope", "RFC 6750 3.1", 0, (*request).judgeScope},
 }
 
 func (q *request) judgeQuery() finding {
@@ -72,6 +72,7 @@ func (q *request) judgeAuthorization() finding {
 		scheme, q.scheme = q.scheme, "" // perhaps both schemes in one header
 		return fail("something else after "+scheme, "one token").as(CodeInvalidRequest)
 	}
+	q.recall()
 	return pass(q.scheme)
 }
 
@@ -91,7 +92,7 @@ func (q *request) judgeForm() finding {
 		return fail(fmt.Sprintf("%d octets", len(q.token)), fmt.Sprintf("at most %d", maxToken))
 	}
 	var err error
-	if q.jws, err = parseJWS(q.token); err != nil {
+	if q.jws, err = parseJWS(q.token, nil); err != nil {
 		return fail("", "a signed JWT").because(short(err.Error())).from(err)
 	}
 	return pass("")
@@ -107,10 +108,11 @@ func (q *request) judgeType() finding {
 
 func (q *request) judgeAlgorithm() finding {
 	alg, _ := q.jws.header["alg"].(string)
-	if !slices.Contains(q.v.conf.Algorithms, alg) {
+	i := slices.Index(q.v.conf.Algorithms, alg)
+	if i < 0 {
 		return fail(show(q.jws.header["alg"]), "one of "+strings.Join(q.v.conf.Algorithms, " "))
 	}
-	q.alg = alg
+	q.alg = q.v.conf.Algorithms[i] // not the header's own text, which would be kept in memory for it
 	return pass(alg)
 }
 
@@ -133,14 +135,13 @@ func (q *request) judgeSignature() finding {
 	if q.t.first != nil && q.claims.Issuer == "" {
 		return notApplicable("not reached: another issuer's keys are not known")
 	}
-	var kid string
 	if v, found := q.jws.header["kid"]; found {
 		var ok bool
-		if kid, ok = v.(string); !ok {
+		if q.kid, ok = v.(string); !ok {
 			return fail("kid: "+show(v), "a string")
 		}
 	}
-	keys, err := q.v.keys.Keys(q.ctx, kid)
+	keys, err := q.v.keys.Keys(q.ctx, q.kid)
 	if err != nil {
 		return fail("", "the issuer's keys").because("they cannot be had at the moment").from(err).as(codeUnavailable)
 	}
@@ -149,11 +150,12 @@ func (q *request) judgeSignature() finding {
 			continue
 		}
 		if err = q.jws.verify(q.alg, k.Key); err == nil {
+			q.key = k.Key
 			return q.t.pass(func() string { return "kid " + k.ID })
 		}
 	}
 	if err == nil { // none was tried
-		return fail("kid "+show(kid), "one of the issuer's keys for "+q.alg)
+		return fail("kid "+show(q.kid), "one of the issuer's keys for "+q.alg)
 	}
 	return fail("", "a signature by the issuer").from(err)
 }
@@ -167,23 +169,15 @@ func (q *request) judgeAudience() finding {
 	return pass(q.v.conf.Audience)
 }
 
+// judgeLifetime looks at the clock on every request, at the claims once.
 func (q *request) judgeLifetime() finding {
-	times := []struct {
-		claim    string
-		to       *time.Time
-		required bool
-	}{{"exp", &q.claims.ExpiresAt, true}, {"nbf", &q.claims.NotBefore, false}, {"iat", &q.claims.IssuedAt, false}}
-	for _, c := range times {
-		v, found := q.jws.claims[c.claim]
-		if !found && !c.required {
-			continue
-		}
-		var ok bool
-		if *c.to, ok = numericDate(v); !ok {
-			return fail(c.claim+": "+show(v), "a number of seconds")
+	if !q.known() {
+		if f := q.readTimes(); f.failed() {
+			return f
 		}
 	}
 	if end := q.claims.ExpiresAt.Add(q.v.tolerance); !q.now.Before(end) {
+		q.forget()
 		return fail("expired "+q.now.Sub(q.claims.ExpiresAt).Round(time.Second).String()+" ago", "a token that is still valid").
 			because("get a new one")
 	}
@@ -193,6 +187,24 @@ func (q *request) judgeLifetime() finding {
 		}
 	}
 	return q.t.pass(func() string { return "until " + q.claims.ExpiresAt.UTC().Format(time.RFC3339) })
+}
+
+func (q *request) readTimes() finding {
+	for _, c := range []struct {
+		claim    string
+		to       *time.Time
+		required bool
+	}{{"exp", &q.claims.ExpiresAt, true}, {"nbf", &q.claims.NotBefore, false}, {"iat", &q.claims.IssuedAt, false}} {
+		v, found := q.jws.claims[c.claim]
+		if !found && !c.required {
+			continue
+		}
+		var ok bool
+		if *c.to, ok = numericDate(v); !ok {
+			return fail(c.claim+": "+show(v), "a number of seconds")
+		}
+	}
+	return pass("")
 }
 
 func (q *request) judgeClaims() finding {

@@ -2,6 +2,7 @@ package tokenbind
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/pkid/pkid/thumbprint"
 )
 
 // Config sets up a Verifier. Audience is required, and Issuer; the zero value of every other field is safe.
@@ -48,6 +51,11 @@ type Config struct {
 	// it for all by so many valid proofs within ProofMaxAge and twice Tolerance: let it be more than this
 	// machine can verify in that time.
 	MaxProofs int
+	// MaxTokens bounds how many tokens that were verified are remembered, so that a token's signature costs
+	// once; 16,384 by default, at some 2 KiB each for tokens as pkid makes them, the latest used first. A
+	// negative number: none. Whatever may change between two requests is judged on each: the token's lifetime,
+	// the issuer's keys, the certificate and its revocation, the proof. Tokens beyond 4 KiB are not remembered.
+	MaxTokens int
 	// RequireNonce demands a nonce of ours in every proof (RFC 9449 section 9).
 	RequireNonce bool
 	// NonceKey is 32 octets that all nodes share. Nil: a random one, for a server of one node.
@@ -81,6 +89,7 @@ type Verifier struct {
 	conf      Config
 	keys      KeySource
 	proofs    *ProofChecker
+	tokens    *recent[knownToken]
 	tolerance time.Duration
 	base      string // of proofs' htu; empty with InsecureHostFromRequest and NoDPoP
 }
@@ -95,7 +104,7 @@ func NewVerifier(c Config) (*Verifier, error) {
 	if err := c.fill(); err != nil {
 		return nil, fmt.Errorf("setting up a verifier: %w", err)
 	}
-	v := &Verifier{conf: c, keys: c.Keys, tolerance: c.Tolerance}
+	v := &Verifier{conf: c, keys: c.Keys, tokens: newRecent[knownToken](c.MaxTokens), tolerance: c.Tolerance}
 	var err error
 	if v.base, err = c.base(); err != nil {
 		return nil, fmt.Errorf("setting up a verifier: %w", err)
@@ -121,6 +130,9 @@ func (c *Config) fill() error {
 	}
 	if c.MaxProofs == 0 {
 		c.MaxProofs = maxProofs
+	}
+	if c.MaxTokens == 0 {
+		c.MaxTokens = maxTokens
 	}
 	if c.Algorithms == nil {
 		c.Algorithms = []string{"ES256", "EdDSA", "PS256"}
@@ -224,8 +236,12 @@ type request struct {
 	// what the rules found so far
 	scheme string
 	token  string
+	hash   thumbprint.Token // of a token that may be remembered
+	seen   *knownToken      // if it was; then the claims are taken from it, and jws, alg, kid and key stay unset
 	jws    *jws
 	alg    string
+	kid    string
+	key    crypto.PublicKey // that verified the token
 	claims Claims
 	cert   *x509.Certificate
 	proof  *proofRun // if the token is bound to a DPoP key
@@ -275,6 +291,7 @@ func (q *request) judge() error {
 	if !walk(&q.t, scopeRules, q) {
 		return newError(q.t.first, CodeInsufficientScope, q.scheme)
 	}
+	q.remember()
 	return nil
 }
 
@@ -294,7 +311,7 @@ func (q *request) judgeProof() error {
 	if err != nil {
 		return err
 	}
-	q.proof = run
+	run.ath, q.proof = q.hash, run
 	if walk(&q.t, proofRules, run) || q.t.all {
 		return nil
 	}

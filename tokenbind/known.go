@@ -1,0 +1,119 @@
+package tokenbind
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+
+	"github.com/pkid/pkid/thumbprint"
+)
+
+const (
+	maxTokens     = 16_384
+	maxKnownToken = 4 << 10 // octets; longer tokens are rare, and are judged anew each time
+)
+
+// knownToken is what came of a token that passed all rules of a request before: what was read from it, and by
+// which key it is verified. It holds nothing of a request, and nothing that time changes.
+type knownToken struct {
+	claims Claims
+	alg    string
+	kid    string
+	key    crypto.PublicKey
+}
+
+// known reports whether the token passed before, so that rules which pass once and for all need not be judged.
+func (q *request) known() bool { return q.seen != nil }
+
+// recall looks the token up among those that passed before. Its signature then need not be verified again, for
+// as long as the issuer still has the key: a key that was withdrawn or replaced ends its tokens. The issuer's
+// keys are asked for as at first sight, so that remote ones are refreshed no less often.
+//
+// That a request is answered faster shows that this token was used here lately, to somebody who has the token,
+// and helps nobody without it: what is looked up is its hash, and how long that takes says nothing of others.
+func (q *request) recall() {
+	if q.t.all || len(q.token) > maxKnownToken {
+		return
+	}
+	q.hash = thumbprint.OfToken(q.token)
+	t := q.v.tokens.get(q.hash)
+	if t == nil {
+		return
+	}
+	keys, err := q.v.keys.Keys(q.ctx, t.kid)
+	if err != nil {
+		return // for judgeSignature to report
+	}
+	for i := range keys {
+		if keys[i].usable(t.alg) && sameKey(keys[i].Key, t.key) {
+			q.seen, q.claims = t, t.claims
+			return
+		}
+	}
+	q.v.tokens.drop(q.hash)
+}
+
+// remember keeps a token whose request passed every rule, so that nothing gets in which its holder did not
+// prove to hold.
+func (q *request) remember() {
+	if q.t.all || q.known() || q.hash.IsZero() {
+		return
+	}
+	q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key})
+}
+
+// forget is for a token that ended, or whose certificate did.
+func (q *request) forget() {
+	if q.known() {
+		q.v.tokens.drop(q.hash)
+	}
+}
+
+// sameKey compares two public keys. A source that returns the same pointer each time saves comparing by value.
+func sameKey(a, b crypto.PublicKey) bool {
+	switch a.(type) {
+	case *ecdsa.PublicKey, *rsa.PublicKey:
+		if a == b {
+			return true
+		}
+	}
+	k, ok := a.(interface{ Equal(x crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
+
+const (
+	maxHeaders     = 8192
+	maxKnownHeader = 2 << 10 // octets, in base64url; that of the longest RSA key that is taken has less than half
+)
+
+// knownHeader is what came of the header of a proof whose signature holds. A client's proofs all have the same,
+// so its key need not be read and checked again for each.
+type knownHeader struct {
+	alg       string
+	publicKey crypto.PublicKey
+	key       thumbprint.Key
+}
+
+func (p *proofRun) known() bool { return p.seen != nil }
+
+// recall looks an encoded header up among those that passed before. They are told apart by their exact text, so
+// that nothing depends on how it is read. A stranger can have as many keys as he likes remembered, by valid
+// proofs; what others then lose is a little time.
+func (p *proofRun) recall(header string) bool {
+	if p.t.all || len(header) > maxKnownHeader {
+		return false
+	}
+	p.header = sha256.Sum256([]byte(header))
+	if p.seen = p.c.headers.get(p.header); p.seen != nil {
+		p.alg, p.publicKey, p.key = p.seen.alg, p.seen.publicKey, p.seen.key
+	}
+	return p.known()
+}
+
+// remember keeps a header that passed its rules, and whose key made the proof's signature.
+func (p *proofRun) remember() {
+	if !p.t.all && !p.known() && p.header != [32]byte{} {
+		p.c.headers.put(p.header, &knownHeader{p.alg, p.publicKey, p.key})
+	}
+}
