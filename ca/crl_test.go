@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -46,7 +47,7 @@ func TestSignCRLForEveryKey(t *testing.T) {
 		for _, at := range []time.Time{start, start.AddDate(30, 0, 0)} { // UTCTime, GeneralizedTime
 			for _, serials := range [][]int64{nil, {1}, {1, 2}} {
 				tbs := tbsOf(t, issuer, key, at, serials...)
-				list, err := ca.NewTBSCertList(tbs, issuer)
+				list, err := ca.NewTBSCertList([][]byte{tbs[:20], tbs[20:]}, issuer)
 				if err != nil {
 					t.Fatalf("%s: %v", kind, err)
 				}
@@ -97,17 +98,17 @@ func issuerOf(t *testing.T, kind ca.KeyType) (*x509.Certificate, crypto.Signer) 
 
 func TestCRLSignerMayNotLie(t *testing.T) {
 	forger := newKey(t)
-	for what, lie := range map[string]func(tbs, signature []byte) []byte{
+	for what, lie := range map[string]func(digest, signature []byte) []byte{
 		"":            nil,
 		"nothing":     func(_, _ []byte) []byte { return nil },
 		"garbage":     func(_, _ []byte) []byte { return []byte("signature") },
 		"a bit":       func(_, s []byte) []byte { s[len(s)-1] ^= 1; return s },
-		"another key": func(tbs, _ []byte) []byte { return signed(t, forger, tbs) },
+		"another key": func(digest, _ []byte) []byte { return signed(t, forger, digest) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			b := newBench(t)
 			b.signer.lieCRL = lie
-			signature, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, b.cert(), b.signer.key, start, 1, 2))
+			signature, err := b.SignCRL(t.Context(), b.Issuer().ID(), [][]byte{tbsOf(t, b.cert(), b.signer.key, start, 1, 2)})
 			if wrong := lie != nil; errors.Is(err, ca.ErrMismatch) != wrong || (signature == nil) != wrong {
 				t.Errorf("got %x, %v", signature, err)
 			}
@@ -115,17 +116,22 @@ func TestCRLSignerMayNotLie(t *testing.T) {
 	}
 	t.Run("another list", func(t *testing.T) {
 		b := newBench(t)
-		other := tbsOf(t, b.cert(), b.signer.key, start, 1)
-		b.signer.lieCRL = func(_, _ []byte) []byte { return signed(t, b.signer.key, other) }
-		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, b.cert(), b.signer.key, start, 1, 2)); !errors.Is(err, ca.ErrMismatch) {
-			t.Errorf("got %v", err)
+		other := sha256.Sum256(tbsOf(t, b.cert(), b.signer.key, start, 1))
+		for _, lie := range []func(digest, _ []byte) []byte{
+			func(_, _ []byte) []byte { return signed(t, b.signer.key, other[:]) },
+			func(digest, _ []byte) []byte { copy(digest, other[:]); return signed(t, b.signer.key, digest) },
+		} {
+			b.signer.lieCRL = lie
+			if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), [][]byte{tbsOf(t, b.cert(), b.signer.key, start, 1, 2)}); !errors.Is(err, ca.ErrMismatch) {
+				t.Errorf("got %v", err)
+			}
 		}
 	})
 }
 
-func signed(t *testing.T, key crypto.Signer, tbs []byte) []byte {
+func signed(t *testing.T, key crypto.Signer, digest []byte) []byte {
 	t.Helper()
-	signature, err := crypto.SignMessage(key, rand.Reader, tbs, crypto.SHA256)
+	signature, err := key.Sign(rand.Reader, digest, crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,13 +142,13 @@ func (b *bench) cert() *x509.Certificate { return b.Issuer().Signer.Certificate(
 
 func TestSignCRLRefusesAnotherIssuers(t *testing.T) {
 	b := newBench(t)
-	tbs := tbsOf(t, b.cert(), b.signer.key, start)
+	tbs := [][]byte{tbsOf(t, b.cert(), b.signer.key, start)}
 	if _, err := b.SignCRL(t.Context(), "0011223344556677", tbs); !errors.Is(err, ca.ErrNotFound) {
 		t.Errorf("another issuer's id: %v", err)
 	}
 	other := *b.cert()
 	other.RawSubject = b.root.RawSubject
-	if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbsOf(t, &other, b.signer.key, start)); err == nil {
+	if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), [][]byte{tbsOf(t, &other, b.signer.key, start)}); err == nil {
 		t.Error("another issuer's list was signed")
 	}
 }
@@ -196,15 +202,27 @@ func TestSignCRLRefusesWhatIsNoCRL(t *testing.T) {
 		"a set":                               {append([]byte{0x31}, list[1:]...), "one SEQUENCE"},
 		"a length in more octets than needed": {nonMinimal(body), "one SEQUENCE"},
 	} {
-		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), tt.tbs); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), [][]byte{tt.tbs}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: error %v, want one that says %q", what, err, tt.want)
 		}
 	}
 	for what, good := range map[string][]byte{
 		"the list": list, "without entries": der(t, slices.Concat(fields[:5], fields[6:])...),
 	} {
-		if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), good); err != nil {
-			t.Errorf("%s: %v", what, err)
+		for cut := range good { // wherever a part ends, and with empty ones
+			tbs := [][]byte{nil, good[:cut], {}, good[cut:min(cut+3, len(good))], good[min(cut+3, len(good)):], nil}
+			signature, err := b.SignCRL(t.Context(), b.Issuer().ID(), tbs)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if err := issuer.CheckSignature(x509.ECDSAWithSHA256, good, signature); err != nil {
+				t.Fatalf("%s, cut at %d: %v", what, cut, err)
+			}
+		}
+		for end := range good {
+			if _, err := b.SignCRL(t.Context(), b.Issuer().ID(), [][]byte{good[:end/2], good[end/2 : end]}); err == nil {
+				t.Errorf("%s, of which %d octets were left, was signed", what, end)
+			}
 		}
 	}
 }

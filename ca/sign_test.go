@@ -25,7 +25,7 @@ type lyingSigner struct {
 	pub     crypto.PublicKey                   // signed instead of the one asked for
 	lie     func(*x509.Certificate)            // changes a copy of the template
 	forge   crypto.Signer                      // signs in the issuer's place
-	lieCRL  func(tbs, signature []byte) []byte // returned as the signature
+	lieCRL  func(digest, signature []byte) []byte // returned as the signature
 	garbage []byte                             // returned as it is
 }
 
@@ -57,7 +57,7 @@ func (s *lyingSigner) SignCertificate(ctx context.Context, template *x509.Certif
 func (s *lyingSigner) SignCRL(ctx context.Context, list ca.TBSCertList) ([]byte, error) {
 	signature, err := s.Signer.SignCRL(ctx, list)
 	if err == nil && s.lieCRL != nil {
-		signature = s.lieCRL(list.DER(), signature)
+		signature = s.lieCRL(list.Digest(), signature)
 	}
 	return signature, err
 }

@@ -79,7 +79,8 @@ type Change struct {
 
 // Signer signs CRLs with an issuing CA's key; *ca.Authority is one.
 type Signer interface {
-	// SignCRL returns the signature over tbs, the DER of a TBSCertList (RFC 5280 section 5.1.2), by the
-	// algorithm that tbs names. It neither changes tbs nor keeps it.
-	SignCRL(ctx context.Context, issuer string, tbs []byte) (signature []byte, err error)
+	// SignCRL returns the signature over tbs, the DER of a TBSCertList (RFC 5280 section 5.1.2) in parts, by the
+	// algorithm that tbs names. It neither changes tbs nor keeps it. It has checked that the signature is the
+	// issuing key's over these very octets: that takes reading all of them, which is done once.
+	SignCRL(ctx context.Context, issuer string, tbs [][]byte) (signature []byte, err error)
 }

@@ -123,7 +123,7 @@ func TestSignedDraftVerifies(t *testing.T) {
 		for what, entries := range map[string][]revoked{"no entries": nil, "one": oddEntries(t)[:1], "all": oddEntries(t)} {
 			d := draftOf(t, ca, 7, testNow, testNow.Add(time.Hour), entries)
 			size := cap(d.buf)
-			signature, err := ca.SignCRL(t.Context(), "", d.tbs())
+			signature, err := ca.SignCRL(t.Context(), "", [][]byte{d.tbs()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +199,7 @@ func FuzzDraft(f *testing.F) {
 		if want := reference(t, ca, number, thisUpdate, thisUpdate.Add(time.Hour), entries); !bytes.Equal(d.tbs(), want) {
 			t.Fatalf("%x, want %x", d.tbs(), want)
 		}
-		signature, err := ca.SignCRL(t.Context(), "", d.tbs())
+		signature, err := ca.SignCRL(t.Context(), "", [][]byte{d.tbs()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,8 +57,8 @@ func newCAWithKey(t testing.TB, name string, key crypto.Signer, change ...func(*
 	return &testCA{cert: certify(t, template, template, key.Public(), key), key: key}
 }
 
-func (ca *testCA) SignCRL(_ context.Context, _ string, tbs []byte) ([]byte, error) {
-	return crypto.SignMessage(ca.key, rand.Reader, tbs, ca.hash())
+func (ca *testCA) SignCRL(_ context.Context, _ string, tbs [][]byte) ([]byte, error) {
+	return crypto.SignMessage(ca.key, rand.Reader, slices.Concat(tbs...), ca.hash())
 }
 
 // hash is that of the algorithm which the key signs lists with.
@@ -256,9 +256,9 @@ func (m *memory) lists() []Signed {
 }
 
 // signerFunc is a Signer.
-type signerFunc func(ctx context.Context, issuer string, tbs []byte) ([]byte, error)
+type signerFunc func(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error)
 
-func (f signerFunc) SignCRL(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+func (f signerFunc) SignCRL(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error) {
 	return f(ctx, issuer, tbs)
 }
 

@@ -122,7 +122,7 @@ func TestListByOpenSSL(t *testing.T) {
 func TestOpenSSLVerifiesTheListOfEveryKey(t *testing.T) {
 	for name, ca := range everyKey(t) {
 		d := draftOf(t, ca, 1<<63, testNow, time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC), oddEntries(t))
-		signature, err := ca.SignCRL(t.Context(), "", d.tbs())
+		signature, err := ca.SignCRL(t.Context(), "", [][]byte{d.tbs()})
 		if err != nil {
 			t.Fatal(err)
 		}

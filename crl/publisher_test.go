@@ -208,7 +208,7 @@ func TestNodeWithOlderViewStartsOver(t *testing.T) {
 	other := newPublisher(t, publisherConfig(ca, m))
 	c := publisherConfig(ca, m)
 	var rounds int
-	c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+	c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error) {
 		if rounds++; rounds == 1 { // this node has read the revocations; now another one is quicker
 			m.revoke(2, 1)
 			publish(t, other)
@@ -293,20 +293,20 @@ func TestPublishFaults(t *testing.T) {
 		"before the list is kept": func(m *memory, _ *PublisherConfig) { m.beforeReplace = once() },
 		"after the list was kept": func(m *memory, _ *PublisherConfig) { m.afterReplace = once() },
 		"before signing": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func([]byte) ([]byte, error) { return nil, errFault })
+			c.Signer = faultySigner(ca, func([][]byte) ([]byte, error) { return nil, errFault })
 		},
 		"signing with another key": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) { return stranger.SignCRL(t.Context(), "", tbs) })
+			c.Signer = faultySigner(ca, func(tbs [][]byte) ([]byte, error) { return stranger.SignCRL(t.Context(), "", tbs) })
 		},
 		"signing another list": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) {
-				other := bytes.Replace(tbs, []byte{tagInteger, 1, 2}, []byte{tagInteger, 1, 3}, 1)
-				return ca.SignCRL(t.Context(), "", other)
+			c.Signer = faultySigner(ca, func(tbs [][]byte) ([]byte, error) {
+				other := bytes.Replace(slices.Concat(tbs...), []byte{tagInteger, 1, 2}, []byte{tagInteger, 1, 3}, 1)
+				return ca.SignCRL(t.Context(), "", [][]byte{other})
 			})
 		},
 		"changing the list that is signed": func(_ *memory, c *PublisherConfig) {
-			c.Signer = faultySigner(ca, func(tbs []byte) ([]byte, error) {
-				tbs[bytes.Index(tbs, []byte{tagInteger, 1, 2})+2] = 3 // serial number 2
+			c.Signer = faultySigner(ca, func(tbs [][]byte) ([]byte, error) {
+				tbs[0][bytes.Index(tbs[0], []byte{tagInteger, 1, 2})+2] = 3 // serial number 2
 				return ca.SignCRL(t.Context(), "", tbs)
 			})
 		},
@@ -345,9 +345,9 @@ func TestPublishFaults(t *testing.T) {
 }
 
 // faultySigner does once what instead does, and then what ca does.
-func faultySigner(ca *testCA, instead func(tbs []byte) ([]byte, error)) Signer {
+func faultySigner(ca *testCA, instead func(tbs [][]byte) ([]byte, error)) Signer {
 	var struck bool
-	return signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+	return signerFunc(func(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error) {
 		if struck {
 			return ca.SignCRL(ctx, issuer, tbs)
 		}

@@ -169,7 +169,7 @@ func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, ent
 	if err != nil {
 		return Signed{}, nil, err
 	}
-	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, d.tbs())
+	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, [][]byte{d.tbs()})
 	if err != nil {
 		return Signed{}, nil, fmt.Errorf("signing it: %w", err)
 	}

@@ -52,7 +52,7 @@ func TestWakeUpDuringARoundCausesAnother(t *testing.T) {
 		m := newMemory()
 		c := publisherConfig(ca, m)
 		signing, proceed := make(chan struct{}), make(chan struct{})
-		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error) {
 			signing <- struct{}{}
 			<-proceed
 			return ca.SignCRL(ctx, issuer, tbs)
@@ -142,7 +142,7 @@ func TestFailedPublicationIsRetriedAndTold(t *testing.T) {
 		var down atomic.Bool
 		c := publisherConfig(ca, m)
 		var tries atomic.Int64
-		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs []byte) ([]byte, error) {
+		c.Signer = signerFunc(func(ctx context.Context, issuer string, tbs [][]byte) ([]byte, error) {
 			if tries.Add(1); down.Load() {
 				return nil, errFault
 			}

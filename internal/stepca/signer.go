@@ -92,11 +92,11 @@ func (s *Signer) SignCertificate(ctx context.Context, template *x509.Certificate
 
 // SignCRL signs a CRL with the key itself: softcas would write the list anew, entry by entry.
 func (s *Signer) SignCRL(ctx context.Context, list ca.TBSCertList) (signature []byte, err error) {
-	if len(list.DER()) == 0 {
+	if len(list.Digest()) == 0 {
 		return nil, errors.New("no CRL to sign")
 	}
 	return s.call(ctx, func() ([]byte, error) {
-		return crypto.SignMessage(s.key, rand.Reader, list.DER(), list.Hash())
+		return s.key.Sign(rand.Reader, list.Digest(), list.Hash())
 	})
 }
 

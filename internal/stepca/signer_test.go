@@ -99,12 +99,12 @@ func TestCeremony(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				tbs := tbsCertList(t, issuer, issuerKey)
+				tbs, raw := tbsCertList(t, issuer, issuerKey)
 				signature, err := s.SignCRL(t.Context(), tbs)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if list := (&x509.RevocationList{RawTBSRevocationList: tbs.DER(), Signature: signature, SignatureAlgorithm: algorithmOf(issuerKind)}); list.CheckSignatureFrom(issuer) != nil {
+				if list := (&x509.RevocationList{RawTBSRevocationList: raw, Signature: signature, SignatureAlgorithm: algorithmOf(issuerKind)}); list.CheckSignatureFrom(issuer) != nil {
 					t.Error("the signature over the CRL does not verify")
 				}
 				leafDER, err := s.SignCertificate(t.Context(), leafTemplate(), mustKey(t, ca.P256).Public())
@@ -132,8 +132,8 @@ func TestCeremony(t *testing.T) {
 	}
 }
 
-// tbsCertList returns a CRL as it is before it is signed.
-func tbsCertList(t *testing.T, issuer *x509.Certificate, key crypto.Signer) ca.TBSCertList {
+// tbsCertList returns a CRL as it is before it is signed, and its DER.
+func tbsCertList(t *testing.T, issuer *x509.Certificate, key crypto.Signer) (ca.TBSCertList, []byte) {
 	t.Helper()
 	der, err := CreateRootCRL(issuer, key, big.NewInt(1), start, start.Add(time.Hour))
 	if err != nil {
@@ -143,11 +143,11 @@ func tbsCertList(t *testing.T, issuer *x509.Certificate, key crypto.Signer) ca.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	tbs, err := ca.NewTBSCertList(list.RawTBSRevocationList, issuer)
+	tbs, err := ca.NewTBSCertList([][]byte{list.RawTBSRevocationList}, issuer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tbs
+	return tbs, list.RawTBSRevocationList
 }
 
 func algorithmOf(kind ca.KeyType) x509.SignatureAlgorithm {
@@ -252,7 +252,7 @@ func (d device) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 
 func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
-	list := tbsCertList(t, issuer, key)
+	list, _ := tbsCertList(t, issuer, key)
 	synctest.Test(t, func(t *testing.T) {
 		free := make(chan struct{})
 		s, err := NewSigner(issuer, device{key, free})
