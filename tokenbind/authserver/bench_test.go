@@ -91,7 +91,6 @@ func BenchmarkTokenDPoP(b *testing.B) {
 	})
 }
 
-
 func benchIntrospect(b *testing.B, forget func(*house)) {
 	h := newHouse(b)
 	secret := h.add(Client{ID: "rs", Auth: ClientSecretBasic, Introspect: true})
@@ -103,3 +102,8 @@ func benchIntrospect(b *testing.B, forget func(*house)) {
 }
 
 func BenchmarkIntrospect(b *testing.B) { benchIntrospect(b, func(*house) {}) }
+
+// Each token is seen for the first time.
+func BenchmarkIntrospectFirstSight(b *testing.B) {
+	benchIntrospect(b, func(h *house) { clear(h.keys.verified.young) })
+}

@@ -29,13 +29,43 @@ func (s *Server) checkCertificate(c *call, client *Client) error {
 	case status == nil:
 		return failed("this CA has no record of the certificate presented")
 	}
-	// It is the client's own, so its holder may know the rest.
-	if err := s.checkChain(c.cert, c.now); err != nil {
+	return s.vet(c, client)
+}
+
+// vetted says of a certificate that its chain and its name were found good.
+type vetted struct {
+	against     standards
+	from, until time.Time // while every certificate of the chain is valid
+}
+
+// standards are all that a certificate's chain and name are held against, beside the time. Pools only grow, so what
+// was good of the same ones still is.
+type standards struct {
+	roots, intermediates *x509.CertPool
+	kind                 SubjectKind
+	subject              string
+}
+
+// maxVetted is how many certificates are remembered with their chain and name.
+const maxVetted = 16 << 10
+
+// vet checks the chain and the name of a certificate that is the client's own, so that its holder may know what is
+// wrong. What was found good of this very certificate is not checked again while it cannot have changed.
+func (s *Server) vet(c *call, client *Client) error {
+	against := standards{s.c.Anchors(), s.c.Intermediates(), client.SubjectKind, client.Subject}
+	known, found := s.vetted.get(c.x5t)
+	if found && known.against == against && !c.now.Before(known.from) && !c.now.After(known.until) {
+		return nil
+	}
+	chain, err := s.checkChain(c.cert, c.now)
+	if err != nil {
 		return invalidClient("the certificate presented is not one for TLS clients that a trusted CA issued").because(err)
 	}
 	if !subjectMatches(client, c.cert) {
 		return invalidClient("the certificate presented does not have the %s that the client is registered with", client.SubjectKind)
 	}
+	from, until := validity(chain)
+	s.vetted.put(c.x5t, vetted{against, from, until})
 	return nil
 }
 
@@ -82,17 +112,34 @@ func (s *Server) status(ctx context.Context, cert *x509.Certificate) (*Certifica
 
 // checkChain validates the path to an anchor with crypto/x509: signatures, basic constraints, validity,
 // extended key usage and critical extensions (RFC 8705 section 7.5). Key usage is left to the caller there.
-func (s *Server) checkChain(cert *x509.Certificate, now time.Time) error {
+func (s *Server) checkChain(cert *x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
 	if cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		return errors.New("its key is not for signatures in TLS")
+		return nil, errors.New("its key is not for signatures in TLS")
 	}
-	_, err := cert.Verify(x509.VerifyOptions{
+	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots:         s.c.Anchors(),
 		Intermediates: s.c.Intermediates(),
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return chains[0], nil
+}
+
+// validity is when every certificate of a chain is valid.
+func validity(chain []*x509.Certificate) (from, until time.Time) {
+	from, until = chain[0].NotBefore, chain[0].NotAfter
+	for _, cert := range chain[1:] {
+		if cert.NotBefore.After(from) {
+			from = cert.NotBefore
+		}
+		if cert.NotAfter.Before(until) {
+			until = cert.NotAfter
+		}
+	}
+	return from, until
 }
 
 // subjectMatches compares the one registered name (RFC 8705 section 2.1.2). A wildcard in a certificate is

@@ -99,18 +99,12 @@ func used(methods ...bool) (n int) {
 
 // readBasic reads client_secret_basic, whose two parts are form-encoded (RFC 6749 section 2.3.1).
 func readBasic(r *http.Request) (credentials, error) {
-	unreadable := invalidClient("the Authorization header is not Basic with the form-encoded client_id and secret (RFC 6749 section 2.3.1)")
-	unreadable.challenge = basicChallenge
 	name, password, ok := r.BasicAuth()
-	if !ok {
-		return credentials{}, unreadable
-	}
-	id, err := url.QueryUnescape(name)
-	if err != nil {
-		return credentials{}, unreadable
-	}
-	secret, err := url.QueryUnescape(password)
-	if err != nil {
+	id, err1 := url.QueryUnescape(name)
+	secret, err2 := url.QueryUnescape(password)
+	if !ok || err1 != nil || err2 != nil {
+		unreadable := invalidClient("the Authorization header is not Basic with the form-encoded client_id and secret (RFC 6749 section 2.3.1)")
+		unreadable.challenge = basicChallenge
 		return credentials{}, unreadable
 	}
 	return credentials{id: id, method: ClientSecretBasic, secret: secret}, nil

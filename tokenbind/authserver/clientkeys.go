@@ -41,8 +41,11 @@ func (s *Server) anyKey(ctx context.Context, client *Client, will func(jose.JSON
 
 // registeredKeys remembers what the jwks of clients' records parse to.
 type registeredKeys struct {
-	mu   sync.Mutex // guards sets
-	sets map[string]registeredSet
+	sets *recent[string, registeredSet] // by client id
+}
+
+func newRegisteredKeys() *registeredKeys {
+	return &registeredKeys{newRecent[string, registeredSet](maxRegistered)}
 }
 
 type registeredSet struct {
@@ -52,20 +55,14 @@ type registeredSet struct {
 
 // keys returns the client's keys, which are not to be changed.
 func (r *registeredKeys) keys(client *Client) ([]jose.JSONWebKey, error) {
-	r.mu.Lock()
-	set, known := r.sets[client.ID]
-	r.mu.Unlock()
-	if known && set.version == client.Version {
+	if set, known := r.sets.get(client.ID); known && set.version == client.Version {
 		return set.keys, nil
 	}
 	keys, err := parseKeySet(client.JWKS, nil)
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	makeRoom(r.sets, maxRegistered)
-	r.sets[client.ID] = registeredSet{client.Version, keys}
+	r.sets.put(client.ID, registeredSet{client.Version, keys})
 	return keys, nil
 }
 

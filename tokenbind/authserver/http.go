@@ -1,10 +1,10 @@
 package authserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"net"
@@ -79,7 +79,7 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 	if r.challenge != "" {
 		w.Header().Set("WWW-Authenticate", r.challenge)
 	}
-	body, _ := encode(map[string]string{"error": r.code, "error_description": describable(r.text)}) // two strings always encode
+	body, _ := json.Marshal(map[string]string{"error": r.code, "error_description": describable(r.text)}) // two strings always encode
 	writeJSON(w, r.status, body)
 }
 
@@ -116,17 +116,19 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	if r.URL.RawQuery != "" {
 		return nil, invalidRequest("send parameters in the body, never in the URL, which ends up in logs")
 	}
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/x-www-form-urlencoded" {
+	if !isForm(r.Header.Get("Content-Type")) {
 		return nil, invalidRequest("send the parameters as application/x-www-form-urlencoded")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength, 0), maxBody)) + bytes.MinRead)
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, refused(http.StatusRequestEntityTooLarge, "invalid_request", "the body has more than %d octets", maxBody)
 	}
 	if err != nil {
 		return nil, invalidRequest("the body could not be read to its end").because(err)
 	}
-	form, err := url.ParseQuery(string(body))
+	form, err := url.ParseQuery(body.String())
 	if err != nil {
 		return nil, invalidRequest("the body is malformed: percent-encode names and values").because(err)
 	}
@@ -141,11 +143,28 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	return form, nil
 }
 
+func isForm(contentType string) bool {
+	const form = "application/x-www-form-urlencoded"
+	if contentType == form {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == form
+}
+
 // allowOrigins lets scripts of any origin read an answer: nothing here depends on cookies (RFC 9449
 // sections 7.1 and 8).
 func allowOrigins(h http.Header) {
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", "DPoP-Nonce, WWW-Authenticate")
+	setHeaders(h, "Access-Control-Allow-Origin", "*", "Access-Control-Expose-Headers", "DPoP-Nonce, WWW-Authenticate")
+}
+
+// setHeaders sets headers, given as pairs of a name in its canonical form and a value, with one allocation for all.
+func setHeaders(h http.Header, pairs ...string) {
+	values := make([]string, len(pairs)/2)
+	for i := range values {
+		values[i] = pairs[2*i+1]
+		h[pairs[2*i]] = values[i : i+1 : i+1]
+	}
 }
 
 func preflight(w http.ResponseWriter) {
@@ -155,14 +174,7 @@ func preflight(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// encode returns v as JSON; nil has no body.
-func encode(v any) ([]byte, error) {
-	if v == nil {
-		return nil, nil
-	}
-	return json.Marshal(v)
-}
-
+// writeJSON answers with a JSON body, or with none.
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	if len(body) > 0 {
 		w.Header().Set("Content-Type", "application/json")

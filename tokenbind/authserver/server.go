@@ -9,6 +9,7 @@ package authserver
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -76,8 +77,10 @@ type Server struct {
 	keys       *signingKeys
 	proofs     *tokenbind.ProofChecker
 	nonces     *tokenbind.Nonces
+	vetted     *recent[thumbprint.Cert, vetted]
 	registered *registeredKeys // in clients' records
 	remote     *remoteKeys     // at clients' jwks_uri
+	tokenURLs  []string
 	metadata   []byte
 	jwks       []byte
 }
@@ -97,17 +100,18 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
 	s := &Server{
-		c: c, keys: keys, nonces: nonces,
-		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: &registeredKeys{sets: map[string]registeredSet{}},
+		c: c, keys: keys, nonces: nonces, vetted: newRecent[thumbprint.Cert, vetted](maxVetted),
+		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: newRegisteredKeys(),
+		tokenURLs: []string{c.Issuer + TokenPath, c.MTLSBase + TokenPath},
 	}
 	s.proofs = &tokenbind.ProofChecker{
 		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
 		Nonces: nonces, Replay: c.Replay, Now: c.Now,
 	}
-	if s.metadata, err = encode(s.describe()); err != nil {
+	if s.metadata, err = json.Marshal(s.describe()); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the metadata: %w", err)
 	}
-	if s.jwks, err = encode(keys.public()); err != nil {
+	if s.jwks, err = json.Marshal(keys.public()); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the key set: %w", err)
 	}
 	return s, nil
@@ -175,10 +179,9 @@ func peerCertificate(r *http.Request) *x509.Certificate {
 }
 
 // serve runs a POST endpoint: read and bound the request, handle it, answer. Nothing of it may be cached.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, handle func(*call) (any, error)) {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, handle func(*call) ([]byte, error)) {
 	allowOrigins(w.Header())
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Pragma", "no-cache") // RFC 6749 section 5.1 asks for both
+	setHeaders(w.Header(), "Cache-Control", "no-store", "Pragma", "no-cache") // RFC 6749 section 5.1 asks for both
 	if r.Method == http.MethodOptions {
 		preflight(w)
 		return
@@ -192,15 +195,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, handle func(*call
 		s.refuse(w, c, err)
 		return
 	}
-	body, err := encode(answer)
-	if err != nil {
-		s.refuse(w, c, fmt.Errorf("encoding the answer: %w", err))
-		return
-	}
-	writeJSON(w, http.StatusOK, body)
+	writeJSON(w, http.StatusOK, answer)
 }
 
-func (s *Server) run(w http.ResponseWriter, c *call, handle func(*call) (any, error)) (any, error) {
+func (s *Server) run(w http.ResponseWriter, c *call, handle func(*call) ([]byte, error)) ([]byte, error) {
 	// A certificate in a header counts only from a trusted proxy, and whoever trusts one takes the header
 	// away and puts the certificate into r.TLS before the request comes here.
 	if name, found := tokenbind.ForwardedCertificate(c.http.Header); found {

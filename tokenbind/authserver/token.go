@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,20 +19,12 @@ import (
 // proofAlgorithms are those that DPoP proofs may be signed with.
 var proofAlgorithms = tokenbind.ProofAlgorithms()
 
-// tokenAnswer is the successful answer of RFC 6749 section 5.1.
-type tokenAnswer struct {
-	AccessToken string `json:"access_token"`
-	TokenType   string `json:"token_type"` // DPoP (RFC 9449 section 5) or Bearer, also if bound to a certificate
-	ExpiresIn   int64  `json:"expires_in"` // seconds
-	Scope       string `json:"scope,omitempty"`
-}
-
 // Token is the token endpoint (RFC 6749 section 3.2).
 func (s *Server) Token(w http.ResponseWriter, r *http.Request) { s.serve(w, r, s.token) }
 
 // token refuses what can be told from the request alone before it looks at the proof, and records the proof
 // last, so that neither a stranger nor a mistake spends one.
-func (s *Server) token(c *call) (any, error) {
+func (s *Server) token(c *call) ([]byte, error) {
 	switch grant := c.form.Get("grant_type"); grant {
 	case "client_credentials":
 	case "":
@@ -140,7 +133,7 @@ func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbin
 	proof, err := s.proofs.Check(c.http.Context(), tokenbind.ProofRequest{
 		Headers:      proofs,
 		Method:       c.http.Method,
-		URLs:         []string{s.c.Issuer + TokenPath, s.c.MTLSBase + TokenPath},
+		URLs:         s.tokenURLs,
 		RequireNonce: demand,
 	})
 	var bad *tokenbind.ProofError
@@ -156,7 +149,8 @@ func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbin
 	return proof, nil
 }
 
-func (s *Server) issue(c *call, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) (*tokenAnswer, error) {
+// issue makes a token and the successful answer of RFC 6749 section 5.1.
+func (s *Server) issue(c *call, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) ([]byte, error) {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
 	issued := issuedAt(c.now, client.TokensNotBefore)
@@ -164,15 +158,14 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 	if c.cert != nil && c.cert.NotAfter.Before(expiry) { // the token is bound to it, and useless without
 		expiry = c.cert.NotAfter
 	}
-	token, err := s.keys.sign(&accessClaims{
-		Claims: jwt.Claims{
-			Issuer:   s.c.Issuer,
-			Subject:  client.ID,
-			Audience: audience,
-			Expiry:   jwt.NewNumericDate(expiry),
-			IssuedAt: jwt.NewNumericDate(issued),
-			ID:       base64.RawURLEncoding.EncodeToString(id[:]),
-		},
+	const before = `{"access_token":"` // a token needs no escaping
+	answer, err := s.keys.sign(append(make([]byte, 0, 1<<10), before...), &accessClaims{
+		Issuer:       s.c.Issuer,
+		Subject:      client.ID,
+		Audience:     audience,
+		Expiry:       jwt.NumericDate(expiry.Unix()),
+		IssuedAt:     jwt.NumericDate(issued.Unix()),
+		ID:           base64.RawURLEncoding.EncodeToString(id[:]),
 		ClientID:     client.ID,
 		Scope:        scope,
 		Confirmation: cnf,
@@ -180,11 +173,12 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 	if err != nil {
 		return nil, fmt.Errorf("issuing a token to %q: %w", client.ID, err)
 	}
-	if len(token) > maxToken { // names that JSON must escape
+	if len(answer)-len(before) > maxToken { // names that JSON must escape
 		return nil, refused(http.StatusBadRequest, "invalid_target", "a token for all that was asked for would be longer than %d octets; ask for fewer resources or scopes", maxToken)
 	}
-	answer := &tokenAnswer{AccessToken: token, TokenType: cnfType(cnf), ExpiresIn: int64(expiry.Sub(c.now) / time.Second), Scope: scope}
-	return answer, nil
+	answer = appendString(append(answer, `","token_type":`...), cnfType(cnf))
+	answer = strconv.AppendInt(append(answer, `,"expires_in":`...), int64(expiry.Sub(c.now)/time.Second), 10)
+	return append(appendScope(answer, scope), '}'), nil
 }
 
 // issuedAt is now in whole seconds. A token that is asked for in the second in which its client was enabled
@@ -197,7 +191,8 @@ func issuedAt(now, notBefore time.Time) time.Time {
 	return issued
 }
 
-// cnfType is the token_type that goes with a confirmation.
+// cnfType is the token_type that goes with a confirmation: DPoP (RFC 9449 section 5), or Bearer, also if the token is
+// bound to a certificate (RFC 8705 section 3).
 func cnfType(cnf tokenbind.Confirmation) string {
 	if cnf.Key.IsZero() {
 		return "Bearer"
