@@ -39,7 +39,7 @@ const (
 	fetchTimeout     = 5 * time.Second
 )
 
-// Config is what a Server needs. All of it is required but Intermediates, RequireNonce and what has a default.
+// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, RequireNonce and what has a default.
 type Config struct {
 	// Issuer is the origin of the public listener, such as https://pkid.example:8443, and the "iss" of tokens.
 	Issuer string
@@ -56,7 +56,11 @@ type Config struct {
 	// Replay remembers DPoP proofs, and Assertions the client assertions, for all nodes.
 	Replay     tokenbind.Replay
 	Assertions tokenbind.Replay
-	Revoked    RevokedTokens
+	// ProofsSince is the instant from which on Replay knows of every proof; zero: it knows of all. A Replay in
+	// memory costs no write to disk for each proof, and in return does not know, after a crash, what was used
+	// before. Proofs that may have been are refused then, with a nonce that lets the client's next one in.
+	ProofsSince time.Time
+	Revoked     RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
 	// kept after its time.
 	Keys          []SigningKey
@@ -106,7 +110,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.proofs = &tokenbind.ProofChecker{
 		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
-		Nonces: nonces, Replay: c.Replay, Now: c.Now,
+		Nonces: nonces, Replay: c.Replay, Since: c.ProofsSince, Now: c.Now,
 	}
 	if s.metadata, err = json.Marshal(s.describe()); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the metadata: %w", err)
