@@ -20,6 +20,7 @@ type jws struct {
 	signature []byte
 	header    map[string]any
 	claims    map[string]any
+	room      [64]byte // for the commonest signatures
 }
 
 var errCompact = errors.New("not a compact JWS of three parts in unpadded base64url")
@@ -42,7 +43,7 @@ func parseJWS(compact string, known func(header string) bool) (*jws, error) {
 	if j.claims, err = decodePart(payload); err != nil {
 		return nil, fmt.Errorf("payload: %w", err)
 	}
-	j.signature, err = appendSegment(nil, signature)
+	j.signature, err = appendSegment(j.room[:0], signature)
 	return j, err
 }
 
@@ -57,7 +58,7 @@ func decodePart(segment string) (map[string]any, error) {
 
 // appendSegment decodes base64url, strictly where encoding/base64 is not: it would skip line breaks.
 func appendSegment(to []byte, s string) ([]byte, error) {
-	if strings.ContainsAny(s, "\r\n") {
+	if strings.IndexByte(s, '\r') >= 0 || strings.IndexByte(s, '\n') >= 0 {
 		return nil, errCompact
 	}
 	to, err := base64.RawURLEncoding.Strict().AppendDecode(to, []byte(s))
@@ -82,20 +83,26 @@ func asymmetric(alg string) bool {
 	return known
 }
 
-// digest is what a signature is made over: the hash of the input, or for EdDSA the input.
-func digest(alg, input string) []byte {
+// sum256 is SHA-256 of a text, which most often is short enough to be hashed without a copy of it on the heap.
+func sum256(s string) [sha256.Size]byte {
+	var small [1 << 10]byte
+	return sha256.Sum256(append(small[:0], s...))
+}
+
+// appendDigest appends what a signature is made over: the hash of the input, or for EdDSA the input.
+func appendDigest(to []byte, alg, input string) []byte {
 	switch algorithms[alg] {
 	case crypto.SHA256:
-		sum := sha256.Sum256([]byte(input))
-		return sum[:]
+		sum := sum256(input)
+		return append(to, sum[:]...)
 	case crypto.SHA384:
 		sum := sha512.Sum384([]byte(input))
-		return sum[:]
+		return append(to, sum[:]...)
 	case crypto.SHA512:
 		sum := sha512.Sum512([]byte(input))
-		return sum[:]
+		return append(to, sum[:]...)
 	default:
-		return []byte(input)
+		return append(to, input...)
 	}
 }
 
@@ -104,7 +111,8 @@ var errSignature = errors.New("the signature does not hold")
 // verify checks the signature with a key and the algorithm that the header must name. The key was checked by
 // keyFits before.
 func (j *jws) verify(alg string, key crypto.PublicKey) error {
-	over := digest(alg, j.input)
+	var room [sha512.Size]byte
+	over := appendDigest(room[:0], alg, j.input)
 	holds := false
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:

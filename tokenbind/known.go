@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/sha256"
 
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -36,7 +35,7 @@ func (q *request) recall() {
 	if q.t.all || len(q.token) > maxKnownToken {
 		return
 	}
-	q.hash = thumbprint.OfToken(q.token)
+	q.hash = sum256(q.token)
 	t := q.v.tokens.get(q.hash)
 	if t == nil {
 		return
@@ -104,7 +103,7 @@ func (p *proofRun) recall(header string) bool {
 	if p.t.all || len(header) > maxKnownHeader {
 		return false
 	}
-	p.header = sha256.Sum256([]byte(header))
+	p.header = sum256(header)
 	if p.seen = p.c.headers.get(p.header); p.seen != nil {
 		p.alg, p.publicKey, p.key = p.seen.alg, p.seen.publicKey, p.seen.key
 	}

@@ -50,7 +50,7 @@ func (s *signer) sign(claims any) (string, error) {
 	if strings.HasPrefix(s.alg, "PS") { // RFC 7518 section 3.5: the salt is as long as the hash
 		opts = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: algorithms[s.alg]}
 	}
-	signature, err := s.key.Sign(rand.Reader, digest(s.alg, input), opts)
+	signature, err := s.key.Sign(rand.Reader, appendDigest(nil, s.alg, input), opts)
 	if err != nil {
 		return "", err
 	}

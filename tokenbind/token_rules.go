@@ -68,11 +68,10 @@ func (q *request) judgeAuthorization() finding {
 		return noToken
 	}
 	q.token = strings.TrimLeft(token, " ")
-	if !token68(q.token) {
+	if q.recall(); !q.known() && !token68(q.token) {
 		scheme, q.scheme = q.scheme, "" // perhaps both schemes in one header
 		return fail("something else after "+scheme, "one token").as(CodeInvalidRequest)
 	}
-	q.recall()
 	return pass(q.scheme)
 }
 
@@ -80,12 +79,20 @@ func (q *request) judgeAuthorization() finding {
 func token68(s string) bool {
 	s = strings.TrimRight(s, "=")
 	for i := range len(s) {
-		if c := s[i]; !unreserved(c) && c != '+' && c != '/' {
+		if !token68Octets[s[i]] {
 			return false
 		}
 	}
 	return s != ""
 }
+
+// token68Octets is a table because every octet of every token is looked at.
+var token68Octets = func() (table [256]bool) {
+	for c := range len(table) {
+		table[c] = unreserved(byte(c)) || c == '+' || c == '/'
+	}
+	return table
+}()
 
 func (q *request) judgeForm() finding {
 	if len(q.token) > maxToken {
