@@ -33,6 +33,9 @@ type Config struct {
 // Authority is an issuing CA in service. All methods may be called at once.
 type Authority struct {
 	issuer   *Issuer
+	id       string // the issuer's
+	leaf     *leafWriter
+	chain    []*x509.Certificate
 	store    Store
 	profiles map[string]*Profile
 	changed  func(issuer string, shard uint32)
@@ -52,7 +55,14 @@ func New(c Config) (*Authority, error) {
 	if err := cert.CheckSignatureFrom(c.Issuer.Root); err != nil {
 		return nil, fmt.Errorf("ca: issuing CA %q is not signed by root %q: %w", cert.Subject, c.Issuer.Root.Subject, err)
 	}
-	a := &Authority{issuer: c.Issuer, store: c.Store, profiles: map[string]*Profile{}, changed: c.Changed, clock: c.Now}
+	leaf, err := newLeafWriter(c.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	a := &Authority{
+		issuer: c.Issuer, id: c.Issuer.ID(), leaf: leaf, chain: c.Issuer.Chain(),
+		store: c.Store, profiles: map[string]*Profile{}, changed: c.Changed, clock: c.Now,
+	}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -81,10 +91,11 @@ type Request struct {
 // Renewal asks for a certificate like Current, for the same or another key.
 type Renewal struct {
 	Current *x509.Certificate
+	Record  *Record // as Lookup returned it for Current
 	Key     ProvenKey
 }
 
-// Issued is a certificate that is recorded and may leave the process.
+// Issued is a certificate that is recorded and may leave the process. It is read-only.
 type Issued struct {
 	Record *Record
 	Chain  []*x509.Certificate // what a client sends after its own certificate
@@ -107,11 +118,14 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 }
 
 // Renew signs a successor for an active certificate: same client, profile, names and length of life. It
-// reads all of these from its own record, never from what the requester sent.
+// takes all of these from its own record, never from what the requester sent; the names are in the certificate, which
+// is read from r.Current, since that is the very one that was recorded.
+//
+// The record may be out of date by the time that it is used: dropOrphan looks again.
 func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
-	old, err := a.Lookup(ctx, r.Current)
-	if err != nil {
-		return nil, fmt.Errorf("certificate to renew: %w", err)
+	old := r.Record
+	if !old.Thumbprint.Equal(thumbprint.OfCertificate(r.Current)) {
+		return nil, fmt.Errorf("certificate to renew: %w: %s is another certificate", ErrNotFound, old.Serial)
 	}
 	now, err := a.now()
 	if err != nil {
@@ -120,16 +134,12 @@ func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
 	if status := old.Status(now); status != Active {
 		return nil, fmt.Errorf("%w: %s is %s; ask the operator for an invitation and enrol again", ErrNotActive, old.Serial, status)
 	}
-	cert, err := x509.ParseCertificate(old.DER)
-	if err != nil {
-		return nil, fmt.Errorf("parsing stored certificate %s: %w", old.Serial, err)
-	}
 	// Shorter than asked for if the issuing CA was about to expire.
 	lifetime := max(old.NotAfter.Sub(old.NotBefore)-backdate, MinLifetime)
 	if p := a.profiles[old.Profile]; p != nil {
 		lifetime = min(lifetime, p.c.MaxLifetime) // the profile may have been tightened since
 	}
-	d, err := a.decide(old.Profile, old.ClientID, NamesOf(cert), r.Key, lifetime)
+	d, err := a.decide(old.Profile, old.ClientID, NamesOf(r.Current), r.Key, lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -219,8 +229,8 @@ func (a *Authority) Issued(ctx context.Context, s Serial) (*Issued, error) {
 // checkIssuer refuses a certificate of another issuing CA than the one in service, whose chain and CRL are
 // not here.
 func (a *Authority) checkIssuer(rec *Record) error {
-	if id := a.issuer.ID(); rec.Issuer != id {
-		return fmt.Errorf("%w: %s is of %s, and %s is in service", ErrIssuer, rec.Serial, rec.Issuer, id)
+	if rec.Issuer != a.id {
+		return fmt.Errorf("%w: %s is of %s, and %s is in service", ErrIssuer, rec.Serial, rec.Issuer, a.id)
 	}
 	return nil
 }
@@ -236,5 +246,5 @@ func (a *Authority) List(ctx context.Context, q Query) (*Page, error) {
 func (a *Authority) Issuer() *Issuer { return a.issuer }
 
 func (a *Authority) issued(rec *Record) *Issued {
-	return &Issued{Record: rec, Chain: a.issuer.Chain(), Root: a.issuer.Root}
+	return &Issued{Record: rec, Chain: a.chain, Root: a.issuer.Root}
 }

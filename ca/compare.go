@@ -6,80 +6,113 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"slices"
 )
 
-// compare checks what was signed against what was decided (invariant 3): the signer is a library, a device
-// or a service, and what leaves the process is this CA's word.
-func (a *Authority) compare(got, want *x509.Certificate, d *decision) error {
-	issuer := a.issuer.Signer.Certificate()
-	differs := func(what string) error { return fmt.Errorf("%w: %s", ErrMismatch, what) }
-	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	subject, err := asn1.Marshal(want.Subject.ToRDNSequence())
+// check reads back what was signed and holds it against what was decided (invariant 3). It shares nothing with what
+// wrote the certificate: that may err, and the signer is a library, a device or a service, while what leaves the
+// process is this CA's word.
+func (a *Authority) check(der []byte, d *decision, serial Serial) error {
+	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return fmt.Errorf("encoding subject: %w", err)
+		return fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
+	if err := a.compare(cert, d, serial); err != nil {
+		return fmt.Errorf("%w: %w", ErrMismatch, err)
+	}
+	return nil
+}
+
+func (a *Authority) compare(got *x509.Certificate, d *decision, serial Serial) error {
+	issuer := a.issuer.Signer.Certificate()
+	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
-	case got.SerialNumber.Cmp(want.SerialNumber) != 0:
-		return differs("serial number")
+	case got.Version != 3 || got.SerialNumber.Cmp(serial.Int()) != 0:
+		return errors.New("serial number")
 	case !ok || !key.Equal(d.key):
-		return differs("public key")
-	case !bytes.Equal(got.RawSubject, subject) || !NamesOf(got).equal(d.names):
-		return differs("names")
-	case !got.NotBefore.Equal(want.NotBefore) || !got.NotAfter.Equal(want.NotAfter):
-		return differs("lifetime")
-	case got.KeyUsage != want.KeyUsage || !slices.Equal(got.ExtKeyUsage, want.ExtKeyUsage) || len(got.UnknownExtKeyUsage) > 0:
-		return differs("key usage")
+		return errors.New("public key")
+	case !onlyCommonName(got) || !NamesOf(got).equal(d.names):
+		return errors.New("names")
+	case !got.NotBefore.Equal(d.notBefore) || !got.NotAfter.Equal(d.notAfter):
+		return errors.New("lifetime")
+	case got.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(got.ExtKeyUsage, d.profile.c.ExtKeyUsage) || len(got.UnknownExtKeyUsage) > 0:
+		return errors.New("key usage")
 	case got.IsCA || !got.BasicConstraintsValid || got.MaxPathLen != -1:
-		return differs("basic constraints")
+		return errors.New("basic constraints")
 	case !bytes.Equal(got.RawIssuer, issuer.RawSubject) || !bytes.Equal(got.AuthorityKeyId, issuer.SubjectKeyId):
-		return differs("issuer")
+		return errors.New("issuer")
 	case len(got.SubjectKeyId) == 0:
-		return differs("subject key identifier")
-	case !slices.Equal(got.CRLDistributionPoints, want.CRLDistributionPoints) || !slices.Equal(got.IssuingCertificateURL, want.IssuingCertificateURL) || len(got.OCSPServer) > 0:
-		return differs("CRL distribution point or AIA")
+		return errors.New("subject key identifier")
+	case !one(got.CRLDistributionPoints, a.issuer.CRLURL) || !one(got.IssuingCertificateURL, a.issuer.AIAURL) || len(got.OCSPServer) > 0:
+		return errors.New("CRL distribution point or AIA")
 	}
 	if err := compareExtensions(got.Extensions, d.names); err != nil {
 		return err
 	}
 	if err := got.CheckSignatureFrom(issuer); err != nil {
-		return differs("signature: " + err.Error())
+		return fmt.Errorf("signature: %w", err)
 	}
 	return nil
 }
 
-// leafExtensions are those that a leaf may have, and whether they are critical (RFC 5280 section 4.2).
-var leafExtensions = map[string]bool{
-	"2.5.29.14":         false, // subject key identifier
-	"2.5.29.15":         true,  // key usage
-	"2.5.29.17":         false, // subject alternative name; the subject is not empty
-	"2.5.29.19":         true,  // basic constraints
-	"2.5.29.31":         false, // CRL distribution points
-	"2.5.29.35":         false, // authority key identifier
-	"2.5.29.37":         false, // extended key usage
-	"1.3.6.1.5.5.7.1.1": false, // authority information access
+func one(list []string, want string) bool { return len(list) == 1 && list[0] == want }
+
+// onlyCommonName reports whether the subject is one common name and nothing else: that and the headers around
+// it, none of them longer than 2 octets, fill all of its octets.
+func onlyCommonName(c *x509.Certificate) bool {
+	const around = 2 + 2 + 2 + 5 + 2 // SEQUENCE, SET, SEQUENCE, the type with its header, the string's header
+	return len(c.Subject.Names) == 1 && len(c.RawSubject) == around+len(c.Subject.CommonName)
 }
+
+// leafExtensions are those that a leaf may have, and whether they are critical (RFC 5280 section 4.2).
+var leafExtensions = []pkix.Extension{
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 14}},                 // subject key identifier
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true}, // key usage
+	{Id: subjectAltName},                                      // not critical: the subject is not empty
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true}, // basic constraints
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 31}},                 // CRL distribution points
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 35}},                 // authority key identifier
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 37}},                 // extended key usage
+	{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}},    // authority information access
+}
+
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // compareExtensions finds what crypto/x509 does not show in a certificate's members: other extensions, and
 // kinds of subject alternative name that it knows nothing of.
 func compareExtensions(extensions []pkix.Extension, names Names) error {
 	sans := 0
 	for _, e := range extensions {
-		critical, ok := leafExtensions[e.Id.String()]
-		if !ok || e.Critical != critical {
-			return fmt.Errorf("%w: extension %s", ErrMismatch, e.Id)
+		allowed := slices.ContainsFunc(leafExtensions, func(l pkix.Extension) bool { return l.Id.Equal(e.Id) && l.Critical == e.Critical })
+		if !allowed {
+			return fmt.Errorf("extension %s", e.Id)
 		}
-		if e.Id.String() == "2.5.29.17" {
-			var all []asn1.RawValue
-			if rest, err := asn1.Unmarshal(e.Value, &all); err != nil || len(rest) > 0 {
-				return fmt.Errorf("%w: subject alternative name", ErrMismatch)
+		if e.Id.Equal(subjectAltName) {
+			var err error
+			if sans, err = elements(e.Value); err != nil {
+				return fmt.Errorf("subject alternative name: %w", err)
 			}
-			sans = len(all)
 		}
 	}
-	if want := len(names.DNS) + len(names.IPs) + len(names.URIs) + len(names.Emails); sans != want {
-		return fmt.Errorf("%w: %d subject alternative names instead of %d", ErrMismatch, sans, want)
+	if want := names.count(); sans != want {
+		return fmt.Errorf("%d subject alternative names instead of %d", sans, want)
 	}
 	return nil
+}
+
+// elements counts what the SEQUENCE that der consists of holds.
+func elements(der []byte) (n int, err error) {
+	var outer, inner asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &outer)
+	if err != nil || len(rest) > 0 || outer.Tag != asn1.TagSequence {
+		return 0, errors.New("not one SEQUENCE")
+	}
+	for rest = outer.Bytes; len(rest) > 0; n++ {
+		if rest, err = asn1.Unmarshal(rest, &inner); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }

@@ -57,10 +57,15 @@ type bench struct {
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	b := &bench{t: t, now: start}
+	return newBenchAt(t, start, newKey(t))
+}
+
+func newBenchAt(t testing.TB, now time.Time, issuerKey crypto.Signer) *bench {
+	t.Helper()
+	b := &bench{t: t, now: now}
 	clock := func() time.Time { return b.now }
 	spec := stepca.CeremonySpec{Name: "Test", RootCRLURL: "http://pki.test/root.crl", RootAIAURL: "http://pki.test/root.crt", Now: clock}
-	rootKey, issuerKey := newKey(t), newKey(t)
+	rootKey := newKey(t)
 	root, err := stepca.CreateRoot(spec, rootKey)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +106,7 @@ func (b *bench) restart() {
 	for _, c := range []ca.ProfileConfig{
 		{Name: "client", Lifetime: 24 * time.Hour, MaxLifetime: 48 * time.Hour, KeyTypes: ca.KeyTypes, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: policy},
 		{Name: "ed", Lifetime: time.Hour, KeyTypes: []ca.KeyType{ca.Ed25519}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, Policy: policy},
+		{Name: "any", Lifetime: time.Hour, MaxLifetime: ca.MaxLifetime, KeyTypes: ca.KeyTypes, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, Policy: permitAll{}},
 	} {
 		p, err := ca.NewProfile(c)
 		if err != nil {
@@ -174,7 +180,7 @@ func newCSR(t testing.TB, key crypto.Signer, template *x509.CertificateRequest) 
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-func leaf(t *testing.T, issued *ca.Issued) *x509.Certificate {
+func leaf(t testing.TB, issued *ca.Issued) *x509.Certificate {
 	t.Helper()
 	cert, err := x509.ParseCertificate(issued.Record.DER)
 	if err != nil {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/thumbprint"
 )
 
 func TestIssueEachKeyType(t *testing.T) {
@@ -283,7 +282,7 @@ func TestClockJumpedBack(t *testing.T) {
 	if err := ask(); !errors.Is(err, ca.ErrClock) {
 		t.Errorf("a jump: %v", err)
 	}
-	if _, err := b.Renew(t.Context(), ca.Renewal{Current: issued.Record.Thumbprint, Key: b.request(newCSR(t, newKey(t), nil)).Key}); !errors.Is(err, ca.ErrClock) {
+	if _, err := b.Renew(t.Context(), ca.Renewal{Current: leaf(t, issued), Record: issued.Record, Key: b.request(newCSR(t, newKey(t), nil)).Key}); !errors.Is(err, ca.ErrClock) {
 		t.Errorf("renewal after a jump: %v", err)
 	}
 	b.restart()

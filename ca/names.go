@@ -3,10 +3,8 @@ package ca
 import (
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/mail"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -58,7 +56,7 @@ func ParseSANs(commonName string, sans []string) (Names, error) {
 // validate refuses names that cannot stand in a certificate, whatever a policy says of them, and names that
 // have a second spelling: what a policy and a relying party compare must be one text.
 func (n Names) validate() error {
-	if len(n.DNS)+len(n.IPs)+len(n.URIs)+len(n.Emails) > maxNames {
+	if n.count() > maxNames {
 		return fmt.Errorf("%w: more than %d names", ErrNames, maxNames)
 	}
 	if err := validCommonName(n.CommonName); err != nil {
@@ -174,32 +172,11 @@ func NamesOf(c *x509.Certificate) Names {
 	return n
 }
 
-// equal reports whether both say the same, kind by kind, in whatever order.
+// equal reports whether both say the same, kind by kind and in the same order.
 func (n Names) equal(m Names) bool {
-	same := func(a, b []string) bool {
-		return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-	}
-	ips := func(n Names) []netip.Addr { return slices.SortedFunc(slices.Values(n.IPs), netip.Addr.Compare) }
-	return n.CommonName == m.CommonName && same(n.DNS, m.DNS) && slices.Equal(ips(n), ips(m)) &&
-		same(n.URIs, m.URIs) && same(n.Emails, m.Emails)
+	return n.CommonName == m.CommonName && slices.Equal(n.DNS, m.DNS) && slices.Equal(n.IPs, m.IPs) &&
+		slices.Equal(n.URIs, m.URIs) && slices.Equal(n.Emails, m.Emails)
 }
 
-func (n Names) ips() []net.IP {
-	var out []net.IP
-	for _, a := range n.IPs {
-		out = append(out, a.AsSlice())
-	}
-	return out
-}
-
-func (n Names) uris() ([]*url.URL, error) {
-	var out []*url.URL
-	for _, s := range n.URIs {
-		u, err := url.Parse(s)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNames, err)
-		}
-		out = append(out, u)
-	}
-	return out, nil
-}
+// count is the number of subject alternative names.
+func (n Names) count() int { return len(n.DNS) + len(n.IPs) + len(n.URIs) + len(n.Emails) }

@@ -77,7 +77,10 @@ type ProfileConfig struct {
 }
 
 // Profile is a validated ProfileConfig: what a certificate of its name may be.
-type Profile struct{ c ProfileConfig }
+type Profile struct {
+	c     ProfileConfig
+	usage []byte // the extensions that say what its certificates are for
+}
 
 // Bounds of every profile's lifetime.
 const (
@@ -116,7 +119,7 @@ func NewProfile(c ProfileConfig) (*Profile, error) {
 		}
 	}
 	c.KeyTypes, c.ExtKeyUsage = slices.Clone(c.KeyTypes), slices.Clone(c.ExtKeyUsage)
-	return &Profile{c}, nil
+	return &Profile{c: c, usage: usageExtensions(c.ExtKeyUsage)}, nil
 }
 
 // Name returns the profile's name.

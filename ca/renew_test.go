@@ -8,16 +8,20 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/ca"
-	"github.com/pkid/pkid/thumbprint"
 )
 
-func (b *bench) renew(current thumbprint.Cert, key crypto.Signer) (*ca.Issued, error) {
+func (b *bench) renew(current *ca.Record, key crypto.Signer) (*ca.Issued, error) {
 	b.t.Helper()
 	proven, err := ca.ProveCSR(newCSR(b.t, key, nil))
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return b.Renew(b.t.Context(), ca.Renewal{Current: current, Key: proven})
+	cert := leaf(b.t, &ca.Issued{Record: current})
+	rec, err := b.Lookup(b.t.Context(), cert)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return b.Renew(b.t.Context(), ca.Renewal{Current: cert, Record: rec, Key: proven})
 }
 
 func TestRenew(t *testing.T) {
@@ -33,7 +37,7 @@ func TestRenew(t *testing.T) {
 	b.now = b.now.Add(time.Hour)
 	for why, next := range map[string]crypto.Signer{"same key": key, "rekey": newKey(t), "rekey to RSA": keys()[ca.RSA2048]} {
 		t.Run(why, func(t *testing.T) {
-			again, err := b.renew(first.Record.Thumbprint, next)
+			again, err := b.renew(first.Record, next)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,12 +82,18 @@ func TestRenewRefuses(t *testing.T) {
 				}
 			}
 			b.now = b.now.Add(c.later)
-			if _, err := b.renew(issued.Record.Thumbprint, newKey(t)); !errors.Is(err, c.want) {
+			if _, err := b.renew(issued.Record, newKey(t)); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 		})
 	}
-	if _, err := newBench(t).renew(thumbprint.OfDER([]byte("another CA's")), newKey(t)); !errors.Is(err, ca.ErrNotFound) {
+	b := newBench(t)
+	mine, other := b.issue(), b.issue()
+	r := ca.Renewal{Current: leaf(t, other), Record: mine.Record, Key: b.request(newCSR(t, newKey(t), nil)).Key}
+	if _, err := b.Renew(t.Context(), r); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("another certificate than the record's: %v", err)
+	}
+	if _, err := newBench(t).Lookup(t.Context(), leaf(t, mine)); !errors.Is(err, ca.ErrNotFound) {
 		t.Errorf("a certificate that is not ours: %v", err)
 	}
 }
@@ -93,7 +103,7 @@ func TestRenewAtIssuersEnd(t *testing.T) {
 	b := newBench(t)
 	b.now = b.Issuer().Signer.Certificate().NotAfter.Add(-ca.MinLifetime + time.Second)
 	issued := b.issue()
-	if _, err := b.renew(issued.Record.Thumbprint, newKey(t)); err != nil {
+	if _, err := b.renew(issued.Record, newKey(t)); err != nil {
 		t.Error(err)
 	}
 }
@@ -109,7 +119,7 @@ func TestRenewDoesNotOutrunRevocation(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got, err := b.renew(issued.Record.Thumbprint, newKey(t)); !errors.Is(err, ca.ErrNotActive) || got != nil {
+	if got, err := b.renew(issued.Record, newKey(t)); !errors.Is(err, ca.ErrNotActive) || got != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
 	page, err := b.List(t.Context(), ca.Query{Limit: 10})
@@ -127,15 +137,15 @@ func TestRenewUnderFaults(t *testing.T) {
 	b := newBench(t)
 	issued := b.issue()
 	b.store.before = true
-	if got, err := b.renew(issued.Record.Thumbprint, newKey(t)); !errors.Is(err, errFault) || got != nil {
+	if got, err := b.renew(issued.Record, newKey(t)); !errors.Is(err, errFault) || got != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
 	b.store.before, b.store.after = false, true
-	if got, err := b.renew(issued.Record.Thumbprint, newKey(t)); !errors.Is(err, errFault) || got != nil {
+	if got, err := b.renew(issued.Record, newKey(t)); !errors.Is(err, errFault) || got != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
 	b.store.after = false
-	if _, err := b.renew(issued.Record.Thumbprint, newKey(t)); err != nil {
+	if _, err := b.renew(issued.Record, newKey(t)); err != nil {
 		t.Errorf("the old certificate cannot be renewed any more: %v", err)
 	}
 }

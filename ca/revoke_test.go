@@ -154,7 +154,7 @@ func (b *bench) line() (first, second, third *ca.Record) {
 	b.t.Helper()
 	out := []*ca.Record{b.issue().Record}
 	for range 2 {
-		next, err := b.renew(out[len(out)-1].Thumbprint, newKey(b.t))
+		next, err := b.renew(out[len(out)-1], newKey(b.t))
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -189,7 +189,7 @@ func TestRevokeLineage(t *testing.T) {
 				var next []*ca.Record
 				for _, p := range parents {
 					for range 2 {
-						issued, err := b.renew(p.Thumbprint, newKey(t))
+						issued, err := b.renew(p, newKey(t))
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -308,7 +308,7 @@ func TestRevokeLineageOfARenewalUnderWay(t *testing.T) {
 			return
 		}
 		for _, rec := range []*ca.Record{second, third} {
-			if issued, err := b.renew(rec.Thumbprint, newKey(t)); err == nil {
+			if issued, err := b.renew(rec, newKey(t)); err == nil {
 				late = append(late, issued.Record)
 			}
 		}

@@ -3,8 +3,6 @@ package ca
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"time"
@@ -18,13 +16,13 @@ const backdate = time.Minute
 
 // decision is a certificate that may be signed. Only decide makes one, so nothing else can be signed.
 type decision struct {
-	profile  *Profile
-	clientID string
-	names    Names
-	key      crypto.PublicKey
-	now      time.Time // milliseconds
-	notAfter time.Time // seconds
-	parent   Serial
+	profile             *Profile
+	clientID            string
+	names               Names
+	key                 crypto.PublicKey
+	now                 time.Time // milliseconds
+	notBefore, notAfter time.Time // seconds
+	parent              Serial
 }
 
 func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey, lifetime time.Duration) (*decision, error) {
@@ -52,7 +50,7 @@ func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey,
 	}
 	return &decision{
 		profile: p, clientID: clientID, names: names, key: key.pub,
-		now: now.UTC().Truncate(time.Millisecond), notAfter: notAfter,
+		now: now.UTC().Truncate(time.Millisecond), notBefore: now.UTC().Add(-backdate).Truncate(time.Second), notAfter: notAfter,
 	}, nil
 }
 
@@ -115,46 +113,21 @@ func (d *decision) event(rec *Record, action string, actor audit.Actor, spend *S
 
 func (a *Authority) signOnce(ctx context.Context, d *decision) (*Record, error) {
 	serial := newSerial(d.now)
-	template, err := a.template(d, serial)
+	tbs, err := a.leaf.write(d, serial)
 	if err != nil {
 		return nil, err
 	}
-	der, err := a.issuer.Signer.SignCertificate(ctx, template, d.key)
+	signature, err := a.issuer.Signer.SignCertificate(ctx, tbs)
 	if err != nil {
 		return nil, fmt.Errorf("signing certificate: %w", err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
-	}
-	if err := a.compare(cert, template, d); err != nil {
+	der := tbs.signed(signature)
+	if err := a.check(der, d, serial); err != nil {
 		return nil, err
 	}
 	return &Record{
-		Serial: serial, Issuer: a.issuer.ID(), ClientID: d.clientID, Profile: d.profile.Name(),
-		Thumbprint: thumbprint.OfDER(der), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, IssuedAt: d.now,
+		Serial: serial, Issuer: a.id, ClientID: d.clientID, Profile: d.profile.Name(),
+		Thumbprint: thumbprint.OfDER(der), NotBefore: d.notBefore, NotAfter: d.notAfter, IssuedAt: d.now,
 		Parent: d.parent, Names: d.names.Text(), DER: der,
-	}, nil
-}
-
-func (a *Authority) template(d *decision, serial Serial) (*x509.Certificate, error) {
-	uris, err := d.names.uris()
-	if err != nil {
-		return nil, err
-	}
-	return &x509.Certificate{
-		SerialNumber:          serial.Int(),
-		Subject:               pkix.Name{CommonName: d.names.CommonName},
-		NotBefore:             d.now.Add(-backdate).Truncate(time.Second),
-		NotAfter:              d.notAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           d.profile.c.ExtKeyUsage,
-		BasicConstraintsValid: true,
-		DNSNames:              d.names.DNS,
-		IPAddresses:           d.names.ips(),
-		URIs:                  uris,
-		EmailAddresses:        d.names.Emails,
-		CRLDistributionPoints: []string{a.issuer.CRLURL},
-		IssuingCertificateURL: []string{a.issuer.AIAURL},
 	}, nil
 }

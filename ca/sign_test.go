@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -17,41 +18,24 @@ import (
 	"github.com/pkid/pkid/ca"
 )
 
-// lyingSigner is the real signer, but for what a test makes it do to the template before.
+// lyingSigner is the real signer, but for what a test makes it return.
 type lyingSigner struct {
 	ca.Signer
-	key     crypto.Signer
-	fail    error
-	pub     crypto.PublicKey                   // signed instead of the one asked for
-	lie     func(*x509.Certificate)            // changes a copy of the template
-	forge   crypto.Signer                      // signs in the issuer's place
-	lieCRL  func(digest, signature []byte) []byte // returned as the signature
-	garbage []byte                             // returned as it is
+	key    crypto.Signer
+	fail   error
+	lie    func(digest, signature []byte) []byte // returned as a certificate's signature
+	lieCRL func(digest, signature []byte) []byte // returned as a CRL's
 }
 
-func (s *lyingSigner) SignCertificate(ctx context.Context, template *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
-	switch {
-	case s.fail != nil:
+func (s *lyingSigner) SignCertificate(ctx context.Context, tbs ca.TBSCertificate) ([]byte, error) {
+	if s.fail != nil {
 		return nil, s.fail
-	case s.garbage != nil:
-		return s.garbage, nil
-	case s.lie == nil && s.forge == nil && s.pub == nil:
-		return s.Signer.SignCertificate(ctx, template, pub)
 	}
-	own, parent, key := *template, s.Certificate(), s.key
-	own.SubjectKeyId = []byte{1, 2, 3}
-	if s.lie != nil {
-		s.lie(&own)
+	signature, err := s.Signer.SignCertificate(ctx, tbs)
+	if err == nil && s.lie != nil {
+		signature = s.lie(tbs.Digest(), signature)
 	}
-	if s.pub != nil {
-		pub = s.pub
-	}
-	if s.forge != nil {
-		forged := *parent
-		forged.PublicKey = s.forge.Public()
-		parent, key = &forged, s.forge
-	}
-	return x509.CreateCertificate(rand.Reader, &own, parent, pub, key)
+	return signature, err
 }
 
 func (s *lyingSigner) SignCRL(ctx context.Context, list ca.TBSCertList) ([]byte, error) {
@@ -74,9 +58,51 @@ func otherName(dns string) pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}
 }
 
-// TestSignerMayNotLie is invariant 3: whatever the signer changes, nothing is recorded and nothing leaves.
+// TestSignerMayNotLie is invariant 3: what is no signature over the certificate is neither recorded nor does it leave.
 func TestSignerMayNotLie(t *testing.T) {
-	for what, lie := range map[string]func(*x509.Certificate){
+	forger, other := newKey(t), newBench(t).issue()
+	for what, lie := range map[string]func(digest, signature []byte) []byte{
+		"nothing":             func(_, _ []byte) []byte { return nil },
+		"garbage":             func(_, _ []byte) []byte { return []byte("signature") },
+		"a bit":               func(_, s []byte) []byte { s[len(s)-1] ^= 1; return s },
+		"an octet more":       func(_, s []byte) []byte { return append(s, 0) },
+		"another key":         func(digest, _ []byte) []byte { return signed(t, forger, digest) },
+		"a whole certificate": func(_, _ []byte) []byte { return other.Record.DER },
+	} {
+		t.Run(what, func(t *testing.T) { refusesLie(t, func(b *bench) { b.signer.lie = lie }) })
+	}
+	t.Run("another certificate's", func(t *testing.T) {
+		refusesLie(t, func(b *bench) {
+			cert := leaf(t, b.issue())
+			b.signer.lie = func(_, _ []byte) []byte { return cert.Signature }
+		})
+	})
+	t.Run("a CRL's", func(t *testing.T) {
+		refusesLie(t, func(b *bench) {
+			list := sha256.Sum256(tbsOf(t, b.cert(), b.signer.key, start))
+			b.signer.lie = func(_, _ []byte) []byte { return signed(t, b.signer.key, list[:]) }
+		})
+	})
+}
+
+func refusesLie(t *testing.T, set func(*bench)) {
+	t.Helper()
+	b := newBench(t)
+	set(b)
+	before := b.count()
+	issued, err := b.Issue(t.Context(), b.request(newCSR(t, newKey(t), nil)))
+	if !errors.Is(err, ca.ErrMismatch) || issued != nil {
+		t.Errorf("got %v", err)
+	}
+	if n := b.count() - before; n != 0 {
+		t.Errorf("%d certificates recorded", n)
+	}
+}
+
+// TestCheckFindsWhatDiffers is invariant 3 on the other side: a certificate that says anything else than what was
+// decided does not pass, though it is signed well.
+func TestCheckFindsWhatDiffers(t *testing.T) {
+	for what, change := range map[string]func(*x509.Certificate){
 		"serial":               func(c *x509.Certificate) { c.SerialNumber = big.NewInt(1) },
 		"common name":          func(c *x509.Certificate) { c.Subject.CommonName = "root" },
 		"organisation":         func(c *x509.Certificate) { c.Subject.Organization = []string{"Example"} },
@@ -108,20 +134,67 @@ func TestSignerMayNotLie(t *testing.T) {
 		"key usage not critical": func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Value: []byte{3, 2, 7, 0x80}}}
 		},
+		"no key identifier": func(c *x509.Certificate) { c.SubjectKeyId = nil },
 	} {
-		t.Run(what, func(t *testing.T) { refusesLie(t, func(s *lyingSigner) { s.lie = lie }) })
+		t.Run(what, func(t *testing.T) { findsForgery(t, forgery{change: change}) })
 	}
-	t.Run("key", func(t *testing.T) { refusesLie(t, func(s *lyingSigner) { s.pub = newKey(t).Public() }) })
-	t.Run("signature", func(t *testing.T) { refusesLie(t, func(s *lyingSigner) { s.forge = newKey(t) }) })
-	t.Run("garbage", func(t *testing.T) { refusesLie(t, func(s *lyingSigner) { s.garbage = []byte("certificate") }) })
-	t.Run("another's certificate", func(t *testing.T) {
-		refusesLie(t, func(s *lyingSigner) { s.garbage = s.Certificate().Raw })
-	})
+	t.Run("key", func(t *testing.T) { findsForgery(t, forgery{pub: newKey(t).Public()}) })
+	t.Run("signature", func(t *testing.T) { findsForgery(t, forgery{key: newKey(t)}) })
+	t.Run("garbage", func(t *testing.T) { findsForgery(t, forgery{der: []byte("certificate")}) })
+	t.Run("another's certificate", func(t *testing.T) { findsForgery(t, forgery{der: newBench(t).cert().Raw}) })
 	t.Run("the truth", func(t *testing.T) {
 		b := newBench(t)
-		b.signer.lie = func(*x509.Certificate) {} // goes through the same code as the lies
-		b.issue()
+		f := forgery{change: func(*x509.Certificate) {}} // goes through the same code as the others
+		if err := b.Check(t.Context(), b.request(newCSR(t, newKey(t), nil)), f.forge(b)); err != nil {
+			t.Error(err)
+		}
 	})
+}
+
+// forgery is a certificate like the one that was decided, but for what is set here.
+type forgery struct {
+	change func(*x509.Certificate)
+	pub    crypto.PublicKey
+	key    crypto.Signer // signs in the issuer's place
+	der    []byte        // all of it
+}
+
+func findsForgery(t *testing.T, f forgery) {
+	t.Helper()
+	b := newBench(t)
+	if err := b.Check(t.Context(), b.request(newCSR(t, newKey(t), nil)), f.forge(b)); !errors.Is(err, ca.ErrMismatch) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func (f forgery) forge(b *bench) func(der []byte) []byte {
+	return func(der []byte) []byte {
+		if f.der != nil {
+			return f.der
+		}
+		template, err := x509.ParseCertificate(der)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		template.RawSubject = nil
+		pub, parent, key := template.PublicKey, b.cert(), b.signer.key
+		if f.change != nil {
+			f.change(template)
+		}
+		if f.pub != nil {
+			pub = f.pub
+		}
+		if f.key != nil {
+			forged := *parent
+			forged.PublicKey = f.key.Public()
+			parent, key = &forged, f.key
+		}
+		out, err := x509.CreateCertificate(rand.Reader, template, parent, pub, key)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return out
+	}
 }
 
 func twoCommonNames(c *x509.Certificate) {
@@ -131,17 +204,4 @@ func twoCommonNames(c *x509.Certificate) {
 		panic(err)
 	}
 	c.RawSubject = raw
-}
-
-func refusesLie(t *testing.T, set func(*lyingSigner)) {
-	t.Helper()
-	b := newBench(t)
-	set(b.signer)
-	issued, err := b.Issue(t.Context(), b.request(newCSR(t, newKey(t), nil)))
-	if !errors.Is(err, ca.ErrMismatch) || issued != nil {
-		t.Errorf("got %v", err)
-	}
-	if n := b.count(); n != 0 {
-		t.Errorf("%d certificates recorded", n)
-	}
 }

@@ -2,20 +2,19 @@ package ca
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 )
 
-// Signer is an issuing CA's key and certificate. It signs what it is given: deciding comes before, in
-// Authority, and checking what came out after.
+// Signer is an issuing CA's key and certificate. It signs what it is given: deciding and writing it come before,
+// in Authority, and checking what came out after.
 //
 // Both signing methods may be called at once. They end early when ctx does if the key sits behind a process
 // or a device; a key in memory signs in less than a millisecond and need not look at ctx.
 type Signer interface {
 	// Certificate returns the issuing CA's certificate.
 	Certificate() *x509.Certificate
-	// SignCertificate returns the DER of template signed for pub. NotBefore and NotAfter are set.
-	SignCertificate(ctx context.Context, template *x509.Certificate, pub crypto.PublicKey) ([]byte, error)
+	// SignCertificate returns the signature over tbs, which it does not change.
+	SignCertificate(ctx context.Context, tbs TBSCertificate) (signature []byte, err error)
 	// SignCRL returns the signature over list, which it does not change.
 	SignCRL(ctx context.Context, list TBSCertList) (signature []byte, err error)
 }

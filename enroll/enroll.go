@@ -255,7 +255,7 @@ func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []b
 	if err := s.clients.CheckEnabled(ctx, rec.ClientID); err != nil {
 		return nil, err
 	}
-	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: leaf, Key: key})
+	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: leaf, Record: rec, Key: key})
 }
 
 // withClient names the client as the actor of what follows: it authenticated by its invitation or its

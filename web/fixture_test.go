@@ -27,17 +27,31 @@ import (
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/stepca"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
 // fixture is a whole server over a real store, real keys and real TLS connections.
 type fixture struct {
 	*Server
-	t                         *testing.T
-	store                     *boltstore.Store
+	t                         testing.TB
+	store                     stores
 	log                       *logBuffer
 	public, mtls, status, ops *httptest.Server
 	admin                     tls.Certificate
+}
+
+// stores are all that a server keeps.
+type stores interface {
+	ca.Store
+	enroll.Store
+	authserver.ClientStore
+	authserver.RevokedTokens
+	tokenbind.Replay
+	crl.Store
+	crl.Revocations
+	AuditLog
+	Close() error
 }
 
 // logBuffer collects the log of handlers that run at once.
@@ -58,9 +72,16 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{t: t, log: &logBuffer{}}
+	store := must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true}))
+	t.Cleanup(func() { store.Close() })
+	return newFixtureOver(t, store)
+}
+
+func newFixtureOver(t testing.TB, store stores) *fixture {
+	t.Helper()
+	f := &fixture{t: t, store: store, log: &logBuffer{}}
 	f.start()
 	f.setup()
 	f.admin = f.certificate("admin", enroll.OperatorProfile)
@@ -84,7 +105,7 @@ func (f *fixture) start() {
 	}
 }
 
-func must[T any](t *testing.T) func(T, error) T {
+func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -105,7 +126,6 @@ func (f *fixture) setup() {
 	id := ca.IssuerID(cert)
 	issuer := &ca.Issuer{Signer: signer, Root: root, CRLURL: f.status.URL + "/crl/" + id + ".crl", AIAURL: f.status.URL + "/issuers/" + id + ".crt"}
 
-	f.store = must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true}))
 	var publisher *crl.Publisher
 	authority := must[*ca.Authority](t)(ca.New(ca.Config{
 		Issuer: issuer, Store: f.store, Profiles: profiles(t),
@@ -118,7 +138,7 @@ func (f *fixture) setup() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup
 	background.Go(func() { publisher.Run(ctx) })
-	t.Cleanup(func() { cancel(); background.Wait(); f.store.Close() })
+	t.Cleanup(func() { cancel(); background.Wait() })
 
 	dataKey := make([]byte, 32)
 	rand.Read(dataKey)
@@ -139,7 +159,7 @@ func (f *fixture) setup() {
 	}))
 }
 
-func profiles(t *testing.T) []*ca.Profile {
+func profiles(t testing.TB) []*ca.Profile {
 	t.Helper()
 	every := []string{"*"}
 	policy := must[ca.NamePolicy](t)(stepca.NewNamePolicy(stepca.NameRules{CommonNames: every, DNS: every}))
@@ -182,7 +202,7 @@ func serialOf(c tls.Certificate) string {
 }
 
 // newCSR makes a request over a fresh key.
-func newCSR(t *testing.T) (pemText string, key crypto.Signer) {
+func newCSR(t testing.TB) (pemText string, key crypto.Signer) {
 	t.Helper()
 	key = must[crypto.Signer](t)(stepca.GenerateKey(ca.P256))
 	der := must[[]byte](t)(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key))
@@ -241,7 +261,7 @@ func (f *fixture) operate(method, path, body string) answer {
 }
 
 // want fails the test unless the answer has that status, and decodes it into v, if given.
-func (a answer) want(t *testing.T, status int, v any) answer {
+func (a answer) want(t testing.TB, status int, v any) answer {
 	t.Helper()
 	if a.StatusCode != status {
 		t.Fatalf("%s %s: status %d, want %d: %s", a.Request.Method, a.Request.URL, a.StatusCode, status, a.body)

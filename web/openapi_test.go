@@ -41,7 +41,7 @@ func apiPath(path string) bool {
 
 // checkContract holds an exchange against the document: the response always, and the request where it was
 // accepted, so that the document promises neither more nor less than what is served.
-func checkContract(t *testing.T, sent request, req *http.Request, resp *http.Response, body []byte) {
+func checkContract(t testing.TB, sent request, req *http.Request, resp *http.Response, body []byte) {
 	t.Helper()
 	doc := must[*openapi3.T](t)(document())
 	if !apiPath(req.URL.Path) || req.Method == http.MethodHead || req.Method == http.MethodOptions {

@@ -1,7 +1,6 @@
 // Package stepca is the only importer of smallstep/certificates and go.step.sm/crypto. It gives package ca its
-// Signer (softcas), its NamePolicy (policy) and its keys (kms), and performs the key ceremony.
+// NamePolicy (policy), its keys (kms) and a Signer over them, and performs the key ceremony.
 //
-// What is fenced here, because the libraries leave it open: softcas has a clock of its own that is used when
-// a template has no dates; the policy engine permits what no rule mentions; pemutil panics on a damaged key
-// file. Nothing in this package makes a template from a certificate request.
+// What is fenced here, because the libraries leave it open: the policy engine permits what no rule mentions, and
+// pemutil panics on a damaged key file. What a certificate of a client says, package ca writes.
 package stepca

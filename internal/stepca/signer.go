@@ -12,9 +12,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/smallstep/certificates/cas/apiv1"
-	"github.com/smallstep/certificates/cas/softcas"
-
 	"github.com/pkid/pkid/ca"
 )
 
@@ -24,11 +21,10 @@ const (
 	maxInFlight = 32
 )
 
-// Signer is a ca.Signer: over softcas for certificates, and over the key for CRLs.
+// Signer is a ca.Signer over a key.
 type Signer struct {
 	cert  *x509.Certificate
 	key   crypto.Signer
-	cas   *softcas.SoftCAS
 	slots chan struct{} // nil for a key in memory; otherwise holds one element per signature under way
 }
 
@@ -50,11 +46,7 @@ func NewSigner(cert *x509.Certificate, key crypto.Signer) (*Signer, error) {
 	if _, err := ca.KeyTypeOf(key.Public()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	cas, err := softcas.New(context.Background(), apiv1.Options{CertificateChain: []*x509.Certificate{cert}, Signer: key})
-	if err != nil {
-		return nil, fmt.Errorf("opening softcas: %w", err)
-	}
-	s := &Signer{cert: cert, key: key, cas: cas}
+	s := &Signer{cert: cert, key: key}
 	switch key.(type) {
 	case *ecdsa.PrivateKey, *rsa.PrivateKey, ed25519.PrivateKey:
 	default:
@@ -66,48 +58,27 @@ func NewSigner(cert *x509.Certificate, key crypto.Signer) (*Signer, error) {
 // Certificate returns the issuing CA's certificate.
 func (s *Signer) Certificate() *x509.Certificate { return s.cert }
 
-// SignCertificate signs a leaf. It refuses a template without dates, for which softcas would take its own
-// clock, without a serial number, or of a CA. The template is not changed.
-func (s *Signer) SignCertificate(ctx context.Context, template *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
-	switch {
-	case template.NotBefore.IsZero() || template.NotAfter.IsZero():
-		return nil, errors.New("template without NotBefore and NotAfter")
-	case template.SerialNumber == nil:
-		return nil, errors.New("template without serial number")
-	case template.IsCA || template.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
-		return nil, errors.New("template of a CA")
-	}
-	own := *template // softcas fills in issuer, subject key identifier and algorithm
-	own.PublicKey = pub
-	return s.call(ctx, func() ([]byte, error) {
-		res, err := s.cas.CreateCertificate(&apiv1.CreateCertificateRequest{
-			Template: &own, Lifetime: own.NotAfter.Sub(own.NotBefore),
-		})
-		if err != nil {
-			return nil, err
-		}
-		return res.Certificate.Raw, nil
-	})
+// SignCertificate signs a leaf.
+func (s *Signer) SignCertificate(ctx context.Context, tbs ca.TBSCertificate) (signature []byte, err error) {
+	return s.sign(ctx, tbs.Digest(), tbs.Hash())
 }
 
-// SignCRL signs a CRL with the key itself: softcas would write the list anew, entry by entry.
+// SignCRL signs a CRL.
 func (s *Signer) SignCRL(ctx context.Context, list ca.TBSCertList) (signature []byte, err error) {
-	if len(list.Digest()) == 0 {
-		return nil, errors.New("no CRL to sign")
-	}
-	return s.call(ctx, func() ([]byte, error) {
-		return s.key.Sign(rand.Reader, list.Digest(), list.Hash())
-	})
+	return s.sign(ctx, list.Digest(), list.Hash())
 }
 
-// call runs sign. crypto.Signer has no context, so a key outside the process is waited for from a goroutine,
+// sign signs a digest. crypto.Signer has no context, so a key outside the process is waited for from a goroutine,
 // which ends when the key answers; slots bounds how many a device that hangs can hold.
-func (s *Signer) call(ctx context.Context, sign func() ([]byte, error)) ([]byte, error) {
+func (s *Signer) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
+	if len(digest) == 0 {
+		return nil, errors.New("nothing to sign")
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if s.slots == nil {
-		return sign()
+		return s.key.Sign(rand.Reader, digest, hash)
 	}
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
@@ -123,7 +94,7 @@ func (s *Signer) call(ctx context.Context, sign func() ([]byte, error)) ([]byte,
 	done := make(chan answer, 1)
 	go func() {
 		defer func() { <-s.slots }()
-		out, err := sign()
+		out, err := s.key.Sign(rand.Reader, digest, hash)
 		done <- answer{out, err}
 	}()
 	select {

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"math/big"
@@ -18,6 +17,7 @@ import (
 	"go.step.sm/crypto/kms/apiv1"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/audit"
 )
 
 var (
@@ -61,14 +61,40 @@ func ceremony(t *testing.T, rootKind, issuerKind ca.KeyType) (root, issuer *x509
 	return root, issuer, rootKey, issuerKey
 }
 
-func leafTemplate() *x509.Certificate {
-	return &x509.Certificate{
-		SerialNumber: big.NewInt(4711),
-		Subject:      pkix.Name{CommonName: "svc"},
-		NotBefore:    start, NotAfter: start.Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
+// keeper is a store that keeps nothing.
+type keeper struct{ ca.Store }
+
+func (keeper) Insert(context.Context, *ca.Record, *ca.Spend, audit.Event) error { return nil }
+
+type anyName struct{}
+
+func (anyName) Check(ca.Names) error { return nil }
+
+// issue issues a certificate for key through package ca, which alone can have one signed.
+func issue(ctx context.Context, t *testing.T, root *x509.Certificate, s ca.Signer, key crypto.Signer) (*x509.Certificate, error) {
+	t.Helper()
+	profile, err := ca.NewProfile(ca.ProfileConfig{
+		Name: "client", Lifetime: time.Hour, KeyTypes: ca.KeyTypes, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Policy: anyName{},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	authority, err := ca.New(ca.Config{
+		Issuer: &ca.Issuer{Signer: s, Root: root, CRLURL: "http://127.0.0.1/a.crl", AIAURL: "http://127.0.0.1/a.crt"},
+		Store:  keeper{}, Profiles: []*ca.Profile{profile}, Now: func() time.Time { return start.Add(time.Minute) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proven, err := ca.ProveOwn(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := authority.Issue(ctx, ca.Request{Profile: "client", ClientID: "svc", Names: ca.Names{CommonName: "svc"}, Key: proven})
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(issued.Record.DER)
 }
 
 func TestCeremony(t *testing.T) {
@@ -107,11 +133,7 @@ func TestCeremony(t *testing.T) {
 				if list := (&x509.RevocationList{RawTBSRevocationList: raw, Signature: signature, SignatureAlgorithm: algorithmOf(issuerKind)}); list.CheckSignatureFrom(issuer) != nil {
 					t.Error("the signature over the CRL does not verify")
 				}
-				leafDER, err := s.SignCertificate(t.Context(), leafTemplate(), mustKey(t, ca.P256).Public())
-				if err != nil {
-					t.Fatal(err)
-				}
-				leaf, err := x509.ParseCertificate(leafDER)
+				leaf, err := issue(t.Context(), t, root, s, mustKey(t, ca.P256))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -193,7 +215,7 @@ func TestCeremonyRefuses(t *testing.T) {
 }
 
 func TestSignerRefuses(t *testing.T) {
-	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
+	root, issuer, _, key := ceremony(t, ca.P256, ca.P256)
 	if _, err := NewSigner(issuer, mustKey(t, ca.P256)); !errors.Is(err, ErrKey) {
 		t.Errorf("another key: %v", err)
 	}
@@ -201,40 +223,22 @@ func TestSignerRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for why, change := range map[string]func(*x509.Certificate){
-		"no NotBefore": func(c *x509.Certificate) { c.NotBefore = time.Time{} },
-		"no NotAfter":  func(c *x509.Certificate) { c.NotAfter = time.Time{} },
-		"no serial":    func(c *x509.Certificate) { c.SerialNumber = nil },
-		"a CA":         func(c *x509.Certificate) { c.IsCA = true },
-		"CA's usage":   func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign },
-	} {
-		template := leafTemplate()
-		change(template)
-		if _, err := s.SignCertificate(t.Context(), template, key.Public()); err == nil {
-			t.Errorf("%s: signed", why)
-		}
-	}
-	template := leafTemplate()
-	der, err := s.SignCertificate(t.Context(), template, key.Public())
+	leaf, err := issue(t.Context(), t, root, s, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if template.SubjectKeyId != nil || template.PublicKey != nil || template.Issuer.CommonName != "" {
-		t.Error("the caller's template was changed")
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewSigner(leaf, key); err == nil {
+	if _, err := NewSigner(leaf, key); err == nil || errors.Is(err, ErrKey) {
 		t.Error("a leaf became an issuer")
 	}
 	if _, err := s.SignCRL(t.Context(), ca.TBSCertList{}); err == nil {
 		t.Error("no CRL at all was signed")
 	}
+	if _, err := s.SignCertificate(t.Context(), ca.TBSCertificate{}); err == nil {
+		t.Error("no certificate at all was signed")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.SignCertificate(ctx, leafTemplate(), key.Public()); !errors.Is(err, context.Canceled) {
+	if _, err := issue(ctx, t, root, s, key); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end of the context: %v", err)
 	}
 }
@@ -251,7 +255,7 @@ func (d device) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]b
 }
 
 func TestSignerGivesUpOnHangingDevice(t *testing.T) {
-	_, issuer, _, key := ceremony(t, ca.P256, ca.P256)
+	root, issuer, _, key := ceremony(t, ca.P256, ca.P256)
 	list, _ := tbsCertList(t, issuer, key)
 	synctest.Test(t, func(t *testing.T) {
 		free := make(chan struct{})
@@ -264,7 +268,7 @@ func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 		for range maxInFlight { // the last one does not even reach the device
-			if _, err := s.SignCertificate(t.Context(), leafTemplate(), key.Public()); !errors.Is(err, context.DeadlineExceeded) {
+			if _, err := issue(t.Context(), t, root, s, key); !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatalf("got %v", err)
 			}
 		}
@@ -273,7 +277,7 @@ func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 		}
 		close(free)
 		synctest.Wait()
-		if _, err := s.SignCertificate(t.Context(), leafTemplate(), key.Public()); err != nil {
+		if _, err := issue(t.Context(), t, root, s, key); err != nil {
 			t.Errorf("after the device came back: %v", err)
 		}
 	})

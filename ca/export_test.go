@@ -1,0 +1,21 @@
+package ca
+
+import "context"
+
+// Check decides on r and has it signed, and holds what forge makes of the certificate against the decision.
+func (a *Authority) Check(ctx context.Context, r Request, forge func(der []byte) []byte) error {
+	d, err := a.decide(r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
+	if err != nil {
+		return err
+	}
+	serial := newSerial(d.now)
+	tbs, err := a.leaf.write(d, serial)
+	if err != nil {
+		return err
+	}
+	signature, err := a.issuer.Signer.SignCertificate(ctx, tbs)
+	if err != nil {
+		return err
+	}
+	return a.check(forge(tbs.signed(signature)), d, serial)
+}
