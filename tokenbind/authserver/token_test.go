@@ -40,7 +40,9 @@ func TestToken_IsAJWTAccessToken(t *testing.T) {
 	}
 }
 
-func TestToken_SigningAlgorithms(t *testing.T) {
+// signers are keys by the algorithms that they are for.
+func signers(t *testing.T) map[string]crypto.Signer {
+	t.Helper()
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +51,11 @@ func TestToken_SigningAlgorithms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for alg, key := range map[string]crypto.Signer{"EdDSA": ed, "PS256": rsaKey} {
+	return map[string]crypto.Signer{"ES256": newKey(t), "EdDSA": ed, "PS256": rsaKey}
+}
+
+func TestToken_SigningAlgorithms(t *testing.T) {
+	for alg, key := range signers(t) {
 		h := newHouse(t, func(c *Config) { c.Keys = append([]SigningKey{{key, alg}}, c.Keys...) })
 		token, _ := mustIssue(t, h.token(clientID("a"), presenting(h.enrol("a"))))
 		if got := decodeSegment(t, token, 0)["alg"]; got != alg {
@@ -65,7 +71,7 @@ func TestToken_SigningAlgorithms(t *testing.T) {
 		i := strings.LastIndexByte(token, '.')
 		digest := sha256.Sum256([]byte(token[:i]))
 		sig, _ := base64.RawURLEncoding.DecodeString(token[i+1:])
-		if err := rsa.VerifyPSS(&rsaKey.PublicKey, crypto.SHA256, digest[:], sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}); err != nil {
+		if err := rsa.VerifyPSS(key.Public().(*rsa.PublicKey), crypto.SHA256, digest[:], sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}); err != nil {
 			t.Errorf("PS256 salt: %v", err)
 		}
 	}

@@ -1,0 +1,78 @@
+package authserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// FuzzAppendString: a string means what encoding/json would have it mean, and is UTF-8 with nothing left to escape.
+func FuzzAppendString(f *testing.F) {
+	for _, s := range []string{
+		"", "plain", `"quoted\"`, "\x00\x1f\n\t\r", "\x7f</script>&\u2028", "ä\u0300😀", "\xff\xc0 cut\xe2\x82", "https://rs.example/a?b=\"c\"", "a\\u0041",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		text := appendString([]byte("before"), s)
+		text, kept := bytes.CutPrefix(text, []byte("before"))
+		if !kept || !utf8.Valid(text) {
+			t.Fatalf("%q is written as %q", s, text)
+		}
+		theirs, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want string
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatalf("%q is written as %q: %v", s, text, err)
+		}
+		if err := json.Unmarshal(theirs, &want); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%q is written as %q, which means %q; want %q", s, text, got, want)
+		}
+	})
+}
+
+// Claims are written as encoding/json writes them, in the same order, and read back as they were.
+func TestClaims_AreWrittenAsJSON(t *testing.T) {
+	cert, key := thumbprint.OfDER([]byte("x")), thumbprint.Key(thumbprint.OfToken("y"))
+	for name, change := range map[string]func(*accessClaims){
+		"as usual":       func(*accessClaims) {},
+		"both keys":      func(c *accessClaims) { c.Confirmation.Key = key },
+		"a DPoP key":     func(c *accessClaims) { c.Confirmation = tokenbind.Confirmation{Key: key} },
+		"bearer":         func(c *accessClaims) { c.Confirmation = tokenbind.Confirmation{} },
+		"no scope":       func(c *accessClaims) { c.Scope = "" },
+		"two audiences":  func(c *accessClaims) { c.Audience = []string{"https://a.example", "urn:b"} },
+		"odd characters": func(c *accessClaims) { c.ClientID, c.Audience = `a"\b`, []string{"https://ü.example/\"\x01"} },
+		"before 1970":    func(c *accessClaims) { c.Expiry, c.IssuedAt = -1, -1<<40 },
+	} {
+		c := &accessClaims{
+			Issuer: "https://as.example", Subject: "a", Audience: []string{"https://rs.example"}, Expiry: 1795380061, IssuedAt: 1795379761,
+			ID: "eajNh_dA-lDiYlIkefa1YA", ClientID: "a", Scope: "read write", Confirmation: tokenbind.Confirmation{Cert: cert},
+		}
+		change(c)
+		text := append(c.appendMembers([]byte{'{'}), '}')
+		theirs, err := json.Marshal(struct { // as RFC 9068 has it: what is empty is left out
+			*accessClaims
+			Scope        string                 `json:"scope,omitempty"`
+			Confirmation tokenbind.Confirmation `json:"cnf,omitzero"`
+		}{c, c.Scope, c.Confirmation})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(text, theirs) && name != "odd characters" { // which may be escaped, or not
+			t.Errorf("%s: %s; want %s", name, text, theirs)
+		}
+		if got, err := readClaims(text); err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: read back as %+v, %v; want %+v", name, got, err, c)
+		}
+	}
+}
