@@ -58,7 +58,7 @@ func TestVet_NameThatChanged(t *testing.T) {
 		kind SubjectKind
 		text string
 		good bool
-	}{{SubjectDN, "CN=b", false}, {SANDNS, "a.example", true}, {SANEmail, "a.example", false}, {SANDNS, "b.example", false}, {SubjectDN, "CN=a", true}} {
+	}{{SubjectDN, "CN=b", false}, {SANDNS, "a.example", true}, {SANURI, "urn:a", false}, {SANDNS, "b.example", false}, {SubjectDN, "CN=a", true}} {
 		h.set("a", func(c *Client) { c.SubjectKind, c.Subject = name.kind, name.text })
 		for range 2 {
 			a := h.token(clientID("a"), presenting(cert))
