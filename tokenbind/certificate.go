@@ -8,23 +8,18 @@ import (
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// forwardingHeaders are the names under which proxies hand on a client's certificate: RFC 9440, Envoy,
-// nginx and its kin, Traefik, Azure, AWS.
-var forwardingHeaders = []string{
-	"Client-Cert", "Client-Cert-Chain",
-	"X-Forwarded-Client-Cert",
-	"X-Ssl-Client-Cert", "X-Client-Cert", "Ssl-Client-Cert",
-	"X-Forwarded-Tls-Client-Cert",
-	"X-Arr-Clientcert",
-	"X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf",
-}
-
 // ForwardedCertificate reports whether a request carries a header by which proxies hand on a client's
 // certificate, and which. No proxy is trusted, so such a request is to be refused: somebody believes that
 // the header counts (RFC 8705 section 6.5, RFC 9440 section 4).
 func ForwardedCertificate(h http.Header) (name string, found bool) {
-	for _, name := range forwardingHeaders {
-		if _, found := h[name]; found {
+	for name := range h {
+		switch name {
+		case "Client-Cert", "Client-Cert-Chain", // RFC 9440
+			"X-Forwarded-Client-Cert",                               // Envoy
+			"X-Ssl-Client-Cert", "X-Client-Cert", "Ssl-Client-Cert", // nginx and its kin
+			"X-Forwarded-Tls-Client-Cert",                           // Traefik
+			"X-Arr-Clientcert",                                      // Azure
+			"X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf": // AWS
 			return name, true
 		}
 	}
@@ -57,6 +52,9 @@ func (q *request) judgeCertificate() finding {
 	if q.cert == nil {
 		return fail("no client certificate", "x5t#S256 "+wanted.String()).
 			because("the token is bound to a certificate: connect with it (mutual TLS)")
+	}
+	if q.known() && q.seen.cert.Value() == q.cert {
+		return pass("") // the very certificate that passed before: its thumbprint is computed once
 	}
 	if seen := thumbprint.OfCertificate(q.cert); !seen.Equal(wanted) {
 		return fail("x5t#S256 "+seen.String(), wanted.String()).

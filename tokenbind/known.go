@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/x509"
+	"weak"
 
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -20,6 +22,10 @@ type knownToken struct {
 	alg    string
 	kid    string
 	key    crypto.PublicKey
+
+	// cert passed judgeCertificate. All requests of a connection have the same, as have most connections of a
+	// client at once, so its thumbprint need not be computed again. The token does not keep it in memory.
+	cert weak.Pointer[x509.Certificate]
 }
 
 // known reports whether the token passed before, so that rules which pass once and for all need not be judged.
@@ -59,7 +65,7 @@ func (q *request) remember() {
 	if q.t.all || q.known() || q.hash.IsZero() {
 		return
 	}
-	q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key})
+	q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key, weak.Make(q.cert)})
 }
 
 // forget is for a token that ended, or whose certificate did.
