@@ -32,15 +32,20 @@ var counters = []struct {
 // metrics counts what the listeners answer. Its labels come from the route table alone, so a stranger cannot
 // make them many.
 type metrics struct {
-	mu        sync.Mutex // guards what follows
-	requests  map[requestKey]uint64
-	latency   map[string]*histogram // by route
-	successes map[string]uint64     // by route
+	mu     sync.Mutex // guards what follows
+	routes map[string]*routeMetrics
 }
 
-type requestKey struct {
-	listener, route string
-	class           int // first digit of the status; 0: the connection was cut
+// routeMetrics are those of one route, or of requests that none took.
+type routeMetrics struct {
+	requests  map[answered]uint64
+	latency   histogram
+	successes uint64
+}
+
+type answered struct {
+	listener Listener
+	class    int // first digit of the status; 0: the connection was cut
 }
 
 type histogram struct {
@@ -48,24 +53,23 @@ type histogram struct {
 	sum    float64
 }
 
-func newMetrics() *metrics {
-	return &metrics{requests: map[requestKey]uint64{}, latency: map[string]*histogram{}, successes: map[string]uint64{}}
-}
+func newMetrics() *metrics { return &metrics{routes: map[string]*routeMetrics{}} }
 
 func (m *metrics) observe(c *call, method string, took time.Duration) {
+	seconds := took.Seconds()
+	bucket, _ := slices.BinarySearch(buckets[:], seconds)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.requests[requestKey{c.listener.String(), c.route.Name, c.w.status / 100}]++
-	h := m.latency[c.route.Name]
-	if h == nil {
-		h = &histogram{}
-		m.latency[c.route.Name] = h
+	route := m.routes[c.route.Name]
+	if route == nil {
+		route = &routeMetrics{requests: map[answered]uint64{}}
+		m.routes[c.route.Name] = route
 	}
-	i, _ := slices.BinarySearch(buckets[:], took.Seconds())
-	h.counts[i]++
-	h.sum += took.Seconds()
+	route.requests[answered{c.listener, c.w.status / 100}]++
+	route.latency.counts[bucket]++
+	route.latency.sum += seconds
 	if method == c.route.Method && c.w.status >= 200 && c.w.status < 400 {
-		m.successes[c.route.Name]++
+		route.successes++
 	}
 }
 
@@ -107,20 +111,24 @@ func (m *metrics) write(w io.Writer) {
 		family(w, c.name, "counter", c.help)
 		var n uint64
 		for _, route := range c.routes {
-			n += m.successes[route]
+			if r := m.routes[route]; r != nil {
+				n += r.successes
+			}
 		}
 		fmt.Fprintf(w, "%s %d\n", c.name, n)
 	}
 	family(w, "pkid_http_requests_total", "counter", "Requests answered, by listener, route and class of status.")
-	lines := make([]string, 0, len(m.requests))
-	for k, n := range m.requests {
-		lines = append(lines, fmt.Sprintf("pkid_http_requests_total{listener=%q,route=%q,code=\"%dxx\"} %d\n", k.listener, k.route, k.class, n))
+	var lines []string
+	for route, r := range m.routes {
+		for k, n := range r.requests {
+			lines = append(lines, fmt.Sprintf("pkid_http_requests_total{listener=%q,route=%q,code=\"%dxx\"} %d\n", k.listener, route, k.class, n))
+		}
 	}
 	slices.Sort(lines)
 	fmt.Fprint(w, strings.Join(lines, ""))
 	family(w, "pkid_http_request_duration_seconds", "histogram", "How long requests took, by route.")
-	for _, route := range slices.Sorted(maps.Keys(m.latency)) {
-		m.latency[route].write(w, "pkid_http_request_duration_seconds", route)
+	for _, route := range slices.Sorted(maps.Keys(m.routes)) {
+		m.routes[route].latency.write(w, "pkid_http_request_duration_seconds", route)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +23,16 @@ const maxBody = 64 << 10
 type call struct {
 	id       string
 	listener Listener
-	route    Route  // the zero Route until one matched
+	remote   string // the address that the request came from, without port
+	start    time.Time
+	route    *Route // &noRouteYet until one matched
 	client   string // who was authenticated here, for the log
 	operator bool   // and is an operator
 	strays   bool   // no route matched, but a person is looking for a page
-	w        *recorder
+	w        recorder
 }
+
+var noRouteYet Route
 
 // page reports whether a person is looking.
 func (c *call) page() bool { return c.strays || strings.HasPrefix(c.route.Name, "console.") }
@@ -67,61 +70,89 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // listener wraps a listener's routes in what holds for every request: an id, bounds, headers, the access
 // log, and an answer even after a panic.
 func (s *Server) listener(l Listener) http.Handler {
-	router := s.router(l)
+	routes := s.router(l)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// An id that came with the request is not taken over: it could be made to look like another's.
-		c := &call{id: rand.Text(), listener: l, w: &recorder{ResponseWriter: w}}
-		ctx := context.WithValue(r.Context(), callKey{}, c)
-		ctx = audit.WithActor(ctx, audit.Actor{Address: remoteHost(r), RequestID: c.id})
-		r = r.WithContext(ctx)
-		r.Body = http.MaxBytesReader(c.w, r.Body, maxBody)
+		c := &call{id: rand.Text(), listener: l, remote: remoteHost(r), start: time.Now(), route: &noRouteYet}
+		c.w.ResponseWriter = w
 		s.headers(c)
-		start := time.Now()
-		defer s.finish(r, start)
-		if !clean(r.URL) {
-			s.fail(c.w, r, refuse(badPath, "the path has an empty, . or .. segment, or a backslash"))
-			return
+		ctx := context.WithValue(r.Context(), callKey{}, c)
+		ctx = audit.WithActor(ctx, audit.Actor{Address: c.remote, RequestID: c.id})
+		route := routes.exact[methodPath{r.Method, r.URL.EscapedPath()}]
+		if route != nil {
+			var cancel context.CancelFunc
+			ctx, cancel = route.bound(ctx)
+			defer cancel()
 		}
-		router.ServeHTTP(c.w, r)
+		r = r.WithContext(ctx)
+		r.Body = http.MaxBytesReader(&c.w, r.Body, maxBody)
+		defer s.finish(r, c)
+		switch {
+		case route != nil:
+			s.serve(&c.w, r, c, route)
+		case !clean(r.URL):
+			s.fail(&c.w, r, refuse(badPath, "the path has an empty, . or .. segment, or a backslash"))
+		default:
+			routes.mux.ServeHTTP(&c.w, r)
+		}
 	})
 }
 
-// headers sets what every answer carries; a handler may replace them. There is no Strict-Transport-Security:
-// it holds for a host name and all of its ports, and would turn the CRLs on plain HTTP into errors.
+// The headers of every answer. There is no Strict-Transport-Security: it holds for a host name and all of its
+// ports, and would turn the CRLs on plain HTTP into errors.
+var (
+	nosniff    = []string{"nosniff"}
+	noReferrer = []string{"no-referrer"}
+	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noStore    = []string{"no-store"}
+)
+
+// headers sets what every answer carries; a handler may replace them.
 func (s *Server) headers(c *call) {
 	h := c.w.Header()
-	h.Set("X-Request-Id", c.id)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h["X-Request-Id"] = []string{c.id}
+	h["X-Content-Type-Options"] = nosniff
+	h["Referrer-Policy"] = noReferrer
+	h["Content-Security-Policy"] = noContent
 	if c.listener != Status {
-		h.Set("Cache-Control", "no-store")
+		h["Cache-Control"] = noStore
 	}
 }
 
 // finish answers after a panic, logs and counts.
-func (s *Server) finish(r *http.Request, start time.Time) {
-	c := callOf(r.Context())
+func (s *Server) finish(r *http.Request, c *call) {
 	cut := recover()
 	if err, _ := cut.(error); cut != nil && !errors.Is(err, http.ErrAbortHandler) {
 		s.log.ErrorContext(r.Context(), "panic", "request_id", c.id, "route", c.route.Name,
 			"error", fmt.Sprint(cut), "stack", string(debug.Stack()))
 		if c.w.status == 0 {
-			s.fail(c.w, r, refuse(internal, "panic"))
+			s.fail(&c.w, r, refuse(internal, "panic"))
 			cut = nil
 		}
 	}
-	took := time.Since(start)
-	s.metrics.observe(c, r.Method, took)
-	s.log.LogAttrs(r.Context(), level(c), "request",
-		slog.String("request_id", c.id), slog.String("listener", c.listener.String()),
-		slog.String("method", r.Method), slog.String("route", c.route.Name),
-		slog.String("path", r.URL.Path[:min(len(r.URL.Path), 256)]), // never the query: it may hold anything
-		slog.Int("status", c.w.status), slog.Int64("octets", c.w.octets), slog.Duration("took", took),
-		slog.String("remote", remoteHost(r)), slog.String("client", c.client))
+	end := time.Now()
+	s.metrics.observe(c, r.Method, end.Sub(c.start))
+	s.logAccess(r, c, end)
 	if cut != nil {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// logAccess writes the access log's line. It hands the record to the handler itself: the Logger's methods would look
+// for the line of code first.
+func (s *Server) logAccess(r *http.Request, c *call, end time.Time) {
+	ctx, level := r.Context(), level(c)
+	if !s.log.Enabled(ctx, level) {
+		return
+	}
+	line := slog.NewRecord(end, level, "request", 0)
+	line.AddAttrs(
+		slog.String("request_id", c.id), slog.String("listener", c.listener.String()),
+		slog.String("method", r.Method), slog.String("route", c.route.Name),
+		slog.String("path", r.URL.Path[:min(len(r.URL.Path), 256)]), // never the query: it may hold anything
+		slog.Int("status", c.w.status), slog.Int64("octets", c.w.octets), slog.Duration("took", end.Sub(c.start)),
+		slog.String("remote", c.remote), slog.String("client", c.client))
+	_ = s.log.Handler().Handle(ctx, line) // as slog does: there is nobody to tell
 }
 
 // level keeps scrapes and CRL downloads, which are many and alike, out of the log by default.
@@ -141,22 +172,16 @@ func (s *Server) answer(h func(http.ResponseWriter, *http.Request) error) http.H
 	})
 }
 
-// route wraps a route's handler in what its line of the table says.
-func (s *Server) route(rt Route) http.Handler {
-	return s.answer(func(w http.ResponseWriter, r *http.Request) error {
-		c := callOf(r.Context())
-		c.route = rt
-		if !slices.Contains(streaming, rt.Name) {
-			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-			defer cancel()
-			r = r.WithContext(ctx)
-		}
-		r, err := s.admit(r, rt.Access)
-		if err != nil {
-			return err
-		}
-		return rt.Handler(w, r)
-	})
+// serve runs a route's handler, as its line of the table says. Who calls it has bound the request's context.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call, route *Route) {
+	c.route = route
+	r, err := s.admit(r, c, route.Access)
+	if err == nil {
+		err = route.Handler(w, r)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
 }
 
 // clean reports whether a path is in normal form, so that no proxy before us, and no rule that it enforces,

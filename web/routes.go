@@ -1,7 +1,9 @@
 package web
 
 import (
+	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +24,17 @@ const (
 )
 
 func (l Listener) String() string {
-	return map[Listener]string{Public: "public", MTLS: "mtls", Status: "status", Ops: "ops"}[l]
+	switch l {
+	case Public:
+		return "public"
+	case MTLS:
+		return "mtls"
+	case Status:
+		return "status"
+	case Ops:
+		return "ops"
+	}
+	return ""
 }
 
 // Access says who may use a route.
@@ -53,6 +65,14 @@ var streaming = []string{"certificates.list"}
 
 // requestTimeout bounds a request, from its first octet read to its answer.
 const requestTimeout = 10 * time.Second
+
+// bound ends a request's context in time.
+func (r *Route) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if slices.Contains(streaming, r.Name) {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, requestTimeout)
+}
 
 // routes is every route of the daemon.
 func (s *Server) routes() []Route {
@@ -116,7 +136,7 @@ func plain(h http.HandlerFunc) func(http.ResponseWriter, *http.Request) error {
 
 // methods are those that the route answers. Web pages may use the OAuth routes from another origin, so their
 // preflight goes to the authorization server.
-func (r Route) methods() []string {
+func (r *Route) methods() []string {
 	methods := []string{r.Method}
 	if r.Method == http.MethodGet {
 		methods = append(methods, http.MethodHead)
@@ -127,29 +147,56 @@ func (r Route) methods() []string {
 	return methods
 }
 
+// router finds the route of a request.
+type router struct {
+	exact map[methodPath]*Route // those whose path has no variable
+	mux   *mux.Router           // all of them
+}
+
+type methodPath struct{ method, path string }
+
 // router puts a listener's part of the table into a mux. The mux answers an unclean path with a redirect,
 // which loses the body of a POST, so its cleaning is off and such paths are refused before it sees them.
 // Each route asks for the path before the method: a route that takes the method of a request would otherwise
 // make the mux forget that another takes its path, and the answer would be 404 instead of 405.
-func (s *Server) router(l Listener) *mux.Router {
-	r := mux.NewRouter().SkipClean(true).UseEncodedPath().StrictSlash(false)
-	for _, route := range s.table {
-		if route.Listeners&l == 0 {
-			continue
+//
+// The mux tries one route after the other, each with a regular expression. Paths without variables, which most
+// requests ask for, are found before it is asked, as they are sent, which is how the mux compares them too; and so
+// it tries those with variables first.
+func (s *Server) router(l Listener) router {
+	out := router{exact: map[methodPath]*Route{}, mux: mux.NewRouter().SkipClean(true).UseEncodedPath().StrictSlash(false)}
+	var variable, exact []*Route
+	for i := range s.table {
+		route := &s.table[i]
+		switch {
+		case route.Listeners&l == 0:
+		case strings.Contains(route.Path, "{"):
+			variable = append(variable, route)
+		default:
+			exact = append(exact, route)
+			for _, method := range route.methods() {
+				out.exact[methodPath{method, route.Path}] = route
+			}
 		}
-		r.Path(route.Path).Methods(route.methods()...).Name(route.Name).Handler(s.route(route))
 	}
-	r.NotFoundHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
+	for _, route := range append(variable, exact...) {
+		out.mux.Path(route.Path).Methods(route.methods()...).Name(route.Name).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := route.bound(r.Context())
+			defer cancel()
+			s.serve(w, r.WithContext(ctx), callOf(ctx), route)
+		})
+	}
+	out.mux.NotFoundHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
 		if s.strays(req) {
 			return refuse(noRoute, "the console has no page %s", req.URL.Path)
 		}
 		return errNoRoute
 	})
-	r.MethodNotAllowedHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
+	out.mux.MethodNotAllowedHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
 		s.strays(req)
-		return &methodError{allowed(r, req)}
+		return &methodError{allowed(out.mux, req)}
 	})
-	return r
+	return out
 }
 
 // strays reports whether a person looks for a page that the console does not have, and sees to it that the
@@ -161,7 +208,9 @@ func (s *Server) strays(r *http.Request) bool {
 		return false
 	}
 	c.strays = true
-	_, _ = s.operator(r) // whoever is none sees the same without the menu
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	_, _ = s.operator(r.WithContext(ctx), c) // whoever is none sees the same without the menu
 	return true
 }
 

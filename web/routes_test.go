@@ -22,7 +22,7 @@ func TestRoutes_TableIsServed(t *testing.T) {
 				want[r.Name+" "+r.Path] = r.methods()
 			}
 		}
-		err := f.router(l).Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		err := f.router(l).mux.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
 			path, err := route.GetPathTemplate()
 			if err != nil {
 				return err
