@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"log/slog"
 	"math/big"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/stepca"
 )
 
@@ -127,6 +129,42 @@ func TestCRLSignerMayNotLie(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A publisher takes a signature as it comes from the authority, which has checked it.
+func TestNothingIsPublishedThatALyingSignerSigned(t *testing.T) {
+	forger := newKey(t)
+	b := newBench(t)
+	shard := crl.Shard{Issuer: b.Issuer().ID()}
+	store := revocationsOf(3)
+	p, err := crl.NewPublisher(crl.PublisherConfig{
+		Shards: []crl.PublishedShard{{Shard: shard, URL: b.Issuer().CRLURL, Issuer: b.cert()}},
+		Store:  store, Revocations: store, Signer: b, Now: func() time.Time { return b.now }, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := sha256.Sum256(tbsOf(t, b.cert(), b.signer.key, start, 1))
+	for _, lie := range []func(digest, _ []byte) []byte{
+		func(digest, _ []byte) []byte { return signed(t, forger, digest) },
+		func(_, _ []byte) []byte { return signed(t, b.signer.key, other[:]) },
+	} {
+		b.signer.lieCRL = lie
+		if _, err := p.Publish(t.Context(), shard); !errors.Is(err, ca.ErrMismatch) {
+			t.Errorf("got %v", err)
+		}
+		if _, ok := p.Current(shard); ok || store.newest.Number != 0 {
+			t.Error("it was published")
+		}
+	}
+	b.signer.lieCRL = nil
+	s, err := p.Publish(t.Context(), shard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := crl.ParseAndVerify(s.DER.Bytes(), b.cert(), b.Issuer().CRLURL, b.now); err != nil || list.Len() != 3 {
+		t.Errorf("afterwards: %v", err)
+	}
 }
 
 func signed(t *testing.T, key crypto.Signer, digest []byte) []byte {

@@ -26,37 +26,43 @@ const (
 	tagKeyIdentifier = 0x80 // of an AuthorityKeyIdentifier, [0]
 )
 
-// reader takes DER elements off the front of a byte slice.
-type reader []byte
-
-// next takes one element: body is its content, whole includes tag and length. It accepts only what DER
-// allows: definite lengths in their shortest form, of at most four octets here.
-func (r *reader) next() (tag byte, body, whole []byte, ok bool) {
-	b := *r
+// parseHeader reads tag and length of an element, and how many octets these take. It accepts only what DER allows:
+// definite lengths in their shortest form, of at most four octets here.
+func parseHeader(b []byte) (tag byte, length, head int, ok bool) {
 	if len(b) < 2 || b[0]&0x1f == 0x1f { // tags above 30 take more octets; a CRL has none
-		return 0, nil, nil, false
+		return 0, 0, 0, false
 	}
-	head, length := 2, uint64(b[1])
+	head, length = 2, int(b[1])
 	if length >= 0x80 {
-		octets := int(length & 0x7f)
+		octets := length & 0x7f
 		if octets == 0 || octets > 4 || len(b) < 2+octets || b[2] == 0 {
-			return 0, nil, nil, false
+			return 0, 0, 0, false
 		}
 		length = 0
 		for _, o := range b[2 : 2+octets] {
-			length = length<<8 | uint64(o)
+			length = length<<8 | int(o)
 		}
 		if length < 0x80 {
-			return 0, nil, nil, false
+			return 0, 0, 0, false
 		}
 		head += octets
 	}
-	if length > uint64(len(b)-head) {
+	return b[0], length, head, true
+}
+
+// reader takes DER elements off the front of a byte slice.
+type reader []byte
+
+// next takes one element: body is its content, whole includes tag and length.
+func (r *reader) next() (tag byte, body, whole []byte, ok bool) {
+	b := *r
+	tag, length, head, ok := parseHeader(b)
+	if !ok || length > len(b)-head {
 		return 0, nil, nil, false
 	}
-	end := head + int(length)
+	end := head + length
 	*r = b[end:]
-	return b[0], b[head:end], b[:end], true
+	return tag, b[head:end], b[:end], true
 }
 
 // take takes one element that must have the tag.
@@ -92,44 +98,57 @@ func appendHeader(b []byte, tag byte, length int) []byte {
 
 var errMalformed = errors.New("malformed DER")
 
-// split cuts a CRL into what was signed (tbs), the content of revokedCertificates, and the CRL without
-// these: header has the other fields and the signature, which of course does not verify over it.
-func split(der []byte) (header, tbs, revoked []byte, err error) {
-	outer := reader(der)
-	list, ok := outer.take(tagSequence)
-	if !ok || len(outer) > 0 {
-		return nil, nil, nil, errMalformed
+// pieces are a CRL that was cut up.
+type pieces struct {
+	tbs     DER    // what was signed
+	front   DER    // all octets before the entries
+	entries DER    // the content of revokedCertificates
+	back    DER    // all octets after the entries
+	bare    []byte // the CRL without them, whose signature of course does not verify
+}
+
+// split cuts a CRL up.
+func split(der DER) (pieces, error) {
+	var l pieces
+	body, rest, ok := der.take(tagSequence)
+	if !ok || rest.Len() > 0 {
+		return l, errMalformed
 	}
-	in := reader(list)
-	tag, tbsBody, tbs, ok := in.next()
-	trailer := in // signatureAlgorithm, signatureValue
-	_, okAlg := in.take(tagSequence)
-	_, okSig := in.take(tagBitString)
-	if !ok || tag != tagSequence || !okAlg || !okSig || len(in) > 0 {
-		return nil, nil, nil, errMalformed
+	fields, trailer, ok := body.take(tagSequence)
+	if !ok {
+		return l, errMalformed
+	}
+	l.tbs, _ = body.cut(body.Len() - trailer.Len())
+	_, rest, okAlg := trailer.take(tagSequence) // signatureAlgorithm
+	_, rest, okSig := rest.take(tagBitString)   // signatureValue
+	if !okAlg || !okSig || rest.Len() > 0 {
+		return l, errMalformed
 	}
 
-	fields := reader(tbsBody)
+	rest = fields
 	for _, want := range []byte{tagInteger, tagSequence, tagSequence} { // version, signature, issuer
-		if _, ok := fields.take(want); !ok {
-			return nil, nil, nil, errors.New("malformed DER, or a version 1 list")
+		if _, rest, ok = rest.take(want); !ok {
+			return l, errors.New("malformed DER, or a version 1 list")
 		}
 	}
 	for _, name := range []string{"thisUpdate", "nextUpdate"} {
-		isTime := fields.peek(tagUTCTime, tagTime)
-		if _, _, _, ok := fields.next(); !ok || !isTime {
-			return nil, nil, nil, errors.New("no " + name)
+		if _, rest, ok = rest.take(tagUTCTime, tagTime); !ok {
+			return l, errors.New("no " + name)
 		}
 	}
-	front := tbsBody[:len(tbsBody)-len(fields)]
-	if fields.peek(tagSequence) {
-		if revoked, ok = fields.take(tagSequence); !ok {
-			return nil, nil, nil, errMalformed
+	front, _ := fields.cut(fields.Len() - rest.Len())
+	if rest.peek() == tagSequence {
+		if l.entries, rest, ok = rest.take(tagSequence); !ok {
+			return l, errMalformed
 		}
 	}
-	back := []byte(fields)
-	if _, ok := fields.take(tagExtensions); !ok || len(fields) > 0 {
-		return nil, nil, nil, errors.New("malformed DER, or no extensions")
+	back := rest
+	if _, rest, ok = rest.take(tagExtensions); !ok || rest.Len() > 0 {
+		return l, errors.New("malformed DER, or no extensions")
 	}
-	return wrap(tagSequence, wrap(tagSequence, front, back), trailer), tbs, revoked, nil
+	tail := back.Len() + trailer.Len()
+	l.front, _ = der.cut(der.Len() - tail - l.entries.Len())
+	_, l.back = der.cut(der.Len() - tail)
+	l.bare = wrap(tagSequence, wrap(tagSequence, front.Bytes(), back.Bytes()), trailer.Bytes())
+	return l, nil
 }

@@ -10,12 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 )
 
-// A round signs the whole list anew, and x509.CreateRevocationList makes a dozen objects of each entry, which
-// at 100,000 entries takes longer than a revocation may take to be published. So the list is written here, in
-// one go, into one buffer of the right size.
+// A list is written here, around entries that are kept in DER: x509.CreateRevocationList makes a dozen objects of each
+// entry, which at 100,000 entries takes longer than a revocation may take to be published.
 
 // Algorithm identifiers (RFC 5758 section 3.2, RFC 4055 section 5, RFC 8410 section 3).
 const (
@@ -47,20 +47,21 @@ func algorithmOf(pub crypto.PublicKey) (string, error) {
 }
 
 const (
-	headroom     = 6       // octets: what the tag and the length of a whole list can take
-	trailer      = 1 << 10 // octets: room for algorithm and signature; more is fetched if need be
+	headroom     = 6       // octets: what a tag and a length can take
 	maxListSize  = 1 << 30 // octets
 	reasonPrefix = "\x30\x0c\x30\x0a\x06\x03" + oidReasonCode + "\x04\x03\x0a\x01"
 )
 
 // draft is a list that is yet to be signed.
 type draft struct {
-	buf       []byte // headroom, then the TBSCertList
+	front     []byte // headroom, then the TBSCertList as far as its entries
+	entries   *entries
+	back      []byte // the rest of it
 	algorithm string
 }
 
-// newDraft writes a TBSCertList (RFC 5280 section 5.1.2), of version 2 and with the entries as they come.
-func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time, entries []revoked) (*draft, error) {
+// newDraft writes a TBSCertList (RFC 5280 section 5.1.2), of version 2.
+func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time, e *entries) (*draft, error) {
 	algorithm, err := algorithmOf(s.Issuer.PublicKey)
 	if err != nil {
 		return nil, err
@@ -69,47 +70,37 @@ func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time,
 	if err != nil {
 		return nil, err
 	}
-	front := []byte{tagInteger, 1, 1} // v2
-	front = append(front, algorithm...)
-	front = append(front, s.Issuer.RawSubject...)
-	front = appendTime(front, thisUpdate.Unix())
-	front = appendTime(front, nextUpdate.Unix())
-
-	content := 0
-	for i := range entries {
-		content += headerSize + entries[i].size()
+	fields := []byte{tagInteger, 1, 1} // v2
+	fields = append(fields, algorithm...)
+	fields = append(fields, s.Issuer.RawSubject...)
+	fields = appendTime(fields, thisUpdate.Unix())
+	fields = appendTime(fields, nextUpdate.Unix())
+	if e.size > 0 { // an empty list has no revokedCertificates (RFC 5280 section 5.1.2.6)
+		fields = appendHeader(fields, tagSequence, e.size)
 	}
-	size := len(front) + len(extensions)
-	if content > 0 { // an empty list has no revokedCertificates (RFC 5280 section 5.1.2.6)
-		size += len(appendHeader(nil, tagSequence, content)) + content
-	}
+	size := len(fields) + e.size + len(extensions)
 	if size > maxListSize {
-		return nil, fmt.Errorf("a list of %d entries is larger than %d octets", len(entries), maxListSize)
+		return nil, fmt.Errorf("a list of %d entries is larger than %d octets", e.count, maxListSize)
 	}
-	b := make([]byte, headroom, 2*headroom+size+trailer)
-	b = append(appendHeader(b, tagSequence, size), front...)
-	if content > 0 {
-		b = appendHeader(b, tagSequence, content)
-		for i := range entries {
-			b = entries[i].appendTo(b)
-		}
-	}
-	return &draft{buf: append(b, extensions...), algorithm: algorithm}, nil
+	front := appendHeader(make([]byte, headroom, 2*headroom+len(fields)), tagSequence, size)
+	return &draft{front: append(front, fields...), entries: e, back: extensions, algorithm: algorithm}, nil
 }
 
 // tbs returns what is to be signed.
-func (d *draft) tbs() []byte { return d.buf[headroom:] }
+func (d *draft) tbs() DER { return d.around(d.front[headroom:], d.back) }
 
-// signed puts the list together (RFC 5280 section 5.1.1) and takes the draft's buffer for it.
-func (d *draft) signed(signature []byte) []byte {
-	b := append(d.buf, d.algorithm...)
-	b = appendHeader(b, tagBitString, 1+len(signature))
-	b = append(b, 0) // no unused bits
-	b = append(b, signature...)
-	header := appendHeader(make([]byte, 0, headroom), tagSequence, len(b)-headroom)
+func (d *draft) around(front, back []byte) DER {
+	return slices.Concat(DER{front}, d.entries.parts(), DER{back})
+}
+
+// signed puts the list together (RFC 5280 section 5.1.1). It writes into the draft's headroom, once.
+func (d *draft) signed(signature []byte) DER {
+	back := slices.Concat(d.back, []byte(d.algorithm), wrap(tagBitString, []byte{0}, signature)) // no unused bits
+	size := len(d.front) - headroom + d.entries.size + len(back)
+	header := appendHeader(make([]byte, 0, headroom), tagSequence, size)
 	start := headroom - len(header)
-	copy(b[start:], header)
-	return b[start:]
+	copy(d.front[start:], header)
+	return d.around(d.front[start:], back)
 }
 
 // extensionsOf returns the crlExtensions that every list has: authority key identifier, CRL number and

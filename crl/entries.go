@@ -63,11 +63,9 @@ func find(entries []revoked, serial *big.Int) (revoked, bool) {
 // parseEntries reads the content of revokedCertificates, sorted by serial. It refuses what it does not
 // understand in full: an entry with an unknown critical extension may mean anything (RFC 5280 section 5.3).
 func parseEntries(body []byte) ([]revoked, error) {
-	n := 0
-	for r := reader(body); len(r) > 0; n++ {
-		if _, ok := r.take(tagSequence); !ok {
-			return nil, fmt.Errorf("entry %d: %w", n, errMalformed)
-		}
+	n, err := countEntries(body)
+	if err != nil {
+		return nil, err
 	}
 	entries := make([]revoked, 0, n)
 	for r := reader(body); len(r) > 0; {
@@ -79,6 +77,16 @@ func parseEntries(body []byte) ([]revoked, error) {
 		entries = append(entries, e)
 	}
 	return sortEntries(entries), nil
+}
+
+// countEntries returns how many there are in the content of revokedCertificates.
+func countEntries(body []byte) (n int, err error) {
+	for r := reader(body); len(r) > 0; n++ {
+		if _, ok := r.take(tagSequence); !ok {
+			return 0, fmt.Errorf("entry %d: %w", n, errMalformed)
+		}
+	}
+	return n, nil
 }
 
 func parseEntry(body reader) (e revoked, err error) {

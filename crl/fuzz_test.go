@@ -35,11 +35,11 @@ func FuzzChecker(f *testing.F) {
 		if _, err := ParseAndVerify(der, ca.cert, testURL, testNow); (err == nil) != (i < 3) {
 			f.Fatalf("seed %d: %v", i, err)
 		}
-		_, tbs, _, err := split(der)
+		l, err := split(DER{der})
 		if err != nil {
 			f.Fatal(err)
 		}
-		r := reader(tbs)
+		r := reader(l.tbs.Bytes())
 		content, _ := r.take(tagSequence)
 		f.Add(content)
 	}

@@ -83,39 +83,56 @@ func ParseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now ti
 }
 
 func parseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now time.Time) (*List, error) {
-	header, tbs, body, err := split(der)
+	l, p, err := verify(DER{der}, issuer, wantURL, now)
 	if err != nil {
 		return nil, err
 	}
-	h, err := x509.ParseRevocationList(header)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(h.RawIssuer, issuer.RawSubject) {
-		return nil, fmt.Errorf("it is by %q, not by %q", h.Issuer, issuer.Subject)
-	}
-	if !bytes.Equal(h.AuthorityKeyId, issuer.SubjectKeyId) {
-		return nil, fmt.Errorf("signed with key %x, not with the issuer's key %x", h.AuthorityKeyId, issuer.SubjectKeyId)
-	}
-	h.RawTBSRevocationList = tbs
-	if err := h.CheckSignatureFrom(issuer); err != nil {
-		return nil, fmt.Errorf("checking the signature: %w", err)
-	}
-	// From here on, the issuing CA vouches for every octet.
-	l := &List{ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, sum: sha256.Sum256(h.Signature)}
-	if err := l.setExtensions(h, wantURL); err != nil {
-		return nil, err
-	}
-	if l.ThisUpdate.After(now.Add(maxSkew)) {
-		return nil, fmt.Errorf("thisUpdate %s is in the future; it is %s here", l.ThisUpdate.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	}
-	if l.NextUpdate.Before(l.ThisUpdate) {
-		return nil, errors.New("nextUpdate is before thisUpdate")
-	}
-	if l.entries, err = parseEntries(body); err != nil {
+	if l.entries, err = parseEntries(p.entries.Bytes()); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// verify checks a list as ParseAndVerify does, but for its entries.
+func verify(der DER, issuer *x509.Certificate, wantURL string, now time.Time) (*List, pieces, error) {
+	p, err := split(der)
+	if err != nil {
+		return nil, p, err
+	}
+	l, h, err := readBare(p.bare, issuer, wantURL, now)
+	if err != nil {
+		return nil, p, err
+	}
+	h.RawTBSRevocationList = p.tbs.Bytes()
+	if err := h.CheckSignatureFrom(issuer); err != nil {
+		return nil, p, fmt.Errorf("checking the signature: %w", err)
+	}
+	return l, p, nil
+}
+
+// readBare reads everything but the entries. Of the signature it reads the octets.
+func readBare(bare []byte, issuer *x509.Certificate, wantURL string, now time.Time) (*List, *x509.RevocationList, error) {
+	h, err := x509.ParseRevocationList(bare)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !bytes.Equal(h.RawIssuer, issuer.RawSubject) {
+		return nil, nil, fmt.Errorf("it is by %q, not by %q", h.Issuer, issuer.Subject)
+	}
+	if !bytes.Equal(h.AuthorityKeyId, issuer.SubjectKeyId) {
+		return nil, nil, fmt.Errorf("signed with key %x, not with the issuer's key %x", h.AuthorityKeyId, issuer.SubjectKeyId)
+	}
+	l := &List{ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, sum: sha256.Sum256(h.Signature)}
+	if err := l.setExtensions(h, wantURL); err != nil {
+		return nil, nil, err
+	}
+	if l.ThisUpdate.After(now.Add(maxSkew)) {
+		return nil, nil, fmt.Errorf("thisUpdate %s is in the future; it is %s here", l.ThisUpdate.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	if l.NextUpdate.Before(l.ThisUpdate) {
+		return nil, nil, errors.New("nextUpdate is before thisUpdate")
+	}
+	return l, h, nil
 }
 
 // setExtensions fills in number and URL, and refuses what makes the list another than the full one wanted.

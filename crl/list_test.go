@@ -207,11 +207,11 @@ func idpFor(t testing.TB, url string) pkix.Extension {
 // What x509.CreateRevocationList cannot be made to write is put together by hand, and signed.
 func TestListRefusedByForm(t *testing.T) {
 	ca := newCA(t, "Issuing CA")
-	_, tbs, _, err := split(ca.list(t, 1, testNow, nil, 5))
+	l, err := split(DER{ca.list(t, 1, testNow, nil, 5)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fields := reader(tbs)
+	fields := reader(l.tbs.Bytes())
 	inner, _ := fields.take(tagSequence)
 	const version, next, revoked, extensions = 0, 4, 5, 6 // of the parts
 	parts := elements(t, inner)

@@ -122,11 +122,11 @@ func TestListByOpenSSL(t *testing.T) {
 func TestOpenSSLVerifiesTheListOfEveryKey(t *testing.T) {
 	for name, ca := range everyKey(t) {
 		d := draftOf(t, ca, 1<<63, testNow, time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC), oddEntries(t))
-		signature, err := ca.SignCRL(t.Context(), "", [][]byte{d.tbs()})
+		signature, err := ca.SignCRL(t.Context(), "", d.tbs())
 		if err != nil {
 			t.Fatal(err)
 		}
-		list := writePEM(t, "list.pem", "X509 CRL", d.signed(signature))
+		list := writePEM(t, "list.pem", "X509 CRL", d.signed(signature).Bytes())
 		caFile := writePEM(t, "ca.pem", "CERTIFICATE", ca.cert.Raw)
 		if out, ok := openssl(t, "crl", "-in", list, "-CAfile", caFile, "-verify", "-noout"); !ok || !strings.Contains(out, "verify OK") {
 			t.Errorf("%s: %s", name, out)

@@ -52,6 +52,40 @@ func (d DER) Equal(other DER) bool {
 	}
 }
 
+// cut divides d after n octets, without copying them.
+func (d DER) cut(n int) (front, rest DER) {
+	for i, part := range d {
+		if n < len(part) {
+			front = append(slices.Clone(d[:i]), part[:n:n])
+			return front, append(DER{part[n:]}, d[i+1:]...)
+		}
+		n -= len(part)
+	}
+	return d, nil
+}
+
+// peek returns the first octet; zero if there is none.
+func (d DER) peek() byte {
+	for _, part := range d {
+		if len(part) > 0 {
+			return part[0]
+		}
+	}
+	return 0
+}
+
+// take takes one element that must have one of the tags, and returns its content and what follows it.
+func (d DER) take(tags ...byte) (body, rest DER, ok bool) {
+	start, _ := d.cut(headroom)
+	tag, length, head, ok := parseHeader(start.Bytes())
+	if !ok || !slices.Contains(tags, tag) || length > d.Len()-head {
+		return nil, nil, false
+	}
+	whole, rest := d.cut(head + length)
+	_, body = whole.cut(head)
+	return body, rest, true
+}
+
 // WriteTo writes all parts, without copying them.
 func (d DER) WriteTo(w io.Writer) (n int64, err error) { return d.writeFrom(w, 0, int64(d.Len())) }
 

@@ -79,6 +79,8 @@ type Publisher struct {
 type publication struct {
 	PublishedShard
 	wake    chan struct{} // one token: there is work
+	turn    chan struct{} // held by whoever makes a round, one at a time; guards view
+	view    *view         // nil before the first round
 	serving atomic.Pointer[served]
 
 	mu       sync.Mutex // guards what follows, and writing serving
@@ -125,7 +127,7 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 		if p.shards[s.Shard] != nil {
 			return nil, fmt.Errorf("crl: shard %q twice", s.Shard.Issuer)
 		}
-		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1)}
+		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 		p.shards[s.Shard], p.order = pub, append(p.order, pub)
 	}
 	return p, nil
@@ -253,7 +255,7 @@ func (p *Publisher) Status() []ShardStatus {
 		st.PendingSince, st.Err = s.pending, s.err
 		s.mu.Unlock()
 		if held := s.serving.Load(); held != nil {
-			st.Number, st.ThisUpdate, st.NextUpdate, st.Entries = held.Number, held.ThisUpdate, held.NextUpdate, held.list.Len()
+			st.Number, st.ThisUpdate, st.NextUpdate, st.Entries = held.Number, held.ThisUpdate, held.NextUpdate, held.count
 		}
 		all = append(all, st)
 	}

@@ -5,23 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// served is a list in memory: what the store gave or was given, and its parsed form.
+// served is a list in memory, as the store gave it or was given it.
 type served struct {
 	Signed
-	list *List
+	pieces
+	count int    // of its entries
+	tag   string // differs for every list
 	// datable: no earlier list of the shard can have the same or a later thisUpdate, so that thisUpdate will
 	// do as a validator (see Serve).
 	datable bool
+	gzipped atomic.Pointer[DER] // nil until somebody asked for it and it is ready
+}
+
+func newServed(s Signed, in pieces, l *List, count int) *served {
+	return &served{Signed: s, pieces: in, count: count, tag: fmt.Sprintf("%d-%x", l.Number, l.sum[:8])}
 }
 
 var errUnknownShard = errors.New("no such shard is published here")
 
 // Publish signs a list of a shard now, whether or not it is due, and makes it the newest. If another node
 // does the same in between, it starts over, and is content with the other's list if that says the same. It
-// returns the newest list, once it is durable.
+// returns the newest list, once its number is durable.
 func (p *Publisher) Publish(ctx context.Context, shard Shard) (Signed, error) {
 	s := p.shards[shard]
 	if s == nil {
@@ -33,6 +41,12 @@ func (p *Publisher) Publish(ctx context.Context, shard Shard) (Signed, error) {
 // publish runs rounds until none is lost to another node. Without force, a list that says what a new one
 // would say, and is not due, will do.
 func (p *Publisher) publish(ctx context.Context, s *publication, force bool) (Signed, error) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return Signed{}, fmt.Errorf("publishing the CRL of %q: %w", s.Shard.Issuer, ctx.Err())
+	}
 	asked, began := s.wakeUps(), p.now()
 	next, err := p.round(ctx, s, force)
 	for n := 1; errors.Is(err, ErrConflict) && n < maxRounds; n++ {
@@ -46,8 +60,11 @@ func (p *Publisher) publish(ctx context.Context, s *publication, force bool) (Si
 }
 
 // round makes one attempt. The order of its steps is what lets several nodes publish without dropping each
-// other's revocations: whoever replaces list n has read the revocations after list n was there, hence all
-// of those that list n was made from.
+// other's revocations: whoever replaces list n has read the changes after list n was there, on top of all that came
+// before them, hence all of those that list n was made from.
+//
+// All revocations are read, and not only what changed, before a list that is signed for another reason than that
+// something changed, and once in rereadAfter.
 func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Signed, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
@@ -58,38 +75,46 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	}
 	now := p.now()
 	held := s.serving.Load()
-	expect := 0
-	if held != nil {
-		expect = held.list.Len()
-	}
-	entries, err := p.collect(ctx, s.Shard, keepSince(prev, now), expect)
+	due := held == nil || p.due(held, now)
+	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
+		age := now.Sub(v.read)
+		return 0 <= age && age < rereadAfter && !due && !(force && held.says(v.entries))
+	})
 	if err != nil {
 		return Signed{}, err
 	}
-	if !force && held != nil && held.Number == prev.Number && !p.due(held.list, now) && slices.Equal(held.list.entries, entries) {
-		return held.Signed, nil
+	s.view = v
+	if !force && !due && held.Number == prev.Number && held.says(v.entries) {
+		return s.share(held, v.entries), nil
 	}
-	next, list, err := p.sign(ctx, s, nextNumber(prev, held, now), entries, now)
+	next, err := p.sign(ctx, s, nextNumber(prev, held, now), v.entries, now)
 	if err != nil {
 		return Signed{}, err
 	}
-	if err := p.store.Replace(ctx, prev, next); err != nil {
+	if err := p.store.Replace(ctx, prev, next.Signed); err != nil {
 		return Signed{}, fmt.Errorf("storing it: %w", err)
 	}
-	s.adopt(next, list)
+	s.adopt(next)
 	if p.onPublish != nil {
-		p.onPublish(next)
+		p.onPublish(next.Signed)
 	}
-	return next, nil
+	return next.Signed, nil
 }
+
+// says reports whether these entries stand on the list.
+func (s *served) says(e *entries) bool { return s.entries.Equal(e.parts()) }
 
 // latest reads the newest list from the store, the zero Signed if there is none, and serves it from now on
 // if it is newer than what is served. A list that does not verify (another key, another URL: the
-// configuration changed) is not served; the round that follows replaces it.
+// configuration changed), or that the store lost, is not served; the round that follows replaces it.
 func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	latest, err := p.store.Latest(ctx, s.Shard, 0)
+	have := uint64(0)
+	if held := s.serving.Load(); held != nil {
+		have = held.Number
+	}
+	latest, err := p.store.Latest(ctx, s.Shard, have)
 	if errors.Is(err, ErrNotPublished) {
 		return Signed{}, nil
 	}
@@ -97,19 +122,34 @@ func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) 
 		return Signed{}, fmt.Errorf("reading the newest one: %w", err)
 	}
 	s.saw(latest.ThisUpdate)
-	if held := s.serving.Load(); held != nil && latest.Number <= held.Number {
+	if latest.Number <= have {
 		return latest, nil
 	}
-	list, err := ParseAndVerify(latest.DER.Bytes(), s.Issuer, s.URL, p.now())
-	switch {
-	case err != nil:
+	if next, err := p.read(latest, s); err != nil {
 		p.log.Warn("the newest stored CRL is not usable", "shard", s.Shard.Issuer, "number", latest.Number, "error", err)
-	case list.Number != latest.Number:
-		p.log.Warn("the newest stored CRL bears another number", "shard", s.Shard.Issuer, "number", latest.Number, "bears", list.Number)
-	default:
-		s.adopt(latest, list)
+	} else {
+		s.adopt(next)
 	}
 	return latest, nil
+}
+
+// read verifies a list from the store.
+func (p *Publisher) read(latest Signed, s *publication) (*served, error) {
+	if latest.DER.Len() == 0 {
+		return nil, errors.New("the store lost it")
+	}
+	l, in, err := verify(latest.DER, s.Issuer, s.URL, p.now())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrList, err)
+	}
+	if l.Number != latest.Number {
+		return nil, fmt.Errorf("it bears another number, %d", l.Number)
+	}
+	count, err := countEntries(in.entries.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return newServed(latest, in, l, count), nil
 }
 
 // keepSince is the earliest expiry of a certificate that belongs on the list after prev. What expired since
@@ -133,7 +173,7 @@ func nextNumber(prev Signed, held *served, now time.Time) uint64 {
 
 // due reports whether the list must be signed anew. One from the future, after the clock was set back, is of
 // no use to a server whose clock is right.
-func (p *Publisher) due(l *List, now time.Time) bool {
+func (p *Publisher) due(l *served, now time.Time) bool {
 	return !now.Before(l.NextUpdate.Add(-p.renewBefore)) || l.ThisUpdate.After(now.Add(maxSkew))
 }
 
@@ -142,58 +182,64 @@ func (p *Publisher) untilDue(s *publication) time.Duration {
 	if held == nil {
 		return 0
 	}
-	return max(held.list.NextUpdate.Add(-p.renewBefore).Sub(p.now()), 0)
+	return max(held.NextUpdate.Add(-p.renewBefore).Sub(p.now()), 0)
 }
 
-// collect reads the revocations as they are to stand on the list, which is about as long as expected.
-func (p *Publisher) collect(ctx context.Context, shard Shard, notBefore time.Time, expect int) ([]revoked, error) {
-	entries := make([]revoked, 0, expect+expect/64)
-	for e, err := range p.revocations.Revoked(ctx, shard, notBefore) {
-		if err != nil {
-			return nil, fmt.Errorf("reading the revocations: %w", err)
-		}
-		r, err := e.compact()
-		if err != nil {
-			return nil, fmt.Errorf("reading the revocations: %w", err)
-		}
-		entries = append(entries, r)
-	}
-	return sortEntries(entries), nil
-}
-
-// sign has a list signed, and reads it back as a checker would.
-func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, entries []revoked, now time.Time) (Signed, *List, error) {
+// sign has a list signed, and reads it back as a checker would, but for the entries, which were read back when they
+// were written, and the signature, which the signer has checked.
+func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, e *entries, now time.Time) (*served, error) {
 	thisUpdate := now.UTC().Truncate(time.Second) // what a CRL can say
-	nextUpdate := thisUpdate.Add(p.lifetime)
-	d, err := newDraft(s.PublishedShard, number, thisUpdate, nextUpdate, entries)
+	next := Signed{Shard: s.Shard, Number: number, ThisUpdate: thisUpdate, NextUpdate: thisUpdate.Add(p.lifetime)}
+	d, err := newDraft(s.PublishedShard, number, next.ThisUpdate, next.NextUpdate, e)
 	if err != nil {
-		return Signed{}, nil, err
+		return nil, err
 	}
-	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, [][]byte{d.tbs()})
+	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, d.tbs())
 	if err != nil {
-		return Signed{}, nil, fmt.Errorf("signing it: %w", err)
+		return nil, fmt.Errorf("signing it: %w", err)
 	}
-	der := d.signed(signature)
-	list, err := ParseAndVerify(der, s.Issuer, s.URL, now)
+	next.DER = d.signed(signature)
+	in, err := split(next.DER)
 	if err != nil {
-		return Signed{}, nil, fmt.Errorf("checking what was signed: %w", err)
+		return nil, fmt.Errorf("checking what was signed: %w", err)
 	}
-	if list.Number != number || !list.ThisUpdate.Equal(thisUpdate) || !list.NextUpdate.Equal(nextUpdate) || !slices.Equal(list.entries, entries) {
-		return Signed{}, nil, errors.New("checking what was signed: it is not the list that was asked for")
+	l, _, err := readBare(in.bare, s.Issuer, s.URL, now)
+	if err != nil {
+		return nil, fmt.Errorf("checking what was signed: %w", err)
 	}
-	return Signed{Shard: s.Shard, Number: number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, DER: DER{der}}, list, nil
+	list := newServed(next, in, l, e.count)
+	if l.Number != number || !l.ThisUpdate.Equal(next.ThisUpdate) || !l.NextUpdate.Equal(next.NextUpdate) || !list.says(e) {
+		return nil, errors.New("checking what was signed: it is not the list that was asked for")
+	}
+	return list, nil
 }
 
 // adopt serves a list from now on, unless what is served is newer. The caller has told saw of the list that the
 // store held until then; one that the store itself held is thereby not datable, since its predecessor is not
 // known.
-func (s *publication) adopt(next Signed, list *List) {
+func (s *publication) adopt(next *served) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if held := s.serving.Load(); held == nil || held.Number < next.Number {
-		s.serving.Store(&served{Signed: next, list: list, datable: list.ThisUpdate.After(s.newest)})
+		next.datable = next.ThisUpdate.After(s.newest)
+		s.serving.Store(next)
 	}
-	s.newest = later(s.newest, list.ThisUpdate)
+	s.newest = later(s.newest, next.ThisUpdate)
+}
+
+// share lets a list that came from the store, in one part, have its entries in common with the view that says the
+// same, so that they take memory once.
+func (s *publication) share(held *served, e *entries) Signed {
+	if len(held.entries) == len(e.blocks) {
+		return held.Signed
+	}
+	next := &served{Signed: held.Signed, count: held.count, tag: held.tag, datable: held.datable}
+	next.front, next.entries, next.back = DER{slices.Concat(held.front...)}, e.parts(), DER{slices.Concat(held.back...)}
+	next.DER = slices.Concat(next.front, next.entries, next.back)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving.CompareAndSwap(held, next)
+	return next.Signed
 }
 
 // saw notes a thisUpdate of a list that may have been served somewhere.

@@ -1,7 +1,6 @@
 package crl
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -38,7 +37,7 @@ func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 	h := w.Header()
 	age := max(held.NextUpdate.Sub(p.now()), 0)
 	h.Set("Content-Type", "application/pkix-crl") // RFC 2585 section 4.2
-	h.Set("ETag", fmt.Sprintf(`"%d-%x"`, held.Number, held.list.sum[:8]))
+	h.Set("ETag", `"`+held.tag+`"`)
 	h.Set("Last-Modified", held.ThisUpdate.UTC().Format(http.TimeFormat))
 	h.Set("Expires", held.NextUpdate.UTC().Format(http.TimeFormat))
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(age/time.Second))+", must-revalidate, no-transform")
