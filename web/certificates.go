@@ -177,17 +177,23 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	out := certificateOf(done.Record, s.now())
-	out.AlsoRevoked, out.StillActive = serials(done.Also), serials(done.Active)
-	return writeJSON(w, http.StatusOK, out)
+	b := appendCertificate(make([]byte, 0, sizeOfCertificate), done.Record, s.now())
+	b = appendSerials(b, `,"also_revoked":`, done.Also)
+	b = appendSerials(b, `,"still_active":`, done.Active)
+	send(w, http.StatusOK, "application/json", append(b, "}\n"...))
+	return nil
 }
 
-func serials(list []ca.Serial) []string {
-	var out []string
-	for _, s := range list {
-		out = append(out, s.String())
+// appendSerials appends a member of client.Certificate's JSON, if it is not empty.
+func appendSerials(b []byte, member string, list []ca.Serial) []byte {
+	if len(list) == 0 {
+		return b
 	}
-	return out
+	var text []string
+	for _, s := range list {
+		text = append(text, s.String())
+	}
+	return appendStrings(append(b, member...), text)
 }
 
 // revoke revokes, holds or releases the certificate that the path names.
@@ -223,9 +229,17 @@ func (s *Server) listCertificates(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	out := client.Certificates{Certificates: []client.Certificate{}, NextCursor: page.Next}
-	for _, rec := range page.Records {
-		out.Certificates = append(out.Certificates, certificateOf(rec, s.now()))
+	b, now := []byte(`{"certificates":[`), s.now()
+	for i, rec := range page.Records {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendCertificate(b, rec, now), '}')
 	}
-	return writeJSON(w, http.StatusOK, out)
+	b = append(b, ']')
+	if page.Next != "" {
+		b = appendString(append(b, `,"next_cursor":`...), page.Next)
+	}
+	send(w, http.StatusOK, "application/json", append(b, "}\n"...))
+	return nil
 }

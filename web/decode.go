@@ -124,6 +124,10 @@ func mediaType(r *http.Request) (string, error) {
 	if len(values) != 1 {
 		return "", refuse(badMediaType, "send one Content-Type, got %d", len(values))
 	}
+	switch values[0] {
+	case "application/json", "application/pkcs10": // nothing to parse
+		return values[0], nil
+	}
 	kind, _, err := mime.ParseMediaType(values[0])
 	if err != nil {
 		return "", refuse(badMediaType, "Content-Type %q: %v", values[0], err)
@@ -135,6 +139,9 @@ func mediaType(r *http.Request) (string, error) {
 // too where nothing offered was asked for (RFC 9110 section 12.5.1 allows it). Weights other than 0 are not
 // weighed: what comes first counts.
 func accepts(r *http.Request, otherwise string, offers ...string) string {
+	if len(r.Header["Accept"]) == 0 {
+		return otherwise
+	}
 	for field := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
 		kind, params, err := mime.ParseMediaType(field)
 		if err != nil || params["q"] == "0" {

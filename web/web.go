@@ -62,6 +62,7 @@ type Server struct {
 	pages   map[string]*template.Template
 	metrics *metrics
 	rootCRL *x509.RevocationList
+	trust   []byte // in the answers to enrolment and renewal
 }
 
 // New validates c and parses what the handlers need, so that nothing is left to fail later.
@@ -79,7 +80,7 @@ func New(c Config) (*Server, error) {
 	if err := rootCRL.CheckSignatureFrom(c.Authority.Issuer().Root); err != nil {
 		return nil, fmt.Errorf("web: the root's CRL: %w", err)
 	}
-	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL}
+	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL, trust: trust(c.Authority.Issuer())}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

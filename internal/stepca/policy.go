@@ -2,10 +2,10 @@ package stepca
 
 import (
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -96,30 +96,50 @@ const (
 	emailName  kind = "e-mail address"
 )
 
-// name is one name, alone in a certificate for the engine to look at.
+// name is one name of a certificate.
 type name struct {
 	kind kind
 	text string
-	cert x509.Certificate
+	ip   netip.Addr // of an IP address
+	uri  *url.URL   // of a URI
+}
+
+// alone is a certificate of this name and no other, for the engine to look at.
+func (n *name) alone() *x509.Certificate {
+	c := new(x509.Certificate)
+	switch n.kind {
+	case commonName:
+		c.Subject.CommonName = n.text
+	case dnsName:
+		c.DNSNames = []string{n.text}
+	case ipAddress:
+		c.IPAddresses = []net.IP{n.ip.AsSlice()}
+	case uriName:
+		c.URIs = []*url.URL{n.uri}
+	case emailName:
+		c.EmailAddresses = []string{n.text}
+	}
+	return c
 }
 
 func split(n ca.Names) ([]name, error) {
-	out := []name{{commonName, n.CommonName, x509.Certificate{Subject: pkix.Name{CommonName: n.CommonName}}}}
+	out := make([]name, 0, 1+len(n.DNS)+len(n.IPs)+len(n.URIs)+len(n.Emails))
+	out = append(out, name{kind: commonName, text: n.CommonName})
 	for _, s := range n.DNS {
-		out = append(out, name{dnsName, s, x509.Certificate{DNSNames: []string{s}}})
+		out = append(out, name{kind: dnsName, text: s})
 	}
 	for _, a := range n.IPs {
-		out = append(out, name{ipAddress, a.String(), x509.Certificate{IPAddresses: []net.IP{a.AsSlice()}}})
+		out = append(out, name{kind: ipAddress, text: a.String(), ip: a})
 	}
 	for _, s := range n.URIs {
 		u, err := url.Parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("URI %q: %w", s, err)
 		}
-		out = append(out, name{uriName, s, x509.Certificate{URIs: []*url.URL{u}}})
+		out = append(out, name{kind: uriName, text: s, uri: u})
 	}
 	for _, s := range n.Emails {
-		out = append(out, name{emailName, s, x509.Certificate{EmailAddresses: []string{s}}})
+		out = append(out, name{kind: emailName, text: s})
 	}
 	return out, nil
 }
@@ -167,7 +187,7 @@ func compile(r NameRules, denies bool) (map[kind]matcher, error) {
 	}
 	if denies {
 		widen(out, dnsName, below(r.DNS, func(n name) string { return n.text }))
-		widen(out, uriName, below(hosts, func(n name) string { return n.cert.URIs[0].Hostname() }))
+		widen(out, uriName, below(hosts, func(n name) string { return n.uri.Hostname() }))
 		widen(out, emailName, mailboxes(r.Emails))
 	}
 	if len(r.URIs) > 0 && !slices.Contains(r.URIs, "*") {
@@ -207,7 +227,7 @@ func mailboxes(rules []string) func(name) bool {
 }
 
 func ask(engine *policy.NamePolicyEngine, n name) (bool, error) {
-	err := engine.IsX509CertificateAllowed(&n.cert)
+	err := engine.IsX509CertificateAllowed(n.alone())
 	var refused *policy.NamePolicyError
 	if errors.As(err, &refused) && refused.Reason == policy.NotAllowed {
 		return false, nil
@@ -269,7 +289,7 @@ func matchURI(patterns []string, hosts matcher, denies bool) matcher {
 				return true, nil
 			}
 		}
-		if hosts == nil || n.cert.URIs[0].Host == "" {
+		if hosts == nil || n.uri.Host == "" {
 			return false, nil
 		}
 		return hosts(n)
