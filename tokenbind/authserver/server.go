@@ -112,9 +112,7 @@ func New(c Config) (*Server, error) {
 		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
 		Nonces: nonces, Replay: c.Replay, Since: c.ProofsSince, Now: c.Now,
 	}
-	if s.metadata, err = json.Marshal(s.describe()); err != nil {
-		return nil, fmt.Errorf("authserver: encoding the metadata: %w", err)
-	}
+	s.metadata, _ = json.Marshal(s.describe()) // texts always encode
 	if s.jwks, err = json.Marshal(keys.public()); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the key set: %w", err)
 	}
