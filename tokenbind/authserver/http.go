@@ -15,8 +15,10 @@ import (
 	"github.com/pkid/pkid/internal/audit"
 )
 
-// maxBody bounds a request's form in octets.
-const maxBody = 64 << 10
+const (
+	maxBody   = 64 << 10 // bounds a request's form in octets
+	usualBody = 2 << 10  // what room is made for on the word of a Content-Length alone
+)
 
 // refusal is an error answer of RFC 6749 section 5.2. Any other error means that the server could not decide.
 type refusal struct {
@@ -120,7 +122,7 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 		return nil, invalidRequest("send the parameters as application/x-www-form-urlencoded")
 	}
 	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), maxBody)) + bytes.MinRead)
+	body.Grow(int(min(max(r.ContentLength, 0), usualBody)) + bytes.MinRead)
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, refused(http.StatusRequestEntityTooLarge, "invalid_request", "the body has more than %d octets", maxBody)
