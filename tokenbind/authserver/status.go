@@ -33,7 +33,7 @@ func (s *Server) introspect(c *call) ([]byte, error) {
 	if !active {
 		return inactive, nil
 	}
-	answer := append(make([]byte, 0, 1<<10), `{"active":true,"token_type":`...)
+	answer := append(make([]byte, 0, 512), `{"active":true,"token_type":`...)
 	answer = append(appendString(answer, cnfType(claims.Confirmation)), ',')
 	return append(claims.appendMembers(answer), '}'), nil
 }
