@@ -138,6 +138,21 @@ func (h *house) invite(t *testing.T, r enroll.InviteRequest) (*enroll.Invitation
 	return inv, secret
 }
 
+// TestInvitationIDsSortByTime: a store that keeps them in order grows at one end.
+func TestInvitationIDsSortByTime(t *testing.T) {
+	h := newHouse(t)
+	var last string
+	for range 20 {
+		inv, _ := h.invite(t, enroll.InviteRequest{ClientID: "payments"})
+		again, _ := h.invite(t, enroll.InviteRequest{ClientID: "payments"})
+		if inv.ID <= last || len(inv.ID) != 32 || inv.ID == again.ID {
+			t.Errorf("%s after %s, and %s in the same millisecond", inv.ID, last, again.ID)
+		}
+		last = max(inv.ID, again.ID)
+		h.now = h.now.Add(time.Millisecond)
+	}
+}
+
 func TestInvariant2_NamesComeFromTheInvitation(t *testing.T) {
 	h := newHouse(t)
 	inv, secret := h.invite(t, enroll.InviteRequest{ClientID: "payments", SANs: []string{"payments.example", "10.0.0.1"}})

@@ -24,7 +24,7 @@ type Store interface {
 
 // Invitation is the right to one certificate. The secret itself is not kept.
 type Invitation struct {
-	ID         string // 32 hex digits
+	ID         string // 32 hex digits, which sort by the time that it was made
 	SecretHash [32]byte
 	ClientID   string
 	Profile    string

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"mime"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -46,42 +48,86 @@ func unmarshal[T any](body io.Reader) (T, error) {
 	if err := d.Decode(&v); err != nil {
 		return v, jsonError(err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if len(bytes.Trim(text[d.InputOffset():], " \t\r\n")) > 0 {
 		return v, refuse(badRequest, "the body has something after its JSON value")
 	}
-	return v, checkMembers[T](text)
+	return v, checkMembers(text, membersOf(reflect.TypeFor[T]()))
 }
 
 // checkMembers refuses what encoding/json lets pass: a member that is given twice, of which the last one
-// counts, and one that is T's but for its case. Whoever looked at the body before may have read another value.
-func checkMembers[T any](text []byte) error {
-	known := map[string]bool{} // and whether it was seen
-	for field := range reflect.TypeFor[T]().Fields() {
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		known[name] = false
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+// counts, and one that is known but for its case. Whoever looked at the body before may have read another value.
+// The text is one JSON value.
+func checkMembers(text []byte, known []string) error {
+	if !bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("{")) {
 		return refuse(badRequest, "the body is not a JSON object")
 	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return jsonError(err)
-		}
-		switch seen, ok := known[name.(string)]; {
-		case !ok:
+	var seen uint64 // bit by bit, which of known
+	for name := range memberNames(text) {
+		switch i := slices.Index(known, name); {
+		case i < 0:
 			return refuse(badRequest, "the body is not the JSON that this path takes: unknown field %q", name)
-		case seen:
+		case seen>>i&1 == 1:
 			return refuse(badRequest, "the body has %q twice", name)
-		}
-		known[name.(string)] = true
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return jsonError(err)
+		default:
+			seen |= 1 << i
 		}
 	}
 	return nil
+}
+
+// memberNames yields the names of a JSON object's members, but not of those within them. The text is valid JSON.
+func memberNames(text []byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		depth, next := 0, false // whether a string that comes now is a member's name
+		for i := 0; i < len(text); i++ {
+			switch text[i] {
+			case '{', '[':
+				depth++
+				next = true
+			case '}', ']':
+				depth--
+			case ',':
+				next = true
+			case '"':
+				start := i
+				for i++; text[i] != '"'; i++ {
+					if text[i] == '\\' {
+						i++
+					}
+				}
+				if next && depth == 1 && !yield(unquote(text[start:i+1])) {
+					return
+				}
+				next = false
+			}
+		}
+	}
+}
+
+// unquote returns what a JSON string says.
+func unquote(quoted []byte) string {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	var s string
+	_ = json.Unmarshal(quoted, &s) // it is a JSON string
+	return s
+}
+
+// members are the names of the members of each type that a body is decoded into, by reflect.Type.
+var members sync.Map
+
+func membersOf(t reflect.Type) []string {
+	if names, ok := members.Load(t); ok {
+		return names.([]string)
+	}
+	var names []string
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	members.Store(t, names)
+	return names
 }
 
 // decodeOptional is decode for a body that may be absent, which means the zero T.
