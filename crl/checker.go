@@ -16,8 +16,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/pkid/pkid/thumbprint"
 )
 
 // Sentinels that Check returns, wrapped.
@@ -107,7 +105,7 @@ type Checker struct {
 
 	mu       sync.RWMutex // guards what follows
 	sources  map[sourceKey]*source
-	resolved map[thumbprint.Cert]*source
+	resolved map[string]*source // by the DER of certificates, which costs less to compare than to hash for good
 }
 
 type sourceKey struct {
@@ -124,7 +122,7 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		issuers: c.Issuers, interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultFetch),
 		maxSize: cmp.Or(c.MaxSize, defaultMaxSize), allowStale: c.InsecureAllowStale, dir: c.Dir, client: fetchClient(c.HTTPClient),
 		onUpdate: c.OnUpdate, now: c.Now, log: cmp.Or(c.Logger, slog.Default()),
-		sources: map[sourceKey]*source{}, resolved: map[thumbprint.Cert]*source{},
+		sources: map[sourceKey]*source{}, resolved: map[string]*source{},
 	}
 	if k.now == nil {
 		k.now = time.Now
@@ -257,9 +255,8 @@ func (k *Checker) known() []*source {
 // CA may bear the same name, and copy the key identifier. Since that costs more than all the rest, the
 // answer is remembered.
 func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
-	id := thumbprint.OfCertificate(cert)
 	k.mu.RLock()
-	s := k.resolved[id]
+	s := k.resolved[string(cert.Raw)] // without a copy
 	k.mu.RUnlock()
 	if s != nil {
 		return s, nil
@@ -286,7 +283,7 @@ func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
 	if len(k.resolved) >= maxResolved {
 		clear(k.resolved)
 	}
-	k.resolved[id] = s
+	k.resolved[string(cert.Raw)] = s
 	return s, nil
 }
 

@@ -2,6 +2,7 @@ package crl
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -155,6 +156,15 @@ func TestCheckRefusesWithoutAList(t *testing.T) {
 			w.Header().Set("Content-Length", "1001")
 			_, _ = w.Write(make([]byte, 1001))
 		}, "1001 octets"},
+		"compressed": {func(w http.ResponseWriter, r *http.Request) {
+			if got := r.Header.Get("Accept-Encoding"); got != "identity" {
+				t.Errorf("Accept-Encoding: %s", got)
+			}
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			_, _ = z.Write(good)
+			_ = z.Close()
+		}, "encoding"},
 		"another shard's list": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(f.ca.list(t, 1, f.now, func(l *x509.RevocationList) { l.ExtraExtensions[0] = idpFor(t, testURL+"2") }))
 		}, "list for"},

@@ -56,6 +56,11 @@ type reader []byte
 // next takes one element: body is its content, whole includes tag and length.
 func (r *reader) next() (tag byte, body, whole []byte, ok bool) {
 	b := *r
+	if len(b) >= 2 && int(b[1]) <= len(b)-2 && b[1] < 0x80 && b[0]&0x1f != 0x1f { // the short form, at once
+		end := 2 + int(b[1])
+		*r = b[end:]
+		return b[0], b[2:end:end], b[:end:end], true
+	}
 	tag, length, head, ok := parseHeader(b)
 	if !ok || length > len(b)-head {
 		return 0, nil, nil, false

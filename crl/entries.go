@@ -53,11 +53,19 @@ func find(entries []revoked, serial *big.Int) (revoked, bool) {
 		return want, false
 	}
 	serial.FillBytes(want.serial[:])
-	i, ok := slices.BinarySearchFunc(entries, want, compareSerials)
-	if !ok {
-		return want, false
+	low, high := 0, len(entries)
+	for low < high { // slices.BinarySearchFunc would copy each entry that it looks at
+		middle := int(uint(low+high) >> 1)
+		switch order := bytes.Compare(entries[middle].serial[:], want.serial[:]); {
+		case order == 0:
+			return entries[middle], true
+		case order < 0:
+			low = middle + 1
+		default:
+			high = middle
+		}
 	}
-	return entries[i], true
+	return want, false
 }
 
 // parseEntries reads the content of revokedCertificates, sorted by serial. It refuses what it does not
@@ -162,35 +170,44 @@ func parseEntryExtensions(list reader) (reason uint8, err error) {
 // parseTime reads a UTCTime or GeneralizedTime in the only forms that RFC 5280 section 5.1.2.4 allows: to the
 // second, in Z.
 func parseTime(tag byte, text []byte) (unix int64, ok bool) {
-	var digits [14]byte // YYYYMMDDhhmmss
+	year, rest := 0, text
 	switch {
-	case tag == tagUTCTime && len(text) == 13:
-		century := "20"
-		if text[0] >= '5' {
-			century = "19"
+	case tag == tagUTCTime && len(text) == len("YYMMDDhhmmssZ"):
+		if year = 1900 + two(text); year < 1950 {
+			year += 100
 		}
-		copy(digits[:], century)
-		copy(digits[2:], text[:12])
-	case tag == tagTime && len(text) == 15:
-		copy(digits[:], text[:14])
+		rest = text[2:]
+	case tag == tagTime && len(text) == len("YYYYMMDDhhmmssZ"):
+		year, rest = 100*two(text)+two(text[2:]), text[4:]
 	default:
 		return 0, false
 	}
-	if text[len(text)-1] != 'Z' {
-		return 0, false
-	}
-	for _, d := range digits {
-		if d < '0' || d > '9' {
+	for _, c := range text[:len(text)-1] {
+		if c < '0' || c > '9' {
 			return 0, false
 		}
 	}
-	two := func(i int) int { return int(digits[i]-'0')*10 + int(digits[i+1]-'0') }
-	year, month, day, hour, minute, second := two(0)*100+two(2), time.Month(two(4)), two(6), two(8), two(10), two(12)
-	t := time.Date(year, month, day, hour, minute, second, 0, time.UTC)
-	if t.Month() != month || t.Day() != day || hour > 23 || minute > 59 || second > 59 {
-		return 0, false // time.Date carries the 31st of June over
+	month, day, hour, minute, second := time.Month(two(rest)), two(rest[2:]), two(rest[4:]), two(rest[6:]), two(rest[8:])
+	if rest[10] != 'Z' || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || second > 59 {
+		return 0, false
 	}
-	return t.Unix(), true
+	return time.Date(year, month, day, hour, minute, second, 0, time.UTC).Unix(), true
+}
+
+// two returns the number that two digits are.
+func two(text []byte) int { return int(text[0])*10 + int(text[1]) - 11*'0' }
+
+func daysIn(year int, month time.Month) int {
+	switch month {
+	case time.April, time.June, time.September, time.November:
+		return 30
+	case time.February:
+		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
+			return 29
+		}
+		return 28
+	}
+	return 31
 }
 
 // validReason reports whether a full list may give the reason. 7 is not used, and 8, removeFromCRL, belongs

@@ -40,6 +40,16 @@ type List struct {
 // Len returns how many certificates are on the list.
 func (l *List) Len() int { return len(l.entries) }
 
+// signedLike reports whether a list bears this one's signature: it is this one, or does not verify.
+func (l *List) signedLike(der []byte) bool {
+	p, err := split(DER{der})
+	if err != nil {
+		return false
+	}
+	h, err := x509.ParseRevocationList(p.bare)
+	return err == nil && sha256.Sum256(h.Signature) == l.sum
+}
+
 // Lookup returns a certificate's entry. NotAfter is not set: a CRL does not carry it.
 func (l *List) Lookup(serial *big.Int) (Entry, bool) {
 	r, ok := find(l.entries, serial)

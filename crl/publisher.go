@@ -83,6 +83,8 @@ type publication struct {
 	view    *view         // nil before the first round
 	serving atomic.Pointer[served]
 
+	compress chan struct{} // one token: somebody asked for the compressed form
+
 	mu       sync.Mutex // guards what follows, and writing serving
 	newest   time.Time  // the latest thisUpdate of any list of this shard that was seen
 	asked    uint64     // wake-ups so far
@@ -127,7 +129,7 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 		if p.shards[s.Shard] != nil {
 			return nil, fmt.Errorf("crl: shard %q twice", s.Shard.Issuer)
 		}
-		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan struct{}, 1)}
 		p.shards[s.Shard], p.order = pub, append(p.order, pub)
 	}
 	return p, nil
@@ -158,11 +160,12 @@ func (s *publication) ask(now time.Time) {
 }
 
 // Run publishes what is missing or due, and then whenever Changed is called or a list is due again. It
-// retries what fails, and returns nil when ctx ends.
+// retries what fails, compresses what is asked for, and returns nil when ctx ends.
 func (p *Publisher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	for _, s := range p.order {
 		running.Go(func() { p.tend(ctx, s) })
+		running.Go(func() { p.compressAsked(ctx, s) })
 		if p.follow > 0 {
 			running.Go(func() { p.followOthers(ctx, s) })
 		}

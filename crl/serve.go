@@ -1,14 +1,16 @@
 package crl
 
 import (
+	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // Serve answers GET and HEAD with the newest list of a shard, from memory. Its validators are
 //
-//   - ETag, strong, which differs for every list;
+//   - ETag, strong, which differs for every list and for its compressed form;
 //   - Last-Modified, thisUpdate. It has whole seconds, and two lists may have the same: a list that does not
 //     have its second for itself is sent in full to who asks with If-Modified-Since alone (RFC 9110 section
 //     8.8.2.2 calls such a date weak), or a revocation could go unnoticed until the next list.
@@ -16,6 +18,9 @@ import (
 // A cache may keep the list until nextUpdate; who wants to know of a revocation at once revalidates with
 // Cache-Control: no-cache, as Checker does. Before the first list the answer is 503 with Retry-After, and
 // 404 for a shard that is not published here.
+//
+// Who prefers gzip gets it once the list was compressed, which Run does after the first one has asked. A range is
+// always one of the list as it is.
 func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 	s := p.shards[shard]
 	if s == nil {
@@ -27,17 +32,25 @@ func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 		http.Error(w, "a CRL can only be read", http.StatusMethodNotAllowed)
 		return
 	}
+	h := w.Header()
+	h.Set("Vary", "Accept-Encoding")
 	held := s.serving.Load()
 	if held == nil {
-		w.Header().Set("Retry-After", "1")
-		w.Header().Set("Cache-Control", "no-store")
+		h.Set("Retry-After", "1")
+		h.Set("Cache-Control", "no-store")
 		http.Error(w, "no CRL has been published yet", http.StatusServiceUnavailable)
 		return
 	}
-	h := w.Header()
+	body, tag := held.DER, `"`+held.tag+`"`
+	if wantsGzip(r) {
+		if gzipped := s.gzipped(held); gzipped != nil && !names(r, tag) {
+			body, tag = gzipped, `"`+held.tag+`-gzip"`
+			h.Set("Content-Encoding", "gzip")
+		}
+	}
 	age := max(held.NextUpdate.Sub(p.now()), 0)
 	h.Set("Content-Type", "application/pkix-crl") // RFC 2585 section 4.2
-	h.Set("ETag", `"`+held.tag+`"`)
+	h.Set("ETag", tag)
 	h.Set("Last-Modified", held.ThisUpdate.UTC().Format(http.TimeFormat))
 	h.Set("Expires", held.NextUpdate.UTC().Format(http.TimeFormat))
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(age/time.Second))+", must-revalidate, no-transform")
@@ -46,9 +59,39 @@ func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 		modified = time.Time{} // ServeContent then leaves If-Modified-Since aside
 	}
 	// A server's write timeout is for small answers. An error means that this one has none, as in tests.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime(held.DER.Len())))
-	http.ServeContent(w, r, "", modified, held.DER.Reader())
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime(body.Len())))
+	http.ServeContent(direct{w, body}, r, "", modified, body.Reader())
+}
+
+// names reports whether the request says that its sender has the form with this tag, and asks whether that is still the
+// newest list. It is told of the form that it has.
+func names(r *http.Request, tag string) bool {
+	return strings.Contains(strings.Join(r.Header.Values("If-None-Match"), ","), tag)
 }
 
 // writeTime lets a slow link take a long list: 30 s, and a second for each 64 KiB.
 func writeTime(size int) time.Duration { return 30*time.Second + time.Duration(size>>16)*time.Second }
+
+// direct writes the parts of a list as they are. http.ServeContent copies through io.CopyN, which hands a LimitedReader
+// to whoever can read from one, and otherwise takes 32 KiB at a time through a buffer.
+type direct struct {
+	http.ResponseWriter
+	body DER
+}
+
+// WriteHeader says how long the compressed form is, which http.ServeContent leaves out.
+func (d direct) WriteHeader(status int) {
+	if status == http.StatusOK {
+		d.Header().Set("Content-Length", strconv.Itoa(d.body.Len()))
+	}
+	d.ResponseWriter.WriteHeader(status)
+}
+
+func (d direct) ReadFrom(src io.Reader) (int64, error) {
+	if limited, ok := src.(*io.LimitedReader); ok {
+		if r, ok := limited.R.(*partsReader); ok {
+			return r.parts.writeFrom(d.ResponseWriter, r.at, limited.N)
+		}
+	}
+	return io.Copy(d.ResponseWriter, src)
+}

@@ -1,6 +1,8 @@
 package crl
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -24,10 +26,9 @@ type source struct {
 	list   atomic.Pointer[List]
 
 	// turn is held by whoever fetches: one at a time, and whoever waits for it shares the outcome. It guards
-	// the validators, loaded and digest.
+	// the validators and loaded.
 	turn         chan struct{}
-	loaded       bool              // from disk, or tried to
-	digest       [sha256.Size]byte // of the list's octets
+	loaded       bool // from disk, or tried to
 	etag         string
 	lastModified string
 
@@ -132,6 +133,9 @@ func (k *Checker) fetch(ctx context.Context, s *source) error {
 		return fmt.Errorf("fetching: %w", err)
 	}
 	req.Header.Set("Accept", "application/pkix-crl")
+	// Not compressed: a new list is wanted at once, and the compressed form comes later. Without this header, a
+	// http.Transport asks for it by itself.
+	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Cache-Control", "no-cache") // a cache on the way may keep a list until its nextUpdate
 	held := s.list.Load()
 	if held != nil && s.etag != "" {
@@ -149,15 +153,12 @@ func (k *Checker) fetch(ctx context.Context, s *source) error {
 		return nil
 	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("fetching: the answer is %s", resp.Status)
-	case resp.ContentLength > k.maxSize:
-		return fmt.Errorf("%w: %d octets, at most %d are allowed", ErrList, resp.ContentLength, k.maxSize)
+	case cmp.Or(resp.Header.Get("Content-Encoding"), "identity") != "identity":
+		return fmt.Errorf("%w: it comes in an encoding that was not asked for", ErrList)
 	}
-	der, err := io.ReadAll(io.LimitReader(resp.Body, k.maxSize+1))
+	der, err := readBounded(resp.Body, resp.ContentLength, k.maxSize)
 	if err != nil {
 		return fmt.Errorf("fetching: %w", err)
-	}
-	if int64(len(der)) > k.maxSize {
-		return fmt.Errorf("%w: more than %d octets", ErrList, k.maxSize)
 	}
 	if err := k.adopt(s, der); err != nil {
 		return err
@@ -168,8 +169,8 @@ func (k *Checker) fetch(ctx context.Context, s *source) error {
 
 // adopt verifies a list and uses it if it is newer than the one at hand.
 func (k *Checker) adopt(s *source, der []byte) error {
-	held, digest := s.list.Load(), sha256.Sum256(der)
-	if held != nil && s.digest == digest {
+	held := s.list.Load()
+	if held != nil && held.signedLike(der) {
 		return nil
 	}
 	list, err := ParseAndVerify(der, s.issuer, s.url, k.now())
@@ -188,7 +189,6 @@ func (k *Checker) adopt(s *source, der []byte) error {
 	if err := k.keep(s, der); err != nil {
 		k.log.Error("keeping the CRL on disk; a restart now would go back to an older one", "url", s.from, "error", err)
 	}
-	s.digest = digest
 	s.list.Store(list)
 	if k.onUpdate != nil {
 		k.onUpdate(s.info())
@@ -208,14 +208,13 @@ func (k *Checker) load(s *source) {
 		return
 	}
 	s.loaded = true
-	der, err := readBounded(k.file(s), k.maxSize)
+	der, err := readFile(k.file(s), k.maxSize)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
 	if err == nil {
 		var list *List
 		if list, err = ParseAndVerify(der, s.issuer, s.url, k.now()); err == nil {
-			s.digest = sha256.Sum256(der)
 			s.list.Store(list)
 			return
 		}
@@ -223,17 +222,32 @@ func (k *Checker) load(s *source) {
 	k.log.Error("the CRL that was kept on disk is of no use", "url", s.from, "file", k.file(s), "error", err)
 }
 
-func readBounded(name string, limit int64) ([]byte, error) {
+func readFile(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("more than %d octets", limit)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	return readBounded(f, info.Size(), limit)
+}
+
+// readBounded reads a list that says how long it is, or does not: then size is negative.
+func readBounded(r io.Reader, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fmt.Errorf("%w: %d octets, at most %d are allowed", ErrList, size, limit)
+	}
+	b := bytes.NewBuffer(make([]byte, 0, max(size, 0)+bytes.MinRead)) // as much as ReadFrom wants to see the end
+	if _, err := b.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(b.Len()) > limit {
+		return nil, fmt.Errorf("%w: more than %d octets", ErrList, limit)
+	}
+	return b.Bytes(), nil
 }
 
 // keep writes the list beside the old one, and then puts it in its place.
@@ -276,9 +290,7 @@ func fetchClient(c *http.Client) *http.Client {
 	if c != nil {
 		client = *c
 	} else {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.DisableCompression = true // serial numbers are random; it would change the ETag for nothing
-		client.Transport = transport
+		client.Transport = http.DefaultTransport.(*http.Transport).Clone()
 	}
 	if client.CheckRedirect == nil {
 		client.CheckRedirect = func(*http.Request, []*http.Request) error {
