@@ -3,7 +3,6 @@ package authserver
 import (
 	"encoding/json"
 	"strconv"
-	"unicode/utf8"
 
 	"github.com/go-jose/go-jose/v4/jwt"
 
@@ -88,24 +87,13 @@ func appendConfirmation(b []byte, cnf tokenbind.Confirmation) []byte {
 	return append(b, '}')
 }
 
-// appendString appends a JSON string (RFC 8259 section 7). Octets that are no UTF-8 become U+FFFD, as
-// encoding/json has it.
+// appendString appends a JSON string as encoding/json writes it.
 func appendString(b []byte, s string) []byte {
-	plain := 0
-	for plain < len(s) && s[plain] >= ' ' && s[plain] < utf8.RuneSelf && s[plain] != '"' && s[plain] != '\\' {
-		plain++
-	}
-	b = append(append(b, '"'), s[:plain]...)
-	for _, r := range s[plain:] {
-		switch {
-		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
-		case r < ' ':
-			const hex = "0123456789abcdef"
-			b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
-		default:
-			b = utf8.AppendRune(b, r)
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, _ := json.Marshal(s) // a string is always encodable
+			return append(b, quoted...)
 		}
 	}
-	return append(b, '"')
+	return append(append(append(b, '"'), s...), '"')
 }

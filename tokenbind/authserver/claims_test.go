@@ -5,38 +5,25 @@ import (
 	"encoding/json"
 	"reflect"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
 
-// FuzzAppendString: a string means what encoding/json would have it mean, and is UTF-8 with nothing left to escape.
+// FuzzAppendString: a string is written as encoding/json writes it.
 func FuzzAppendString(f *testing.F) {
 	for _, s := range []string{
-		"", "plain", `"quoted\"`, "\x00\x1f\n\t\r", "\x7f</script>&\u2028", "ä\u0300😀", "\xff\xc0 cut\xe2\x82", "https://rs.example/a?b=\"c\"", "a\\u0041",
+		"", "plain ~", `"quoted\"`, "\x00\x1f\n\t\r", "\x7f</script>&\u2028", "ä\u0300😀", "\xff\xc0 cut\xe2\x82", "https://rs.example/a?b=\"c\"", "a\\u0041",
 	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		text := appendString([]byte("before"), s)
-		text, kept := bytes.CutPrefix(text, []byte("before"))
-		if !kept || !utf8.Valid(text) {
-			t.Fatalf("%q is written as %q", s, text)
-		}
-		theirs, err := json.Marshal(s)
+		want, err := json.Marshal(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got, want string
-		if err := json.Unmarshal(text, &got); err != nil {
-			t.Fatalf("%q is written as %q: %v", s, text, err)
-		}
-		if err := json.Unmarshal(theirs, &want); err != nil {
-			t.Fatal(err)
-		}
-		if got != want {
-			t.Errorf("%q is written as %q, which means %q; want %q", s, text, got, want)
+		if got := appendString([]byte("before"), s); string(got) != "before"+string(want) {
+			t.Errorf("%q is written as %q; want %q", s, got, want)
 		}
 	})
 }
@@ -68,7 +55,7 @@ func TestClaims_AreWrittenAsJSON(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(text, theirs) && name != "odd characters" { // which may be escaped, or not
+		if !bytes.Equal(text, theirs) {
 			t.Errorf("%s: %s; want %s", name, text, theirs)
 		}
 		if got, err := readClaims(text); err != nil || !reflect.DeepEqual(got, c) {
