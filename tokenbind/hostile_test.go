@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// An inner object does not look ahead through the rest of the text, so that what a stranger sends is read in time
-// that grows with its length and not with its square. The look itself is tested, since a clock would test the
+// An inner object is given no room for the text after it, so that what a stranger sends is read in time and memory
+// that grow with its length and not with its square. The room itself is tested, since a clock would test the
 // machine.
 func TestManyObjectsAreReadInLinearTime(t *testing.T) {
 	text := func(n int) string { return `{"x":[` + strings.Repeat(`{"":{}},`, n) + `0]}` }
 	for _, n := range []int{100, 3000} {
 		r := &jsonReader{text: text(n), depth: 2}
 		if got := r.members(); got != 0 {
-			t.Errorf("an inner object looks ahead through %d octets and makes room for %d members", len(r.text), got)
+			t.Errorf("an inner object in %d octets makes room for %d members", len(r.text), got)
 		}
 	}
 	o, err := decodeObject([]byte(text(100)))

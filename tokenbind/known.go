@@ -62,10 +62,9 @@ func (q *request) recall() {
 // remember keeps a token whose request passed every rule, so that nothing gets in which its holder did not
 // prove to hold.
 func (q *request) remember() {
-	if q.t.all || q.known() || q.hash.IsZero() {
-		return
+	if !q.known() && !q.hash.IsZero() { // it is zero where recall did not look
+		q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key, weak.Make(q.cert)})
 	}
-	q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key, weak.Make(q.cert)})
 }
 
 // forget is for a token that ended, or whose certificate did.
@@ -118,7 +117,7 @@ func (p *proofRun) recall(header string) bool {
 
 // remember keeps a header that passed its rules, and whose key made the proof's signature.
 func (p *proofRun) remember() {
-	if !p.t.all && !p.known() && p.header != [32]byte{} {
+	if !p.known() && p.header != [32]byte{} {
 		p.c.headers.put(p.header, &knownHeader{p.alg, p.publicKey, p.key})
 	}
 }

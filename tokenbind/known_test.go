@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -104,7 +105,9 @@ func TestKnownTokenIsRefused(t *testing.T) {
 		"DPoP": func(token string) *http.Request { return k.dpopRequest(t, token, ProofOptions{}) },
 	}
 	for kind, refusals := range map[string][]map[string]refusal{"mTLS": {common, mtls}, "DPoP": {common, dpop}} {
-		for name, what := range merged(refusals...) {
+		all := maps.Clone(refusals[0])
+		maps.Copy(all, refusals[1])
+		for name, what := range all {
 			t.Run(kind+" "+name, func(t *testing.T) {
 				k.clock = newClock(testStart)
 				k.conf.Now = k.clock.Now
@@ -133,16 +136,6 @@ func TestKnownTokenIsRefused(t *testing.T) {
 			})
 		}
 	}
-}
-
-func merged[V any](maps ...map[string]V) map[string]V {
-	out := map[string]V{}
-	for _, m := range maps {
-		for name, v := range m {
-			out[name] = v
-		}
-	}
-	return out
 }
 
 func scheme(name string) func(*http.Request) {

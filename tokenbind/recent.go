@@ -59,7 +59,6 @@ func (r *recent[V]) put(key [32]byte, v *V) {
 
 // store puts a value among the young. The caller holds the shard's mutex.
 func (r *recent[V]) store(s *shard[V], key [32]byte, v *V) {
-	delete(s.old, key)
 	if _, found := s.young[key]; s.young == nil || !found && len(s.young) >= r.generation {
 		s.young, s.old = map[[32]byte]*V{}, s.young
 	}

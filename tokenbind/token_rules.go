@@ -88,7 +88,7 @@ func token68(s string) bool {
 
 // token68Octets is a table because every octet of every token is looked at.
 var token68Octets = func() (table [256]bool) {
-	for c := range len(table) {
+	for c := range table {
 		table[c] = unreserved(byte(c)) || c == '+' || c == '/'
 	}
 	return table

@@ -24,7 +24,8 @@ type Confirmation struct {
 // IsZero reports whether the token is bound to nothing.
 func (c Confirmation) IsZero() bool { return c.Cert.IsZero() && c.Key.IsZero() }
 
-// Claims is a verified access token (RFC 9068 section 2.2).
+// Claims is a verified access token (RFC 9068 section 2.2). The struct belongs to its request. Its slices and Raw
+// are shared with other requests that carry the same token: they are read-only.
 type Claims struct {
 	Issuer       string
 	Subject      string
