@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -29,40 +30,26 @@ type forger struct {
 	serial  int // where the serial number is in pattern
 	key     int // where the key is
 	issuer  string
-	start   int64 // Unix ms of the first serial number
-	per     int64 // certificates a millisecond
 	expiry  time.Time
-	serials []ca.Serial // of what was kept, as far as it was asked for
 }
 
-// forge plans n certificates whose serial numbers end now.
-func forge(pattern *x509.Certificate, issuer string, n int) (*forger, error) {
+// forge makes a forger of a certificate that the CA issued.
+func forge(pattern *x509.Certificate, issuer string) (*forger, error) {
 	serial := pattern.SerialNumber.FillBytes(make([]byte, 16))
-	f := &forger{pattern: pattern.Raw, serial: index(pattern.Raw, serial), issuer: issuer, expiry: pattern.NotAfter}
-	f.key = index(pattern.Raw, pattern.RawSubjectPublicKeyInfo) + len(pattern.RawSubjectPublicKeyInfo) - 64
+	f := &forger{pattern: pattern.Raw, serial: bytes.Index(pattern.Raw, serial), issuer: issuer, expiry: pattern.NotAfter}
+	f.key = bytes.Index(pattern.Raw, pattern.RawSubjectPublicKeyInfo) + len(pattern.RawSubjectPublicKeyInfo) - 64
 	if f.serial < 0 || f.key < 0 {
 		return nil, fmt.Errorf("certificate %x has another form than expected", serial)
 	}
-	f.per = max(1, int64(n)/(3600_000)) // within an hour at most
-	f.start = time.Now().UnixMilli() - int64(n)/f.per - 60_000
 	return f, nil
 }
 
-func index(s, part []byte) int {
-	for i := range len(s) - len(part) + 1 {
-		if slices.Equal(s[i:i+len(part)], part) {
-			return i
-		}
-	}
-	return -1
-}
-
-// record is the i-th certificate's.
+// record is one of the i-th client, issued now.
 func (f *forger) record(i int, random *mathrand.ChaCha8) *ca.Record {
-	issued := time.UnixMilli(f.start + int64(i)/f.per).UTC()
+	now := time.Now().UTC()
 	var s ca.Serial
 	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(issued.UnixMilli()))
+	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
 	copy(s[:6], ms[2:])
 	_, _ = random.Read(s[6:])
 	der := slices.Clone(f.pattern)
@@ -72,7 +59,7 @@ func (f *forger) record(i int, random *mathrand.ChaCha8) *ca.Record {
 	name := fmt.Sprintf("client-%08d", i)
 	return &ca.Record{
 		Serial: s, Issuer: f.issuer, ClientID: name, Profile: "client", Thumbprint: thumbprint.OfDER(der),
-		NotBefore: issued.Truncate(time.Second), NotAfter: f.expiry.UTC(), IssuedAt: issued, Names: []string{name}, DER: der,
+		NotBefore: now.Truncate(time.Second), NotAfter: f.expiry.UTC(), IssuedAt: now, Names: []string{name}, DER: der,
 	}
 }
 
@@ -89,16 +76,15 @@ func (f *forger) event(r *ca.Record, action string) audit.Event {
 // writers are enough to fill the store's transactions.
 const writers = 1024
 
-// fill keeps n certificates, from the first-th on, and the serial numbers of the first few of them.
-func (f *forger) fill(ctx context.Context, store *boltstore.Store, first, n, keep int) error {
+// fill keeps n certificates, of the first-th client and those after it, and returns their serial numbers.
+func (f *forger) fill(ctx context.Context, store *boltstore.Store, first, n int) ([]ca.Serial, error) {
 	serials := make([]ca.Serial, n)
 	err := each(ctx, n, func(ctx context.Context, i int, random *mathrand.ChaCha8) error {
 		r := f.record(first+i, random)
 		serials[i] = r.Serial
 		return store.Insert(ctx, r, nil, f.event(r, audit.Issue))
 	})
-	f.serials = append(f.serials, serials[:keep]...)
-	return err
+	return serials, err
 }
 
 // revoke revokes certificates.

@@ -116,6 +116,18 @@ func (c *testCA) client(name string) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{cert.Raw, c.issuing.Raw}, PrivateKey: key, Leaf: cert}, nil
 }
 
+// clients issues one to each of the first n.
+func (c *testCA) clients(n int) ([]tls.Certificate, error) {
+	out := make([]tls.Certificate, n)
+	for i := range out {
+		var err error
+		if out[i], err = c.client(fmt.Sprintf("client-%05d", i)); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func writeCertificates(path string, certs ...*x509.Certificate) error {
 	var text []byte
 	for _, c := range certs {

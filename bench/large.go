@@ -2,42 +2,59 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log"
-	"math/big"
 	"path/filepath"
 	"time"
 
-	"github.com/smallstep/nosql"
-	"github.com/smallstep/nosql/database"
-
+	"github.com/pkid/pkid/bench/model"
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/boltstore"
 )
 
-// large is a data directory with many certificates, some of them revoked. It is made once per run.
+// large is a data directory with many certificates, some of them revoked. It is made once per run, and what it costs
+// is measured while it grows.
 type large struct {
+	b            *bench
 	dir          string
 	issuer       string // its id
+	forger       *forger
+	empty        int64 // octets of the store before the first certificate
 	certificates int
-	revoked      int
-	bytesPer     float64     // of the store for each certificate, before anything was revoked
+	octetsEach   float64     // of the store, before anything was revoked
+	revoked      int         // without those that were revoked to measure something
 	left         []ca.Serial // some that are not revoked yet
-	took         time.Duration
-	list         int // octets of the CRL
+	list         int         // octets of the CRL
 }
 
-// fillTime bounds how long the store is filled. Where it does not suffice, the report says how far it came.
 const (
-	fillTime = 4 * time.Minute
-	fillStep = 50_000
+	fillStep     = 50_000
+	spareSerials = 1000 // are kept for the revocations that are measured
 )
 
+// largeStore returns the large store, full and with a current CRL.
 func (b *bench) largeStore(ctx context.Context) (*large, error) {
 	if b.large != nil {
 		return b.large, nil
 	}
+	l, err := b.newLarge(ctx)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	if err := l.fill(ctx, start.Add(fillTime(time.Since(b.began)))); err != nil {
+		return nil, err
+	}
+	if err := l.revoke(ctx, time.Now().Add(revokeAll)); err != nil {
+		return nil, err
+	}
+	settle()
+	b.large = l
+	return l, nil
+}
+
+// newLarge makes an empty one.
+func (b *bench) newLarge(ctx context.Context) (*large, error) {
 	pk, err := b.startPKID(ctx, "pkid-large")
 	if err != nil {
 		return nil, err
@@ -47,124 +64,124 @@ func (b *bench) largeStore(ctx context.Context) (*large, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &large{dir: pk.dir}
-	store, err := boltstore.Open(filepath.Join(pk.dir, "pkid.db"), boltstore.Options{})
-	if err != nil {
-		return nil, err
-	}
-	defer store.Close()
-	page, err := store.List(ctx, ca.Query{Limit: 1, Now: time.Now()})
-	if err != nil {
-		return nil, err
-	}
-	l.issuer = page.Records[0].Issuer
-	before, err := pk.storeSize()
-	if err != nil {
-		return nil, err
-	}
-	f, err := forge(certs[0].Leaf, l.issuer, b.sizes.certificates)
-	if err != nil {
-		return nil, err
-	}
-	start := time.Now()
-	for l.certificates < b.sizes.certificates && (time.Since(start) < fillTime || l.certificates < b.sizes.revoked+fillStep) {
-		n := min(fillStep, b.sizes.certificates-l.certificates)
-		keep := 0
-		if l.certificates < b.sizes.revoked+spareSerials {
-			keep = n
-		}
-		if err := f.fill(ctx, store, l.certificates, n, keep); err != nil {
-			return nil, err
-		}
-		l.certificates += n
-	}
-	after, err := pk.storeSize()
-	if err != nil {
-		return nil, err
-	}
-	l.bytesPer = float64(after-before) / float64(l.certificates)
-	log.Printf("  %d certificates took %s, %.0f octets each", l.certificates, tidy(time.Since(start)), l.bytesPer)
-	l.revoked = min(b.sizes.revoked, len(f.serials)-1)
-	if err := f.revoke(ctx, store, f.serials[:l.revoked]); err != nil {
-		return nil, err
-	}
-	l.left = f.serials[l.revoked:]
-	l.took = time.Since(start)
-	log.Printf("  and %d revocations %s", l.revoked, tidy(l.took))
-	if err := store.Close(); err != nil {
-		return nil, err
-	}
-	if err := l.publish(ctx); err != nil {
-		return nil, err
-	}
-	settle()
-	b.large = l
-	return l, nil
-}
-
-// publish signs and stores the list of what was revoked. Until then the store holds the empty list of the first
-// start, which a daemon serves at once, and which says nothing of how long a start with many revocations takes.
-func (l *large) publish(ctx context.Context) error {
+	l := &large{b: b, dir: pk.dir}
 	s, err := openSigning(ctx, l.dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer s.store.Close()
-	signed, err := s.publisher.Publish(ctx, s.shard)
-	if err != nil {
-		return err
+	l.issuer = s.shard.Issuer
+	if l.forger, err = forge(certs[0].Leaf, l.issuer); err != nil {
+		return nil, err
 	}
-	l.list = signed.DER.Len()
+	l.empty, err = boltOctets(l.path())
+	return l, err
+}
+
+func (l *large) path() string { return filepath.Join(l.dir, "pkid.db") }
+
+// fill puts certificates into the store, until there are enough of them or the deadline has passed. What it takes
+// to measure between does not count against the deadline. There are always some more than are to be revoked.
+func (l *large) fill(ctx context.Context, deadline time.Time) error {
+	least := min(l.b.sizes.certificates, l.b.sizes.revoked+spareSerials+fillStep)
+	for _, size := range parts(l.b.sizes.certificates, 1, 10, 30, 100) {
+		if l.certificates >= size {
+			continue // the daemon issued so many when it was measured
+		}
+		start, first := time.Now(), l.certificates
+		if err := l.fillTo(ctx, size, least, deadline); err != nil {
+			return err
+		}
+		took := time.Since(start)
+		log.Printf("  %s certificates: %s for %s more, %.0f/s", model.Count(l.certificates), tidy(took), model.Count(l.certificates-first),
+			float64(l.certificates-first)/took.Seconds())
+		if l.certificates == first {
+			break // the time is over
+		}
+		start = time.Now()
+		if err := l.measureFilled(ctx); err != nil {
+			return err
+		}
+		deadline = deadline.Add(time.Since(start))
+	}
+	if l.certificates < l.b.sizes.certificates {
+		log.Printf("  no more time to fill the store: it has %s of %s certificates", model.Count(l.certificates), model.Count(l.b.sizes.certificates))
+	}
 	return nil
 }
 
-// spareSerials are kept for the revocations that are measured.
-const spareSerials = 1000
+// parts are so many percent of a size.
+func parts(size int, percent ...int) []int {
+	var out []int
+	for _, p := range percent {
+		out = append(out, max(size*p/100, 1))
+	}
+	return out
+}
 
-// fillStepCA puts n revoked serial numbers into step-ca's store, in the form that it gives them.
-func fillStepCA(n int) func(path string) error {
-	return func(path string) (err error) {
-		db, err := nosql.New("bbolt", path)
+func (l *large) fillTo(ctx context.Context, size, least int, deadline time.Time) error {
+	store, err := boltstore.Open(l.path(), boltstore.Options{})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for l.certificates < size && (time.Now().Before(deadline) || l.certificates < least) {
+		serials, err := l.forger.fill(ctx, store, l.certificates, min(fillStep, size-l.certificates))
 		if err != nil {
 			return err
 		}
-		defer func() {
-			if closing := db.Close(); err == nil {
-				err = closing
-			}
-		}()
-		table := []byte("revoked_x509_certs")
-		if err := db.CreateTable(table); err != nil {
+		l.certificates += len(serials)
+		want := l.b.sizes.revoked + spareSerials - len(l.left)
+		l.left = append(l.left, serials[:min(max(want, 0), len(serials))]...)
+	}
+	return store.Close()
+}
+
+// revoke revokes certificates, until there are enough or the deadline has passed, and publishes lists between.
+func (l *large) revoke(ctx context.Context, deadline time.Time) error {
+	all := min(l.b.sizes.revoked, len(l.left)-min(spareSerials, len(l.left)/2))
+	for _, size := range parts(all, 1, 3, 10, 30, 100) {
+		if time.Now().After(deadline) {
+			log.Printf("  no more time to revoke: %s of %s are", model.Count(l.revoked), model.Count(l.b.sizes.revoked))
+			break
+		}
+		s, err := openSigning(ctx, l.dir)
+		if err != nil {
 			return err
 		}
-		type revoked struct { // db.RevokedCertificateInfo
-			Serial, ProvisionerID string
-			ReasonCode            int
-			Reason                string
-			RevokedAt, ExpiresAt  time.Time
-			TokenID               string
-			MTLS, ACME            bool
+		err = l.revokeTo(ctx, s, size, deadline)
+		if err == nil {
+			err = l.measureList(ctx, s)
 		}
-		now := time.Now().UTC()
-		serial := new(big.Int).Lsh(big.NewInt(1), 126) // as long as pkid's
-		for i := 0; i < n; {
-			tx := new(database.Tx)
-			for range min(10_000, n-i) {
-				i++
-				text := serial.Add(serial, big.NewInt(0x1_0000_0001)).String()
-				value, err := json.Marshal(revoked{
-					Serial: text, ProvisionerID: "bench:bench", ReasonCode: 1, RevokedAt: now, ExpiresAt: now.Add(90 * 24 * time.Hour),
-					TokenID: fmt.Sprintf("%064x", i),
-				})
-				if err != nil {
-					return err
-				}
-				tx.Set(table, []byte(text), value)
-			}
-			if err := db.Update(tx); err != nil {
-				return err
-			}
+		if closing := s.store.Close(); err == nil {
+			err = closing
 		}
-		return nil
+		if err != nil {
+			return fmt.Errorf("with %d revoked: %w", l.revoked, err)
+		}
+		if err := l.measureServing(ctx); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (l *large) revokeTo(ctx context.Context, s *signing, size int, deadline time.Time) error {
+	start, first := time.Now(), l.revoked
+	for l.revoked < size && (l.revoked == first || time.Now().Before(deadline)) {
+		n := min(fillStep, size-l.revoked)
+		if err := l.forger.revoke(ctx, s.store, l.left[:n]); err != nil {
+			return err
+		}
+		l.left, l.revoked = l.left[n:], l.revoked+n
+	}
+	log.Printf("  %s revoked: %s for %s more", model.Count(l.revoked), tidy(time.Since(start)), model.Count(l.revoked-first))
+	return nil
+}
+
+// spare takes a certificate that is not revoked.
+func (l *large) spare() ca.Serial {
+	s := l.left[0]
+	l.left = l.left[1:]
+	return s
 }

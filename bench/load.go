@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -165,6 +166,7 @@ type sample struct {
 	cpu      time.Duration // of the server, per request
 	requests int
 	allocs   float64 // per request, in process only
+	idle     float64 // the share of all cores that neither the server nor this process used
 }
 
 // drive sends requests on all connections at once, each waiting for its answer before the next, until the
@@ -250,18 +252,21 @@ func cycle(requests [][]byte) func(int) []byte {
 
 // measure drives a server and adds its processor time.
 func measure(p *process, drive func() (sample, error)) (sample, error) {
+	recorded := p.profile()
+	defer recorded()
 	before, err := p.cpu()
 	if err != nil {
 		return sample{}, err
 	}
-	recorded := p.profile()
+	own, start := ownCPU(), time.Now()
 	s, err := drive()
-	recorded()
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", p.name, err)
 	}
+	wall := time.Since(start) * time.Duration(runtime.NumCPU())
 	after, err := p.cpu()
 	s.cpu = (after - before) / time.Duration(max(s.requests, 1))
+	s.idle = max(0, 1-float64(after-before+ownCPU()-own)/float64(wall))
 	return s, err
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,6 +22,7 @@ type pkidServer struct {
 	public   string // host:port
 	mtls     string
 	status   string
+	answered time.Duration // from its start to its first answer
 }
 
 // pkidBinary builds the daemon from the tree that this bench lies in, once per run.
@@ -31,7 +31,7 @@ func (b *bench) pkidBinary(ctx context.Context) (string, error) {
 		return b.pkid, nil
 	}
 	path := filepath.Join(b.dir, "bin", "pkid")
-	_, err := output(ctx, "..", []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-o", path, "./cmd/pkid")
+	_, err := output(ctx, "..", []string{"CGO_ENABLED=0"}, "go", "build", "-o", path, "./cmd/pkid")
 	b.pkid = path
 	return path, err
 }
@@ -69,6 +69,7 @@ func (b *bench) servePKID(ctx context.Context, name, dir string) (*pkidServer, e
 		return nil, err
 	}
 	err = s.ready(ctx, 5*time.Minute, func() error { return answers(ctx, urls.Public+"/v1/ca", clientTLS(s.operator.Roots())) })
+	s.answered = time.Since(s.started)
 	if err != nil {
 		s.stop()
 	}
@@ -119,15 +120,6 @@ func (s *pkidServer) invite(ctx context.Context, n int) ([][]byte, error) {
 		err = fmt.Errorf("%d invitations instead of %d", len(out), n)
 	}
 	return out, err
-}
-
-// storeSize is the size of the store in octets.
-func (s *pkidServer) storeSize() (int64, error) {
-	info, err := os.Stat(filepath.Join(s.dir, "pkid.db"))
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
 }
 
 // enrolAll gets certificates for the first n applicants.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is a contender's server.
@@ -25,7 +27,8 @@ type process struct {
 	ended   chan struct{}
 	err     error // of its end; valid once ended is closed
 
-	profiles int // that were recorded; see profile
+	perf     string // where to record a profile to
+	profiles int    // that were recorded; see profile
 }
 
 // settle waits until what was written so far is on the disk, so that it does not delay what is measured next.
@@ -93,26 +96,23 @@ func (p *process) tail() string {
 	return string(text[max(0, len(text)-2000):])
 }
 
-// cpu is the processor time used so far. The kernel counts in ticks of 10 ms.
+// cpu is the processor time used so far, of all threads: clock_getcpuclockid(3) and clock_gettime(2).
 func (p *process) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
+	var t unix.Timespec
+	const sched = 2 // CPUCLOCK_SCHED
+	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|sched), &t); err != nil {
+		return 0, fmt.Errorf("processor time of %s: %w", p.name, err)
 	}
-	// The second field is the command in parentheses and may hold anything.
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if len(fields) < 13 {
-		return 0, errors.New("malformed /proc/PID/stat")
+	return time.Duration(t.Nano()), nil
+}
+
+// ownCPU is the processor time that this process used so far.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
 	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // memory is the anonymous resident memory in octets: without the pages of mapped files. The kernel counts it

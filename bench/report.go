@@ -6,29 +6,22 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pkid/pkid/bench/model"
 )
 
 // report is what a run found.
 type report struct {
-	sizes   sizes
-	quick   bool
-	args    []string
-	started time.Time
-	lines   []line
-	tables  []table
-}
-
-// line is one demand on pkid and what was measured.
-type line struct {
-	work    string
-	against string
-	want    string
-	got     string
-	pass    bool
-	note    string
+	sizes    sizes
+	whole    bool // nothing was left out or cut short
+	args     []string
+	started  time.Time
+	results  map[string]*result
+	tables   []table
+	profiles []profile
+	data     model.Data
 }
 
 // table shows the measurements behind some lines.
@@ -39,28 +32,12 @@ type table struct {
 	rows  [][]string
 }
 
-func (r *report) begin(s sizes, quick bool, args []string) {
-	r.sizes, r.quick, r.args, r.started = s, quick, args, time.Now()
-}
-
-// atLeast demands that a ratio is no smaller than a bound.
-func (r *report) atLeast(work, against string, got, want float64, note string) {
-	r.lines = append(r.lines, line{work, against, fmt.Sprintf(">= %gx", want), ratio(got), got >= want, note})
-}
-
-// atMost demands that a ratio is no larger than a bound.
-func (r *report) atMost(work, against string, got, want float64, note string) {
-	r.lines = append(r.lines, line{work, against, fmt.Sprintf("<= %gx", want), ratio(got), got <= want, note})
-}
-
-// within demands that a measure is no larger than a bound, in their own words.
-func (r *report) within(work, against, got, want string, pass bool, note string) {
-	r.lines = append(r.lines, line{work, against, "<= " + want, got, pass, note})
-}
-
-// fewer demands that there are at most so many allocations.
-func (r *report) fewer(work string, got, most float64) {
-	r.lines = append(r.lines, line{work, "allocations", fmt.Sprintf("<= %g", most), fmt.Sprintf("%.1f", got), got <= most+0.5, ""})
+func (r *report) begin(s sizes, whole bool, args []string) {
+	r.sizes, r.whole, r.args, r.started = s, whole, args, time.Now()
+	r.data = model.Data{
+		Date: r.started.UTC().Format(time.DateOnly), Whole: whole, Cores: runtime.NumCPU(),
+		Machine: fmt.Sprintf("%s, %d cores, %s", cpuModel(), runtime.NumCPU(), memoryTotal()),
+	}
 }
 
 // costs adds the table of what was measured in process.
@@ -76,12 +53,7 @@ func (r *report) costs(title, text string, all []*series) {
 	r.tables = append(r.tables, t)
 }
 
-func ratio(x float64) string {
-	if x < 10 {
-		return strconv.FormatFloat(x, 'f', 2, 64) + "x"
-	}
-	return strconv.FormatFloat(x, 'f', 0, 64) + "x"
-}
+func ratio(x float64) string { return model.Times.Text(x, 3) }
 
 // rates adds the table of what alternate measured.
 func (r *report) rates(title, text string, all []*series) {
@@ -101,20 +73,17 @@ func (r *report) rates(title, text string, all []*series) {
 
 func (r *report) write(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nWritten by `bench`; do not edit.\n\n")
-	if r.quick {
-		b.WriteString("**A -quick run: it shows that the bench works. Its figures say little.**\n\n")
+	b.WriteString("# Benchmarks\n\nWritten by `make bench`; do not edit.\n\n")
+	if !r.whole {
+		b.WriteString("**A short or partial run: it shows that the bench works. Its figures say little.**\n\n")
 	}
 	r.writeSetup(&b)
-	b.WriteString("## The lines\n\n| work | against | wanted | measured | |\n|---|---|---|---|---|\n")
-	for _, l := range r.lines {
-		verdict := "**miss**"
-		if l.pass {
-			verdict = "pass"
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", l.work, l.against, l.want, l.got+note(l.note), verdict)
+	r.writeLines(&b)
+	tables := r.tables
+	if t, ok := r.profileTable(); ok {
+		tables = append([]table{t}, tables...)
 	}
-	for _, t := range r.tables {
+	for _, t := range tables {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", t.title, t.text)
 		row(&b, t.head)
 		row(&b, strings.Split(strings.Repeat("---,", len(t.head)-1)+"---", ","))
@@ -126,22 +95,33 @@ func (r *report) write(w io.Writer) error {
 	return err
 }
 
-func row(b *strings.Builder, cells []string) {
-	b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+// writeLines writes the table of all demands. A whole run has no excuse for one that was not measured.
+func (r *report) writeLines(b *strings.Builder) {
+	var lines strings.Builder
+	passed, total := 0, 0
+	for _, d := range r.all() {
+		got := r.results[d.id]
+		if got == nil && !r.whole {
+			continue
+		}
+		total++
+		if d.pass(got) {
+			passed++
+		}
+		row(&lines, []string{d.work, d.against, d.bound.text(), d.measured(got), d.verdict(got)})
+	}
+	fmt.Fprintf(b, "## The lines\n\n%d of %d pass.\n\n| work | against | wanted | measured | |\n|---|---|---|---|---|\n%s", passed, total, lines.String())
 }
 
-func note(text string) string {
-	if text == "" {
-		return ""
-	}
-	return " (" + text + ")"
+func row(b *strings.Builder, cells []string) {
+	b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 }
 
 // writeSetup says on what, with what and how.
 func (r *report) writeSetup(b *strings.Builder) {
 	fmt.Fprintf(b, "- Date: %s; the run took %s.\n", r.started.UTC().Format(time.DateOnly), time.Since(r.started).Round(time.Second))
 	fmt.Fprintf(b, "- Command: `go run . %s` in bench/.\n", strings.Join(r.args, " "))
-	fmt.Fprintf(b, "- Machine: %s, %d cores, %s, %s.\n", cpuModel(), runtime.NumCPU(), memoryTotal(), kernel())
+	fmt.Fprintf(b, "- Machine: %s, %s.\n", r.data.Machine, kernel())
 	fmt.Fprintf(b, "- Versions: %s; %s.\n", runtime.Version(), strings.Join(versions(), ", "))
 	fmt.Fprintf(b, "- Rounds: %d of %s for each contender, medians; each round begins with another contender and every other one goes backwards.\n", r.sizes.rounds, r.sizes.round)
 	fmt.Fprintf(b, `- Client and server share the machine's cores. The client is the same for all: requests rendered before the

@@ -24,11 +24,33 @@ type series struct {
 	samples []sample
 }
 
+// results are those of all contenders.
+type results []*series
+
+// named returns a contender's; it took part.
+func (r results) named(name string) *series {
+	return r[slices.IndexFunc(r, func(s *series) bool { return s.name == name })]
+}
+
+// over is how many times the rate of another contender one has.
+func (r results) over(name, other string) float64 {
+	return r.named(name).rate() / r.named(other).rate()
+}
+
+// fastest returns the one with the highest rate, of those that took part.
+func (r results) fastest(names ...string) *series {
+	var all []*series
+	for _, name := range names {
+		all = append(all, r.named(name))
+	}
+	return slices.MaxFunc(all, func(a, b *series) int { return cmp.Compare(a.rate(), b.rate()) })
+}
+
 // alternate runs the rounds. Each begins with another contender, and every other one goes backwards, so that
 // none always follows the same other.
-func alternate(ctx context.Context, work string, rounds int, all []contender) ([]*series, error) {
+func alternate(ctx context.Context, work string, rounds int, all []contender) (results, error) {
 	settle()
-	out := make([]*series, len(all))
+	out := make(results, len(all))
 	for i, c := range all {
 		out[i] = &series{name: c.name}
 	}
@@ -74,11 +96,6 @@ func (s *series) p99() time.Duration {
 }
 func (s *series) cpu() time.Duration {
 	return median(of(s, func(v sample) time.Duration { return v.cpu }))
-}
-
-// fastest returns the one with the highest rate.
-func fastest(all ...*series) *series {
-	return slices.MaxFunc(all, func(a, b *series) int { return cmp.Compare(a.rate(), b.rate()) })
 }
 
 // tidy rounds a duration for people.

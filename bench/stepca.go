@@ -141,47 +141,50 @@ func (s *stepServer) signRequests(n int) ([][]byte, error) {
 		return nil, err
 	}
 	out := make([][]byte, n)
-	for i := range out {
+	return out, parallel(n, func(i int) error {
 		a := people[i%len(people)]
 		token, err := s.token("sign", a.name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		body, err := json.Marshal(map[string]string{"csr": a.pem, "ott": token})
-		if err != nil {
-			return nil, err
-		}
 		out[i] = render("POST", s.addr, "/1.0/sign", body, "Content-Type", "application/json")
-	}
-	return out, nil
+		return err
+	})
 }
 
-// enrol gets a certificate for the i-th applicant.
-func (s *stepServer) enrol(ctx context.Context, i int) (tls.Certificate, error) {
-	requests, err := s.signRequests(i + 1)
+// enrolAll gets certificates for the first n applicants.
+func (s *stepServer) enrolAll(ctx context.Context, n int) ([]tls.Certificate, error) {
+	requests, err := s.signRequests(n)
 	if err != nil {
-		return tls.Certificate{}, err
-	}
-	c, err := dial(ctx, s.addr, clientTLS(s.ca.roots))
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	defer c.Close()
-	status, err := c.do(requests[i])
-	if err != nil || status != 201 {
-		return tls.Certificate{}, fmt.Errorf("step-ca's certificate: %d %s %w", status, c.body, err)
-	}
-	var answer struct {
-		Chain []string `json:"certChain"`
-	}
-	if err := json.Unmarshal(c.body, &answer); err != nil {
-		return tls.Certificate{}, err
+		return nil, err
 	}
 	people, err := fleet()
 	if err != nil {
-		return tls.Certificate{}, err
+		return nil, err
 	}
-	return pair(answer.Chain, people[i].key)
+	c, err := dial(ctx, s.addr, clientTLS(s.ca.roots))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	out := make([]tls.Certificate, n)
+	for i := range out {
+		status, err := c.do(requests[i])
+		if err != nil || status != 201 {
+			return nil, fmt.Errorf("step-ca's certificate: %d %s %w", status, c.body, err)
+		}
+		var answer struct {
+			Chain []string `json:"certChain"`
+		}
+		if err := json.Unmarshal(c.body, &answer); err != nil {
+			return nil, err
+		}
+		if out[i], err = pair(answer.Chain, people[i].key); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // revokeRequest revokes a serial number with a token.

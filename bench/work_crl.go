@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -9,17 +8,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log"
 	"math/big"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/pkid/pkid/bench/model"
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/boltstore"
@@ -41,7 +38,7 @@ func (b *bench) revocationLists(ctx context.Context) error {
 	if err := os.WriteFile(file, der, 0o600); err != nil {
 		return err
 	}
-	pk, err := b.servePKID(ctx, "pkid-large", l.dir)
+	pk, err := l.serve(ctx)
 	if err != nil {
 		return err
 	}
@@ -49,12 +46,15 @@ func (b *bench) revocationLists(ctx context.Context) error {
 	if err := b.revokeToServed(ctx, l, pk); err != nil {
 		return err
 	}
+	if !b.peers {
+		return b.downloads(ctx, l, pk, nil, file)
+	}
 	step, err := b.largeStep(ctx, l)
 	if err != nil {
 		return err
 	}
 	defer step.stop()
-	if err := b.stepRevoke(ctx, step); err != nil {
+	if err := b.stepRevoke(ctx, l, step); err != nil {
 		return err
 	}
 	return b.downloads(ctx, l, pk, step, file)
@@ -135,7 +135,7 @@ func (b *bench) resign(ctx context.Context, l *large) ([]byte, error) {
 	}
 	extra, whole := uint64(0), last.DER.Bytes()
 	all := []contender{
-		{"SHA-256 and one signature", func(context.Context) (sample, error) {
+		{resignFloor, func(context.Context) (sample, error) {
 			start := time.Now()
 			digest := sha256.Sum256(whole)
 			_, err := b.ca.issuingKey.Sign(rand.Reader, digest[:], crypto.SHA256)
@@ -153,33 +153,31 @@ func (b *bench) resign(ctx context.Context, l *large) ([]byte, error) {
 			last = next
 			return timed(took), err
 		}},
-		{"x509.CreateRevocationList", func(context.Context) (sample, error) { return b.createList(whole) }},
+		{resignX509, func(context.Context) (sample, error) { return b.createList(whole) }},
 	}
-	got, err := alternate(ctx, "re-sign a CRL", min(b.sizes.rounds, 3), all)
+	got, err := alternate(ctx, "re-sign a CRL", b.sizes.slow, all)
 	if err != nil {
 		return nil, err
 	}
-	work := fmt.Sprintf("full CRL of %s entries, re-signed after one more revocation", count(l.revoked))
 	r := &b.report
-	r.atMost(work, "SHA-256 of its bytes and one signature", got[0].rate()/got[1].rate(), 2, "")
-	r.atMost(work+": extra memory", "its size", float64(extra)/float64(last.DER.Len()), 2, "")
-	r.atLeast(work, "crypto/x509.CreateRevocationList", got[1].rate()/got[2].rate(), 20, "")
-	b.resigned = got[1].each()
-	r.costs("Signing a large CRL anew", fmt.Sprintf("%s entries, %.1f MB, in process. For pkid everything from reading the store to the list that is durable and parsed; "+
-		"for crypto/x509 the call alone, on entries that lie ready.", count(l.revoked), float64(last.DER.Len())/1e6), got)
+	size := float64(last.DER.Len())
+	r.recordAt("resign/floor", got.over(resignFloor, "pkid"), l.revoked, "")
+	r.recordAt("resign/memory", float64(extra)/size, l.revoked, megabytes(int64(extra)))
+	r.recordAt("resign/x509", got.over("pkid", resignX509), l.revoked, "")
+	b.resigned = got.named("pkid").each()
+	r.costs("Signing a large CRL anew", fmt.Sprintf("%s entries, %s, in process. For pkid everything from reading the store to the list that is durable and checked; "+
+		"for crypto/x509 the call alone, on entries that lie ready.", model.Count(l.revoked), megabytes(int64(size))), got)
 	return last.DER.Bytes(), nil
 }
+
+const (
+	resignFloor = "SHA-256 and one signature"
+	resignX509  = "x509.CreateRevocationList"
+)
 
 func (s *signing) revoke(ctx context.Context, l *large) error {
 	_, err := s.authority.Revoke(ctx, ca.RevocationRequest{Serial: l.spare(), Reason: ca.KeyCompromise})
 	return err
-}
-
-// spare takes a certificate that is not revoked.
-func (l *large) spare() ca.Serial {
-	s := l.left[0]
-	l.left = l.left[1:]
-	return s
 }
 
 // createList is what a CA on the standard library alone would call.
@@ -227,151 +225,4 @@ func watchHeap() func() uint64 {
 		wg.Wait()
 		return max(peak, base) - base
 	}
-}
-
-// revokeToServed measures the daemon: how long a revocation takes, and how long until a list with it is served.
-func (b *bench) revokeToServed(ctx context.Context, l *large, pk *pkidServer) error {
-	url := "http://" + pk.status + "/crl/" + l.issuer + ".crl"
-	etag, err := waitETag(ctx, url, "")
-	if err != nil {
-		return err
-	}
-	time.Sleep(time.Second) // whatever the start left to do
-	if etag, err = waitETag(ctx, url, ""); err != nil {
-		return err
-	}
-	operator, err := pk.operators(ctx, 1)
-	if err != nil {
-		return err
-	}
-	defer closeAll(operator)
-	settle()
-	defer pk.profile()()
-	var calls, served []time.Duration
-	deadline := time.Now().Add(40 * time.Second)
-	for len(calls) < 50 && (time.Now().Before(deadline) || len(calls) < 3) {
-		request := render("POST", pk.mtls, "/v1/certificates/"+l.spare().String()+"/revoke", []byte(`{"reason":"keyCompromise"}`), "Content-Type", "application/json")
-		start := time.Now()
-		status, err := operator[0].do(request)
-		calls = append(calls, time.Since(start))
-		if err != nil || status != 200 {
-			return fmt.Errorf("revoking: %d %s %w", status, operator[0].body, err)
-		}
-		if etag, err = waitETag(ctx, url, etag); err != nil {
-			return err
-		}
-		served = append(served, time.Since(start))
-		time.Sleep(50 * time.Millisecond)
-	}
-	slices.Sort(calls)
-	slices.Sort(served)
-	p99 := func(d []time.Duration) time.Duration { return d[(len(d)*99+99)/100-1] }
-	b.revokedToServed = served[len(served)/2]
-	work := fmt.Sprintf("at %s revoked: ", count(l.revoked))
-	note := fmt.Sprintf("of %d", len(calls))
-	b.report.within(work+"from the revocation to the new CRL served, p99", "", tidy(p99(served)).String(), "250ms", p99(served) <= 250*time.Millisecond, note)
-	b.report.within(work+"the revoke call, p99", "", tidy(p99(calls)).String(), "10ms", p99(calls) <= 10*time.Millisecond, note)
-	return nil
-}
-
-// waitETag asks for the head of the CRL until its ETag is another one.
-func waitETag(ctx context.Context, url, old string) (string, error) {
-	for start := time.Now(); time.Since(start) < 2*time.Minute; {
-		r, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
-		if err != nil {
-			return "", err
-		}
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return "", err
-		}
-		resp.Body.Close()
-		if tag := resp.Header.Get("ETag"); resp.StatusCode == http.StatusOK && tag != old {
-			return tag, nil
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-	return "", errors.New("no new CRL within two minutes")
-}
-
-// largeStep starts step-ca with as many revocations.
-func (b *bench) largeStep(ctx context.Context, l *large) (*stepServer, error) {
-	s, err := b.startStep(ctx, "step-ca-large", "bbolt", stepOptions{crl: true, fill: fillStepCA(l.revoked)})
-	if err != nil {
-		return nil, err
-	}
-	b.stepStart = time.Since(s.started)
-	log.Printf("  step-ca started in %s", tidy(b.stepStart))
-	return s, nil
-}
-
-// stepRevoke measures step-ca's revoke call, within which it signs a new CRL.
-func (b *bench) stepRevoke(ctx context.Context, s *stepServer) error {
-	c, err := dial(ctx, s.addr, clientTLS(s.ca.roots))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	var took []time.Duration
-	for i := range 3 {
-		request, err := s.revokeRequest(fmt.Sprint(1000 + i))
-		if err != nil {
-			return err
-		}
-		start := time.Now()
-		status, err := c.do(request)
-		if err != nil || status != 200 {
-			return fmt.Errorf("step-ca, revoking: %d %s %w", status, c.body, err)
-		}
-		took = append(took, time.Since(start))
-	}
-	each := median(took)
-	log.Printf("  step-ca revokes and signs in %s", tidy(each))
-	b.report.atLeast("full CRL, re-signed after one more revocation", "step-ca", each.Seconds()/b.resigned.Seconds(), 100, "step-ca's revoke call, which signs within it: "+tidy(each).String())
-	return nil
-}
-
-// downloads measures how often the large CRL can be fetched.
-func (b *bench) downloads(ctx context.Context, l *large, pk *pkidServer, step *stepServer, file string) error {
-	fl, err := b.startFloor(ctx, "floor-crl", file)
-	if err != nil {
-		return err
-	}
-	defer fl.stop()
-	download := func(p *process, addr, path string) func(context.Context) (sample, error) {
-		request := [][]byte{render("GET", addr, path, nil)}
-		return func(ctx context.Context) (sample, error) {
-			conns, err := dialAll(ctx, addr, 4, noTLS)
-			if err != nil {
-				return sample{}, err
-			}
-			defer closeAll(conns)
-			return measure(p, func() (sample, error) { return drive(ctx, conns, b.sizes.round, 200, cycle(request), nil) })
-		}
-	}
-	got, err := alternate(ctx, "CRL download", min(b.sizes.rounds, 3), []contender{
-		{"pkid", download(pk.process, pk.status, "/crl/"+l.issuer+".crl")},
-		{"http.ServeContent from memory", download(fl.process, plainOf(fl.addr), "/file")},
-		{"step-ca, bbolt", download(step.process, step.plain, "/1.0/crl")},
-	})
-	if err != nil {
-		return err
-	}
-	work := fmt.Sprintf("download of a CRL with %s entries", count(l.revoked))
-	b.report.atMost(work, "http.ServeContent from memory", got[1].rate()/got[0].rate(), 1.5, "")
-	b.report.atLeast(work, "step-ca", got[0].rate()/got[2].rate(), 20, "")
-	b.report.rates("Downloading a large CRL, 4 at once", "Over plain HTTP, without compression.", got)
-	return nil
-}
-
-func count(n int) string {
-	text := fmt.Sprint(n)
-	var out bytes.Buffer
-	for i, r := range text {
-		if i > 0 && (len(text)-i)%3 == 0 {
-			out.WriteByte(',')
-		}
-		out.WriteRune(r)
-	}
-	return out.String()
 }

@@ -12,22 +12,19 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/pkid/pkid/bench/model"
 	"github.com/pkid/pkid/tokenbind"
 )
 
 // verification measures, in this process and on one thread, what a resource server does for each request.
 func (b *bench) verification(ctx context.Context) error {
-	n := 8000
-	if b.quick {
-		n = 2000
-	}
-	m, err := newMaterial(b.ca, n)
+	m, err := newMaterial(b.ca, b.sizes.verified)
 	if err != nil {
-		return err
-	}
-	if _, err := b.nodeModules(ctx); err != nil {
 		return err
 	}
 	if err := b.verifyBound(ctx, m); err != nil {
@@ -99,11 +96,18 @@ func (m *material) es256(k int) (sample, error) {
 	})
 }
 
-// node runs jose over the material.
-func (b *bench) node(ctx context.Context, m *material) (bound, dpop float64, err error) {
+// jose is npm's, run over the material; what is "bound" or "dpop".
+func (b *bench) jose(m *material, what string) contender {
+	return contender{npmJOSE, func(ctx context.Context) (sample, error) {
+		rate, err := b.node(ctx, m, what)
+		return sample{rate: rate}, err
+	}}
+}
+
+func (b *bench) node(ctx context.Context, m *material, what string) (float64, error) {
 	point, err := m.key.PublicKey.Bytes()
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	text, err := json.Marshal(map[string]any{
 		"jwk":    map[string]string{"kty": "EC", "crv": "P-256", "x": base64url.EncodeToString(point[1:33]), "y": base64url.EncodeToString(point[33:])},
@@ -112,38 +116,38 @@ func (b *bench) node(ctx context.Context, m *material) (bound, dpop float64, err
 		"bound": m.bound, "dpop": m.dpop, "proofs": m.proofs,
 	})
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	dir, err := b.nodeModules(ctx)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	file := filepath.Join(b.dir, "material.json")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	out, err := output(ctx, dir, []string{"NODE_ENV=production"}, "node", "verify.js", file)
+	out, err := output(ctx, dir, []string{"NODE_ENV=production"}, "node", "verify.js", file, what)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	var got struct{ Bound, DPoP float64 }
-	if err := json.Unmarshal([]byte(out), &got); err != nil {
-		return 0, 0, fmt.Errorf("%w: %s", err, out)
+	rate, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, out)
 	}
-	return got.Bound, got.DPoP, nil
+	return rate, nil
 }
 
 func (b *bench) verifyBound(ctx context.Context, m *material) error {
 	requests := make([]*http.Request, len(m.bound))
 	all := []contender{
-		{"one ES256 verify", func(context.Context) (sample, error) { return m.es256(1) }},
+		{oneVerify, func(context.Context) (sample, error) { return m.es256(1) }},
 		{"pkid", func(ctx context.Context) (sample, error) {
 			for i, t := range m.bound {
 				requests[i] = m.request(ctx, "Bearer", t, "")
 			}
 			return m.verify(requests, len(requests)/10)
 		}},
-		{"pkid, seen before", func(ctx context.Context) (sample, error) {
+		{seenBefore, func(ctx context.Context) (sample, error) {
 			for i := range requests {
 				requests[i] = m.request(ctx, "Bearer", m.bound[0], "")
 			}
@@ -155,22 +159,22 @@ func (b *bench) verifyBound(ctx context.Context, m *material) error {
 			return loop(len(m.bound), func(i int) error { return p.bound(m.bound[i]) })
 		}})
 	}
-	all = append(all, contender{"npm jose", func(ctx context.Context) (sample, error) {
-		rate, _, err := b.node(ctx, m)
-		return sample{rate: rate}, err
-	}})
+	if b.peers {
+		all = append(all, b.jose(m, "bound"))
+	}
 	got, err := alternate(ctx, "verify, mTLS", b.sizes.rounds, m.fresh(all))
 	if err != nil {
 		return err
 	}
 	r := &b.report
-	r.atMost("verify an mTLS-bound JWT, first sight", "one ES256 verify", got[0].rate()/got[1].rate(), 1.2, "")
-	r.fewer("verify an mTLS-bound JWT, first sight", got[1].allocs(), 39)
-	best := fastest(got[3:]...)
-	r.atLeast("verify an mTLS-bound JWT, first sight", best.name, got[1].rate()/best.rate(), 1, "the fastest library peer")
-	again := got[2].each()
-	r.within("verify an mTLS-bound JWT seen before", "", tidy(again).String(), "2µs", again <= 2*time.Microsecond, "")
-	r.fewer("verify an mTLS-bound JWT seen before", got[2].allocs(), 2)
+	r.record("verify/es256", got.over(oneVerify, "pkid"), "")
+	r.record("verify/allocs", got.named("pkid").allocs(), "")
+	r.recordLibraries("verify/", got)
+	again := got.named(seenBefore)
+	r.record("seen/time", again.each().Seconds(), "")
+	r.record("seen/allocs", again.allocs(), "")
+	r.data.Cost(model.CostVerify, got.named("pkid").each().Seconds())
+	r.data.Cost(model.CostVerifySeen, again.each().Seconds())
 	r.costs("Verifying an mTLS-bound JWT, in process", "One thread. Every contender verifies the same ES256 tokens against a known key, checks issuer, audience and times, "+
 		"hashes the client certificate and compares. pkid's verifier takes the whole request and checks more. For npm jose the better of one at a time and 32 at once counts.", got)
 	return nil
@@ -179,14 +183,14 @@ func (b *bench) verifyBound(ctx context.Context, m *material) error {
 func (b *bench) verifyDPoP(ctx context.Context, m *material) error {
 	requests := make([]*http.Request, len(m.dpop))
 	all := []contender{
-		{"two ES256 verifies", func(context.Context) (sample, error) { return m.es256(2) }},
+		{twoVerifies, func(context.Context) (sample, error) { return m.es256(2) }},
 		{"pkid", func(ctx context.Context) (sample, error) {
 			for i, t := range m.dpop {
 				requests[i] = m.request(ctx, "DPoP", t, m.proofs[i])
 			}
 			return m.verify(requests, len(requests)/10)
 		}},
-		{"pkid, token seen before", func(ctx context.Context) (sample, error) {
+		{seenBefore, func(ctx context.Context) (sample, error) {
 			for i, proof := range m.again {
 				requests[i] = m.request(ctx, "DPoP", m.dpop[0], proof)
 			}
@@ -200,23 +204,38 @@ func (b *bench) verifyDPoP(ctx context.Context, m *material) error {
 			return loop(len(m.dpop), func(i int) error { return p.dpop(m.dpop[i], m.proofs[i]) })
 		}})
 	}
-	all = append(all, contender{"npm jose", func(ctx context.Context) (sample, error) {
-		_, rate, err := b.node(ctx, m)
-		return sample{rate: rate}, err
-	}})
+	if b.peers {
+		all = append(all, b.jose(m, "dpop"))
+	}
 	got, err := alternate(ctx, "verify, DPoP", b.sizes.rounds, m.fresh(all))
 	if err != nil {
 		return err
 	}
 	r := &b.report
-	r.atMost("verify a DPoP-bound JWT and its proof, first sight", "two ES256 verifies", got[0].rate()/got[1].rate(), 1.2, "")
-	r.fewer("verify a DPoP-bound JWT and its proof, first sight", got[1].allocs(), 89)
-	best := fastest(got[3:]...)
-	r.atLeast("verify a DPoP-bound JWT and its proof, first sight", best.name, got[1].rate()/best.rate(), 1, "the fastest library peer")
-	r.atMost("verify a proof with a token seen before", "one ES256 verify", 2*got[0].rate()/got[2].rate(), 1.2, "")
+	r.record("verifydpop/es256", got.over(twoVerifies, "pkid"), "")
+	r.record("verifydpop/allocs", got.named("pkid").allocs(), "")
+	r.recordLibraries("verifydpop/", got)
+	r.record("proof/es256", 2*got.over(twoVerifies, seenBefore), "half of what two take")
+	r.data.Cost(model.CostVerifyDPoP, got.named("pkid").each().Seconds())
 	r.costs("Verifying a DPoP-bound JWT with its proof, in process", "As above, and the proof: its signature under the key in its header, that key against the token's jkt, "+
 		"method, URL, age, the token's hash, and that it was not used before. The peers' users write most of these checks themselves; here they are as short as can be.", got)
 	return nil
+}
+
+// The contenders beside the libraries.
+const (
+	oneVerify   = "one ES256 verify"
+	twoVerifies = "two ES256 verifies"
+	seenBefore  = "pkid, token seen before"
+)
+
+// recordLibraries compares pkid with each library that took part.
+func (r *report) recordLibraries(prefix string, got results) {
+	for _, s := range got {
+		if slices.Contains(libraries, s.name) {
+			r.record(prefix+s.name, got.over("pkid", s.name), "")
+		}
+	}
 }
 
 // keeping stands for a replay memory that outlives the process, so that the verifier asks for no nonces.

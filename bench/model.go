@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pkid/pkid/bench/model"
+)
+
+// carryOn is -model: it works out one installation, or writes scale.md anew.
+func (o options) carryOn(w io.Writer) error {
+	data, err := model.Read(o.model)
+	if err != nil {
+		return err
+	}
+	if o.certificates == 0 {
+		return writeScale(o.out, data, w)
+	}
+	plan, err := data.Plan(model.Load{
+		Certificates: float64(o.certificates), Lifetime: 90 * 24 * time.Hour, Years: 1, Revoked: float64(o.revoked),
+		Tokens: o.tokens, Verifiers: o.verifiers,
+	})
+	if err == nil {
+		plan.Print(w)
+	}
+	return err
+}
+
+// writeScale writes scale.md into a directory, or to w if none is given.
+func writeScale(dir string, data *model.Data, w io.Writer) error {
+	var page bytes.Buffer
+	if err := data.Document(&page); err != nil {
+		return err
+	}
+	if dir == "" {
+		_, err := page.WriteTo(w)
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "scale.md"), page.Bytes(), 0o644)
+}
+
+// recordGrowth checks each law of the model against what was measured.
+func (r *report) recordGrowth() {
+	for _, l := range model.Laws {
+		c, err := r.data.Check(l)
+		if err != nil {
+			log.Printf("  no check of the model: %v", err)
+			continue
+		}
+		r.recordAt("growth/"+l.Series, c.Off(), int(c.Size), "predicted "+l.Unit.Text(c.Predicted, 3)+", measured "+l.Unit.Text(c.Measured, 3))
+	}
+}
+
+// keep prints the report, and writes all files into a directory if one is given.
+func (r *report) keep(dir string) error {
+	r.recordGrowth()
+	var page, data bytes.Buffer
+	if err := errors.Join(r.write(&page), r.data.Write(&data)); err != nil {
+		return err
+	}
+	if dir != "" {
+		err := errors.Join(
+			os.WriteFile(filepath.Join(dir, "benchmarks.md"), page.Bytes(), 0o644),
+			os.WriteFile(filepath.Join(dir, "benchmarks.json"), data.Bytes(), 0o644))
+		if err != nil {
+			return err
+		}
+		// What was written, so that the page is the same when it is made from the file.
+		kept, err := model.Read(filepath.Join(dir, "benchmarks.json"))
+		if err == nil {
+			err = writeScale(dir, kept, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := page.WriteTo(os.Stdout)
+	return err
+}
