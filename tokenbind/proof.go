@@ -49,7 +49,10 @@ type Proof struct {
 }
 
 // ProofChecker checks DPoP proofs (RFC 9449 section 4.3). Replay is required; the zero value of each other
-// field is its default. It is safe for concurrent use.
+// field is its default. It is safe for concurrent use. Its fields are not to be changed once it is used.
+//
+// It remembers the keys of proofs that passed, up to some 8,000 at less than 1 KiB each, and saves reading them
+// again. Every proof's claims and signature are judged for themselves.
 //
 // It does not check that the access token is valid or that it is bound to the key: that is for the caller,
 // who passes the token's jkt as ProofRequest.Key.

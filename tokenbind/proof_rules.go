@@ -164,7 +164,7 @@ func (p *proofRun) judgeMethod() finding {
 
 func (p *proofRun) judgeURL() finding {
 	htu := p.jws.claims["htu"].(string)
-	if len(htu) <= maxURL && slices.Contains(p.req.URLs, htu) { // as most clients write it
+	if len(htu) <= maxURL && slices.Contains(p.req.URLs, htu) { // as most clients write it: no other form matters
 		return pass(htu)
 	}
 	seen, err := NormalURL(htu)

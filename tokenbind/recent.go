@@ -2,10 +2,10 @@ package tokenbind
 
 import "sync"
 
-// recent remembers values by a hash of what they were made from, the latest used of them. It keeps two
-// generations: what is used again moves to the younger, and when that is full the older goes whole. So it needs
-// no list of uses and no clock, holds at most limit values, and never loses one of the last limit/2 of a shard
-// that were used. It is safe for concurrent use; a value that is in use is found without waiting for others.
+// recent remembers values by a hash of what they were made from, those that were used last. Each shard keeps two
+// generations: what is used again moves to the younger, and when that is full the older goes whole. So there is
+// no list of uses and no clock to keep, no more than limit values are held, and the half of a shard that was used
+// last is always there. It is safe for concurrent use; those who only look do not wait for each other.
 type recent[V any] struct {
 	generation int // values in one of a shard
 	shards     []shard[V]

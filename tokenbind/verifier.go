@@ -84,7 +84,8 @@ type Config struct {
 // It verifies the token (RFC 9068 section 4), and then whatever its cnf claim demands: the certificate of the
 // connection, a DPoP proof, or both. It does NOT check the certificate's chain, which RFC 8705 section 6.2
 // leaves to proof of possession, nor whether the token itself was revoked at the authorization server
-// (RFC 7009); Config.Revocation makes it stop with its certificate.
+// (RFC 7009); Config.Revocation makes it stop with its certificate. Tokens that passed are remembered, within the
+// bounds of Config.MaxTokens.
 type Verifier struct {
 	conf      Config
 	keys      KeySource
