@@ -143,7 +143,7 @@ func (a *Authority) successors(ctx context.Context, target *Record, statuses ...
 	// A renewal keeps the client and is younger than what it renews, give or take what the clock may have
 	// fallen back in between.
 	oldest := target.IssuedAt.Add(-clockSlack)
-	q := Query{ClientID: target.ClientID, Limit: 1000}
+	q := Query{ClientID: target.ClientID, After: firstSerial(oldest), Limit: 1000}
 	for more := true; more; {
 		page, err := a.List(ctx, q)
 		if err != nil {

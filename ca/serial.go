@@ -21,11 +21,14 @@ var ErrSerial = errors.New("a serial is 32 hex digits, as `pkictl list` shows it
 // newSerial draws a serial for a certificate issued now. The first octet stays below 0x80 until the year
 // 6429, so the DER INTEGER is positive and at most 16 octets (RFC 5280 section 4.1.2.2 allows 20).
 func newSerial(now time.Time) Serial {
-	var s Serial
-	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
-	copy(s[:6], ms[2:])
+	s := firstSerial(now)
 	rand.Read(s[6:])
+	return s
+}
+
+// firstSerial is not above any serial number that newSerial draws at now or later.
+func firstSerial(now time.Time) (s Serial) {
+	binary.BigEndian.PutUint64(s[:8], uint64(now.UnixMilli())<<16)
 	return s
 }
 

@@ -117,6 +117,7 @@ type Query struct {
 	Profile       string
 	ExpiresAfter  time.Time // NotAfter >= this
 	ExpiresBefore time.Time // NotAfter < this
+	After         Serial    // only serials above this one
 	Now           time.Time // the instant of Status; required with it
 	Cursor        string    // Page.Next of the page before; opaque
 	Limit         int       // 1..1000

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -22,9 +23,11 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-// send writes a whole answer. If it does not arrive, there is nobody left to tell.
+// send writes a whole answer. If it does not arrive, there is nobody left to tell. net/http sends what is longer than
+// 2 KiB in chunks unless it is told the length.
 func send(w http.ResponseWriter, status int, kind string, body []byte) {
-	w.Header().Set("Content-Type", kind)
+	h := w.Header()
+	h["Content-Type"], h["Content-Length"] = []string{kind}, []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }

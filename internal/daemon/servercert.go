@@ -94,9 +94,11 @@ func (s *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return s.current.Load(), nil
 }
 
-// publicTLS asks for no client certificate.
+// publicTLS asks for no client certificate. An answer is a few kilobytes, which the first flight of a connection
+// carries: in one record it costs one system call, and in records that begin small, which help long answers to
+// show early, three.
 func (s *serverCert) publicTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.get}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.get, DynamicRecordSizingDisabled: true}
 }
 
 // mtlsTLS asks for a client certificate and takes any, or none: which certificate counts, and for what, is
