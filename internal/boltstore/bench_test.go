@@ -1,11 +1,14 @@
 package boltstore
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
 	"path/filepath"
 	"strconv"
@@ -16,56 +19,101 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// BenchmarkInsert has 64 clients insert certificates at once, each durable before the next. It reports how many
-// octets of the file one certificate takes with its indexes, and how many its audit entry does.
+// BenchmarkInsert has 1024 callers insert certificates, each durable before the next, into a store that has none or
+// many. It reports how many octets of the file one certificate takes, with all that comes with it.
 func BenchmarkInsert(b *testing.B) {
-	s := openTest(b, filepath.Join(b.TempDir(), "pkid.db"))
-	size := len(clientCertificate(b))
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	var wg sync.WaitGroup
-	for i := range 64 {
-		wg.Go(func() {
-			for left.Add(-1) >= 0 {
-				r := newRecord("client-" + strconv.Itoa(i))
-				r.DER = make([]byte, size)
-				rand.Read(r.DER)
-				r.Thumbprint = thumbprint.OfDER(r.DER)
-				ev := event(r.Serial.String())
-				ev.Detail = map[string]string{
-					"client": r.ClientID, "profile": r.Profile,
-					"not_after": r.NotAfter.Format(time.RFC3339), "x5t#S256": r.Thumbprint.String(),
+	for _, before := range []int{0, 200_000} {
+		b.Run(fmt.Sprintf("into=%d", before), func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "pkid.db")
+			s := openTest(b, path)
+			fill(b, s, 1024, before)
+			used := transactionsOf(b, s)
+			b.ResetTimer()
+			fill(b, s, 1024, b.N)
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "inserts/s")
+			b.ReportMetric(float64(b.N)/float64(transactionsOf(b, s)-used), "inserts/tx")
+			report(b, s, path, before+b.N)
+		})
+	}
+}
+
+// BenchmarkIssuance has callers that work for 150 us before each insert, which is what signing costs.
+func BenchmarkIssuance(b *testing.B) {
+	for _, callers := range []int{1, 8, 32} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			s := openTest(b, filepath.Join(b.TempDir(), "pkid.db"))
+			b.ResetTimer()
+			fill(b, s, callers, b.N, func() {
+				var block [64 << 10]byte
+				for range 2 {
+					sink = sha256.Sum256(block[:])
 				}
-				if err := s.Insert(b.Context(), r, nil, ev); err != nil {
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "inserts/s")
+			b.ReportMetric(float64(b.N)/float64(transactionsOf(b, s)), "inserts/tx")
+		})
+	}
+}
+
+var sink [32]byte
+
+// fill inserts n certificates of as many clients by so many callers, who do work before each.
+func fill(b *testing.B, s *Store, callers, n int, work ...func()) {
+	b.Helper()
+	der := clientCertificate(b)
+	serial := bytes.Index(der, []byte("serial-number-of")) // see clientCertificate
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				for _, f := range work {
+					f()
+				}
+				r := newRecord("client-" + strconv.FormatInt(i, 10))
+				r.DER = bytes.Clone(der)
+				copy(r.DER[serial:], r.Serial[:])
+				rand.Read(r.DER[serial+200:][:64]) // where a key would be
+				rand.Read(r.DER[len(der)-64:])
+				r.Thumbprint = thumbprint.OfDER(r.DER)
+				if err := s.Insert(b.Context(), r, nil, issueEvent(r)); err != nil {
 					b.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	b.StopTimer()
-	report(b, s)
 }
 
-func report(b *testing.B, s *Store) {
+func transactionsOf(b *testing.B, s *Store) (id int) {
+	b.Helper()
+	if err := s.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		b.Fatal(err)
+	}
+	return id
+}
+
+func report(b *testing.B, s *Store, path string, n int) {
 	b.Helper()
 	err := s.db.View(func(tx *bolt.Tx) error {
 		octets := func(buckets ...bucket) float64 {
-			n := 0
+			sum := 0
 			for _, k := range buckets {
 				st := tx.Bucket(k.name).Stats()
-				n += st.LeafAlloc + st.BranchAlloc
+				sum += st.LeafAlloc + st.BranchAlloc
 			}
-			return float64(n) / float64(b.N)
+			return float64(sum) / float64(n)
 		}
-		b.ReportMetric(octets(certificates, byThumbprint, byClient, byExpiry), "B/cert")
+		b.ReportMetric(float64(tx.Size())/float64(n), "B/cert")
 		b.ReportMetric(octets(certificates), "B/record")
+		b.ReportMetric(octets(blocks, spans), "B/block")
+		b.ReportMetric(octets(byExpiry), "B/expiry")
 		b.ReportMetric(octets(log), "B/audit")
-		b.ReportMetric(float64(b.N)/float64(tx.ID()), "inserts/tx")
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "inserts/s")
 		return nil
 	})
 	if err != nil {
@@ -74,13 +122,13 @@ func report(b *testing.B, s *Store) {
 }
 
 // clientCertificate returns a certificate like those that package ca signs, for its size.
-func clientCertificate(b *testing.B) []byte {
+func clientCertificate(b testing.TB) []byte {
 	b.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}
-	serial := newRecord("x").Serial
+	serial := ca.Serial([]byte("serial-number-of"))
 	issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "pkid Issuing CA"}, SubjectKeyId: serial[:], SerialNumber: big.NewInt(1)}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial.Int(), Subject: pkix.Name{CommonName: "client-12"}, NotBefore: time.Now(), NotAfter: time.Now().Add(24 * time.Hour),

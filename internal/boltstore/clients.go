@@ -5,19 +5,30 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
-// Client implements authserver.ClientStore.
+// Client implements authserver.ClientStore. The record is shared with other callers, and so read-only.
 func (s *Store) Client(ctx context.Context, id string) (*authserver.Client, error) {
-	var c *authserver.Client
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, asOf := s.known.get(id)
+	if c != nil {
+		return c, nil
+	}
 	err := s.view(ctx, func(t *tx) (err error) {
 		c, err = t.client(id)
 		return err
 	})
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	s.known.keep(c, asOf)
+	return c, nil
 }
 
 // PutClient implements authserver.ClientStore.
@@ -31,6 +42,7 @@ func (s *Store) PutClient(ctx context.Context, c authserver.Client, ev audit.Eve
 	if err != nil {
 		return nil, fmt.Errorf("encoding client %q: %w", c.ID, err)
 	}
+	defer s.known.drop(c.ID) // whatever the outcome: an error may leave it in doubt
 	err = s.update(ctx, func(t *tx) error {
 		stored, err := t.client(c.ID)
 		if errors.Is(err, authserver.ErrNoClient) {
@@ -85,4 +97,45 @@ func decodeClient(id, v []byte) (*authserver.Client, error) {
 		return nil, fmt.Errorf("reading client %q: %w", id, err)
 	}
 	return c, nil
+}
+
+// maxKnown bounds the client records in memory, at some 500 octets each.
+const maxKnown = 100_000
+
+// known are client records as they were read, since every token asks for one. A change drops its record after the
+// commit and before anybody is told of it.
+type known struct {
+	mu      sync.RWMutex // guards all below
+	records map[string]*authserver.Client
+	changes uint64 // how often something was dropped
+}
+
+// get returns a record, or nil and as of which change it is missing.
+func (k *known) get(id string) (*authserver.Client, uint64) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.records[id], k.changes
+}
+
+// keep adds what was read after get, unless a change since then may have made it old.
+func (k *known) keep(c *authserver.Client, asOf uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.changes != asOf {
+		return
+	}
+	for id := range k.records {
+		if len(k.records) < maxKnown {
+			break
+		}
+		delete(k.records, id) // any
+	}
+	k.records[c.ID] = c
+}
+
+func (k *known) drop(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.records, id)
+	k.changes++
 }

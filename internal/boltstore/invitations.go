@@ -2,7 +2,7 @@ package boltstore
 
 import (
 	"context"
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -17,21 +17,66 @@ import (
 // late is told so and not that it never was.
 const keepInvitations = 30 * 24 * time.Hour
 
-// invitation is the stored form of an enroll.Invitation, whose own member names may change.
-type invitation struct {
-	Secret    []byte        `json:"secret_hash"`
-	Client    string        `json:"client"`
-	Profile   string        `json:"profile"`
-	Name      string        `json:"cn"`
-	DNS       []string      `json:"dns,omitempty"`
-	IPs       []netip.Addr  `json:"ips,omitempty"`
-	URIs      []string      `json:"uris,omitempty"`
-	Emails    []string      `json:"emails,omitempty"`
-	Lifetime  time.Duration `json:"lifetime,omitempty"` // ns
-	CreatedAt time.Time     `json:"created_at"`
-	ExpiresAt time.Time     `json:"expires_at"`
-	Serial    ca.Serial     `json:"serial,omitzero"` // once it is spent: for which certificate,
-	Use       []byte        `json:"use,omitempty"`   // and by which request
+// An invitation is written once: a version octet, then its members. That it was used up is a record of its own, the
+// certificate's serial and the use.
+const (
+	invitationVersion = 1
+	spentLen          = len(ca.Serial{}) + len(ca.Spend{}.Use)
+)
+
+func encodeInvitation(inv *enroll.Invitation) []byte {
+	b := append([]byte{invitationVersion}, inv.SecretHash[:]...)
+	b = appendText(appendText(appendText(b, inv.ClientID), inv.Profile), inv.Names.CommonName)
+	for _, list := range [][]string{inv.Names.DNS, inv.Names.URIs, inv.Names.Emails} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, s := range list {
+			b = appendText(b, s)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(inv.Names.IPs)))
+	for _, ip := range inv.Names.IPs {
+		b = appendText(b, ip.String())
+	}
+	b = binary.AppendVarint(b, int64(inv.Lifetime))
+	b = binary.AppendVarint(b, inv.CreatedAt.UnixMilli())
+	return binary.AppendVarint(b, inv.ExpiresAt.UnixMilli())
+}
+
+// decodeInvitation reads what encodeInvitation wrote, and spent, if there is such a record.
+func decodeInvitation(id string, v, spent []byte) (*enroll.Invitation, error) {
+	f := fields{rest: v}
+	inv, err := &enroll.Invitation{ID: id}, error(nil)
+	if f.octet() != invitationVersion {
+		err = errDamaged
+	}
+	copy(inv.SecretHash[:], f.take(len(inv.SecretHash)))
+	inv.ClientID, inv.Profile, inv.Names.CommonName = string(f.text()), string(f.text()), string(f.text())
+	inv.Names.DNS, inv.Names.URIs, inv.Names.Emails = f.texts(), f.texts(), f.texts()
+	for _, s := range f.texts() {
+		ip, e := netip.ParseAddr(s)
+		inv.Names.IPs, err = append(inv.Names.IPs, ip), errors.Join(err, e)
+	}
+	inv.Lifetime = time.Duration(f.number())
+	inv.CreatedAt, inv.ExpiresAt = time.UnixMilli(f.number()).UTC(), time.UnixMilli(f.number()).UTC()
+	if err != nil || f.short || len(f.rest) > 0 || spent != nil && len(spent) != spentLen {
+		return nil, fmt.Errorf("invitation %s: %w", id, errors.Join(errDamaged, err))
+	}
+	if spent != nil {
+		inv.Spent = &enroll.Spent{Serial: ca.Serial(spent), Use: [32]byte(spent[len(ca.Serial{}):])}
+	}
+	return inv, nil
+}
+
+func (f *fields) texts() []string {
+	var out []string
+	for range f.count() {
+		s := f.text()
+		if f.short {
+			return nil
+		}
+		out = append(out, string(s))
+	}
+	return out
 }
 
 // PutInvitation implements enroll.Store.
@@ -39,16 +84,7 @@ func (s *Store) PutInvitation(ctx context.Context, inv *enroll.Invitation, ev au
 	if err := checkID("invitation", inv.ID); err != nil {
 		return err
 	}
-	key := []byte(inv.ID)
-	stored := invitation{
-		Secret: inv.SecretHash[:], Client: inv.ClientID, Profile: inv.Profile,
-		Name: inv.Names.CommonName, DNS: inv.Names.DNS, IPs: inv.Names.IPs, URIs: inv.Names.URIs, Emails: inv.Names.Emails,
-		Lifetime: inv.Lifetime, CreatedAt: inv.CreatedAt, ExpiresAt: inv.ExpiresAt,
-	}
-	v, err := json.Marshal(stored)
-	if err != nil {
-		return fmt.Errorf("encoding invitation %s: %w", inv.ID, err)
-	}
+	key, v := []byte(inv.ID), encodeInvitation(inv)
 	return s.update(ctx, func(t *tx) error {
 		if t.get(invitations, key) != nil {
 			return fmt.Errorf("invitation %s exists already", inv.ID) // an id is 128 random bits
@@ -61,69 +97,45 @@ func (s *Store) PutInvitation(ctx context.Context, inv *enroll.Invitation, ev au
 	})
 }
 
+var errNoInvitation = fmt.Errorf("%w: there is none with that id", enroll.ErrInvitation)
+
 // Invitation implements enroll.Store.
 func (s *Store) Invitation(ctx context.Context, id string) (*enroll.Invitation, error) {
-	var i *invitation
+	var inv *enroll.Invitation
 	err := s.view(ctx, func(t *tx) (err error) {
-		i, err = t.invitation(id)
+		v := t.get(invitations, []byte(id))
+		if v == nil {
+			return errNoInvitation
+		}
+		inv, err = decodeInvitation(id, v, t.get(spent, []byte(id)))
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	out := &enroll.Invitation{
-		ID: id, ClientID: i.Client, Profile: i.Profile,
-		Names:    ca.Names{CommonName: i.Name, DNS: i.DNS, IPs: i.IPs, URIs: i.URIs, Emails: i.Emails},
-		Lifetime: i.Lifetime, CreatedAt: i.CreatedAt.UTC(), ExpiresAt: i.ExpiresAt.UTC(),
-	}
-	copy(out.SecretHash[:], i.Secret)
-	if i.spent() {
-		out.Spent = &enroll.Spent{Serial: i.Serial}
-		copy(out.Spent.Use[:], i.Use)
-	}
-	return out, nil
+	return inv, err
 }
 
-func (i *invitation) spent() bool { return len(i.Use) > 0 }
-
-// invitation reads a stored invitation, or returns enroll.ErrInvitation.
-func (t *tx) invitation(id string) (*invitation, error) {
-	v := t.get(invitations, []byte(id))
-	if v == nil {
-		return nil, fmt.Errorf("%w: there is none with that id", enroll.ErrInvitation)
-	}
-	i := new(invitation)
-	if err := json.Unmarshal(v, i); err != nil {
-		return nil, fmt.Errorf("reading invitation %s: %w", id, err)
-	}
-	return i, nil
-}
-
-// unspent returns the invitation that a certificate is to use up, or nil if it uses up none. The errors are
-// enroll.ErrInvitation and *ca.SpentError.
-func (t *tx) unspent(spend *ca.Spend) (*invitation, error) {
+// unspent checks the right that a certificate is to use up, if it uses up one. The errors are enroll.ErrInvitation
+// and *ca.SpentError.
+func (t *tx) unspent(spend *ca.Spend) error {
 	if spend == nil {
-		return nil, nil //nolint:nilnil // nothing to spend is no error
-	}
-	i, err := t.invitation(spend.ID)
-	if err != nil {
-		return nil, err
-	}
-	if i.spent() {
-		return nil, &ca.SpentError{Spend: ca.Spend{ID: spend.ID, Use: [32]byte(i.Use)}, Serial: i.Serial}
-	}
-	return i, nil
-}
-
-// spend marks the invitation that unspent returned.
-func (t *tx) spend(i *invitation, spend *ca.Spend, serial ca.Serial) error {
-	if i == nil {
 		return nil
 	}
-	i.Serial, i.Use = serial, spend.Use[:]
-	v, err := json.Marshal(i)
-	if err != nil {
-		return fmt.Errorf("encoding invitation %s: %w", spend.ID, err)
+	if t.get(invitations, []byte(spend.ID)) == nil {
+		return errNoInvitation
 	}
-	return t.put(invitations, []byte(spend.ID), v)
+	v := t.get(spent, []byte(spend.ID))
+	switch {
+	case v == nil:
+		return nil
+	case len(v) != spentLen:
+		return fmt.Errorf("invitation %s: %w", spend.ID, errDamaged)
+	}
+	return &ca.SpentError{Spend: ca.Spend{ID: spend.ID, Use: [32]byte(v[len(ca.Serial{}):])}, Serial: ca.Serial(v)}
+}
+
+// spend uses up what unspent found.
+func (t *tx) spend(spend *ca.Spend, serial ca.Serial) error {
+	if spend == nil {
+		return nil
+	}
+	return t.put(spent, []byte(spend.ID), join(serial[:], spend.Use[:]))
 }

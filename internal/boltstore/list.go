@@ -29,17 +29,20 @@ func (s *Store) List(ctx context.Context, q ca.Query) (*ca.Page, error) {
 	page := &ca.Page{}
 	err = s.view(ctx, func(t *tx) error {
 		visits := 0
-		var last []byte
-		for serial, value := range t.candidates(q, bound) {
+		var last ca.Serial
+		for found, err := range t.candidates(q, bound) {
+			if err != nil {
+				return err
+			}
 			if len(page.Records) == limit || visits == maxVisits {
-				page.Next = base64.RawURLEncoding.EncodeToString(last)
+				page.Next = base64.RawURLEncoding.EncodeToString(last[:])
 				return nil
 			}
 			if visits++; visits%1024 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
-			last = serial
-			r, err := decodeRecord(ca.Serial(serial), value)
+			last = found.serial
+			r, err := t.certificateRecord(found.serial, found.value)
 			if err != nil {
 				return err
 			}
@@ -53,7 +56,11 @@ func (s *Store) List(ctx context.Context, q ca.Query) (*ca.Page, error) {
 			if q.Status != "" && (&ca.Record{NotAfter: r.expiry(), Revocation: rev}).Status(q.Now) != q.Status {
 				continue
 			}
-			if rec := r.copy(rev); q.Thumbprint.IsZero() || rec.Thumbprint == q.Thumbprint {
+			rec, err := r.copy(rev)
+			if err != nil {
+				return err
+			}
+			if q.Thumbprint.IsZero() || rec.Thumbprint == q.Thumbprint {
 				page.Records = append(page.Records, rec)
 			}
 		}
@@ -89,23 +96,29 @@ func (r *record) matches(q ca.Query, lowerName []byte) bool {
 func (r *record) expiry() time.Time { return time.Unix(r.notAfter, 0).UTC() }
 
 func (r *record) hasName(lower []byte) bool {
-	for f := (fields{rest: r.names}); len(f.rest) > 0; {
-		if bytes.Contains(bytes.ToLower(f.text()), lower) {
-			return true
-		}
-	}
-	return false
+	found := false
+	r.eachName(func(name []byte) bool {
+		found = bytes.Contains(bytes.ToLower(name), lower)
+		return !found
+	})
+	return found
 }
 
-// candidates yields serials below bound with their records, newest first, among them all that q selects. It
-// takes the narrowest index that fits: thumbprint and client are in order already; revocations and a span of
-// expiry are gathered and sorted, if there are few enough of them; else it walks all certificates.
-func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[[]byte, []byte] {
+// candidate is a certificate that may be one of those that are looked for.
+type candidate struct {
+	serial ca.Serial
+	value  []byte
+}
+
+// candidates yields certificates with serials below bound, newest first, among them all that q selects. An error
+// ends it. It takes the narrowest way that fits: by thumbprint or client; revocations and a span of expiry are
+// gathered and sorted, if there are few enough of them; else it walks all certificates.
+func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[candidate, error] {
 	switch {
 	case !q.Thumbprint.IsZero():
-		return t.indexed(t.descend(byThumbprint, thumbKey(q.Thumbprint), bound))
+		return t.valued(t.hashed(byThumb, thumbHash(q.Thumbprint), bound))
 	case q.ClientID != "":
-		return t.indexed(t.descend(byClient, clientKey(q.ClientID), bound))
+		return t.valued(t.hashed(byClient, clientHash(q.ClientID), bound))
 	}
 	if q.Status == ca.Revoked || q.Status == ca.Held {
 		if seq, ok := t.gathered(revoked, nil, nil, bound); ok {
@@ -124,15 +137,30 @@ func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[[]byte, []byte] {
 			return seq
 		}
 	}
-	return t.descend(certificates, nil, bound)
+	return t.all(bound)
 }
 
-// indexed turns keys that end with a serial into serials with their records.
-func (t *tx) indexed(keys iter.Seq2[[]byte, []byte]) iter.Seq2[[]byte, []byte] {
-	return func(yield func(serial, value []byte) bool) {
-		for k := range keys {
-			serial := k[len(k)-len(ca.Serial{}):]
-			if !yield(serial, t.get(certificates, serial)) {
+// valued reads the records of serials.
+func (t *tx) valued(serials iter.Seq2[ca.Serial, error]) iter.Seq2[candidate, error] {
+	return func(yield func(candidate, error) bool) {
+		for serial, err := range serials {
+			if !yield(candidate{serial, t.get(certificates, serial[:])}, err) {
+				return
+			}
+		}
+	}
+}
+
+// all walks down all certificates.
+func (t *tx) all(bound []byte) iter.Seq2[candidate, error] {
+	return func(yield func(candidate, error) bool) {
+		c := t.cursor(certificates)
+		first := c.Prev
+		if k, _ := c.Seek(bound); k == nil {
+			first = c.Last
+		}
+		for k, v := first(); k != nil; k, v = c.Prev() {
+			if !yield(candidate{ca.Serial(k), v}, nil) {
 				return
 			}
 		}
@@ -140,19 +168,19 @@ func (t *tx) indexed(keys iter.Seq2[[]byte, []byte]) iter.Seq2[[]byte, []byte] {
 }
 
 // gathered sorts the serials at the end of the keys in [from, to) of a bucket. It gives up after maxVisits keys.
-func (t *tx) gathered(b bucket, from, to, bound []byte) (iter.Seq2[[]byte, []byte], bool) {
-	var serials [][]byte
+func (t *tx) gathered(b bucket, from, to, bound []byte) (iter.Seq2[candidate, error], bool) {
+	var serials []ca.Serial
 	c, visits := t.cursor(b), 0
 	for k, _ := c.Seek(from); k != nil && (to == nil || bytes.Compare(k, to) < 0); k, _ = c.Next() {
 		if visits++; visits > maxVisits {
 			return nil, false
 		}
 		if serial := k[len(k)-len(ca.Serial{}):]; bytes.Compare(serial, bound) < 0 {
-			serials = append(serials, serial)
+			serials = append(serials, ca.Serial(serial))
 		}
 	}
-	slices.SortFunc(serials, func(a, b []byte) int { return bytes.Compare(b, a) })
-	return t.indexed(func(yield func(k, v []byte) bool) {
+	slices.SortFunc(serials, func(a, b ca.Serial) int { return bytes.Compare(b[:], a[:]) })
+	return t.valued(func(yield func(ca.Serial, error) bool) {
 		for _, serial := range serials {
 			if !yield(serial, nil) {
 				return

@@ -62,7 +62,7 @@ const (
 	dueInvitation
 )
 
-var dueBuckets = map[byte]bucket{dueReplay: replays, dueToken: tokens, dueInvitation: invitations}
+var dueBuckets = map[byte][]bucket{dueReplay: {replays}, dueToken: {tokens}, dueInvitation: {invitations, spent}}
 
 func dueKey(until []byte, kind byte, key []byte) []byte { return join(until, []byte{kind}, key) }
 
@@ -81,11 +81,16 @@ func (s *Store) Prune(ctx context.Context, now time.Time, limit int) (int, error
 			past = append(past, bytes.Clone(k))
 		}
 		for _, k := range past {
-			b, ok := dueBuckets[k[8]]
+			of, ok := dueBuckets[k[8]]
 			if !ok {
 				return fmt.Errorf("pruning: %w", errDamaged)
 			}
-			if err := errors.Join(t.delete(b, k[9:]), t.delete(due, k)); err != nil {
+			for _, b := range of {
+				if err := t.delete(b, k[9:]); err != nil {
+					return err
+				}
+			}
+			if err := t.delete(due, k); err != nil {
 				return err
 			}
 		}

@@ -1,124 +1,181 @@
 package boltstore
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// A certificate's record is a version octet, then its small members, then the DER. What a list filters by
-// stands before the DER, though most of it is in there too: that costs some 40 octets, and parsing a
-// certificate to look at a name would cost a hundred times the time of reading one. The serial is the key, the
-// thumbprint is the DER's hash, and times are kept as differences, so none of them takes room twice. What
-// became of the certificate is not in its record, which is therefore never written again.
-const recordVersion = 1
+// A certificate's record is a version octet, then its small members, then the DER as a difference to a pattern.
+// What a list filters by stands before the DER, though most of it is in there too: that costs some 20 octets, and
+// putting a certificate together and parsing it to look at a name would cost a hundred times the time of reading
+// one. The serial is the key, the thumbprint is the DER's hash, the issuer and profile are the pattern's, and times
+// are kept as differences, so none of them takes room twice. What became of the certificate is not in its record,
+// which is therefore never written again.
+const recordVersion = 2
+
+// Flags of a record.
+const (
+	hasParent = 1 << iota
+	wholeDER  // there is no pattern, or it does not fit: the DER stands there as it is
+)
 
 // record is a certificate's record as it lies in the file. Its slices point there.
 type record struct {
-	serial                         ca.Serial
-	issuedAt                       int64 // ms
-	notBefore, notAfter            int64 // s
-	issuer, client, profile, names []byte
-	parent                         []byte // empty, or a serial
-	der                            []byte
+	serial                  ca.Serial
+	issuedAt                int64 // ms
+	notBefore, notAfter     int64 // s
+	shard                   uint32
+	issuer, profile, client []byte
+	names                   []byte // as appendNames wrote them
+	parent                  ca.Serial
+	pattern                 *pattern // of der, or nil if that is the DER
+	der                     []byte
 }
 
-func encodeRecord(r *ca.Record) []byte {
-	ms := r.IssuedAt.UnixMilli()
+// encodeRecord writes a record, as a difference to p if there is one.
+func encodeRecord(r *ca.Record, p *pattern) []byte {
 	b := make([]byte, 0, len(r.DER)+160)
-	b = append(b, recordVersion)
+	flags := byte(0)
+	if !r.Parent.IsZero() {
+		flags |= hasParent
+	}
+	b = append(b, recordVersion, flags)
+	if p == nil {
+		b = appendText(appendText(append(b, 0), r.Issuer), r.Profile)
+	} else {
+		b = binary.AppendUvarint(b, p.id)
+	}
+	ms := r.IssuedAt.UnixMilli()
 	b = binary.AppendVarint(b, ms-serialTime(r.Serial))
 	b = binary.AppendVarint(b, r.NotBefore.Unix()-ms/1000)
 	b = binary.AppendVarint(b, r.NotAfter.Unix()-r.NotBefore.Unix())
-	b = appendText(b, r.Issuer)
+	b = binary.AppendUvarint(b, uint64(r.Shard))
 	b = appendText(b, r.ClientID)
-	b = appendText(b, r.Profile)
-	if r.Parent.IsZero() {
-		b = appendText(b, "")
-	} else {
-		b = appendText(b, string(r.Parent[:]))
+	if flags&hasParent != 0 {
+		b = append(b, r.Parent[:]...)
 	}
-	var names []byte
-	for _, n := range r.Names {
-		names = appendText(names, n)
+	b = appendNames(b, r.Names, r.ClientID)
+	front := len(b)
+	if p != nil {
+		b = p.appendDifference(b, r.DER)
+		if whole, ok := p.text(b[front:]); ok && bytes.Equal(whole, r.DER) && len(b)-front < len(r.DER) {
+			return slices.Clip(b)
+		}
 	}
-	b = appendText(b, string(names))
-	return append(b, r.DER...)
+	b[1] |= wholeDER
+	return append(b[:front], r.DER...)
 }
 
-// decodeRecord reads what encodeRecord wrote, without copying.
-func decodeRecord(serial ca.Serial, b []byte) (record, error) {
-	if len(b) == 0 || b[0] != recordVersion {
+// appendNames writes names, each with the number of its octets plus one; 0 is the client's id, which the common name
+// mostly is.
+func appendNames(b []byte, names []string, clientID string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(names)))
+	for _, n := range names {
+		if n == clientID {
+			b = append(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(n))+1)
+		b = append(b, n...)
+	}
+	return b
+}
+
+// eachName calls do with each name, as long as it returns true.
+func (r *record) eachName(do func(name []byte) bool) {
+	f := fields{rest: r.names}
+	for range f.count() {
+		if name := f.name(r.client); f.short || !do(name) {
+			return
+		}
+	}
+}
+
+// certificateRecord reads what encodeRecord wrote, without copying.
+func (t *tx) certificateRecord(serial ca.Serial, b []byte) (record, error) {
+	if len(b) < 2 || b[0] != recordVersion {
 		return record{}, fmt.Errorf("certificate %s: record of an unknown version", serial)
 	}
-	f := fields{rest: b[1:]}
-	r := record{serial: serial, issuedAt: serialTime(serial) + f.number()}
+	flags, f := b[1], fields{rest: b[2:]}
+	r := record{serial: serial}
+	if id := f.count(); id == 0 {
+		r.issuer, r.profile = f.text(), f.text()
+	} else {
+		p, err := t.pattern(id)
+		if err != nil {
+			return record{}, fmt.Errorf("certificate %s: %w", serial, err)
+		}
+		r.issuer, r.profile, r.pattern = p.issuer, p.profile, p
+	}
+	r.issuedAt = serialTime(serial) + f.number()
 	r.notBefore = r.issuedAt/1000 + f.number()
 	r.notAfter = r.notBefore + f.number()
-	r.issuer, r.client, r.profile, r.parent, r.names = f.text(), f.text(), f.text(), f.text(), f.text()
-	r.der = f.rest
-	if f.short || len(r.parent) != 0 && len(r.parent) != len(ca.Serial{}) {
+	r.shard = uint32(f.count()) //nolint:gosec // G115: written from one
+	r.client = f.text()
+	if flags&hasParent != 0 {
+		copy(r.parent[:], f.take(len(r.parent)))
+	}
+	names := f.rest
+	for range f.count() {
+		if f.name(r.client); f.short {
+			break
+		}
+	}
+	r.names, r.der = names[:len(names)-len(f.rest)], f.rest
+	if flags&wholeDER != 0 {
+		r.pattern = nil
+	}
+	if f.short || r.pattern == nil && flags&wholeDER == 0 {
 		return record{}, fmt.Errorf("certificate %s: %w", serial, errDamaged)
 	}
 	return r, nil
 }
 
 // copy returns the record for use outside of the transaction.
-func (r *record) copy(rev *ca.Revocation) *ca.Record {
+func (r *record) copy(rev *ca.Revocation) (*ca.Record, error) {
+	var der []byte
+	if r.pattern == nil {
+		der = bytes.Clone(r.der)
+	} else if whole, ok := r.pattern.text(r.der); ok {
+		der = whole
+	} else {
+		return nil, fmt.Errorf("certificate %s: %w", r.serial, errDamaged)
+	}
 	out := &ca.Record{
 		Serial:     r.serial,
 		Issuer:     string(r.issuer),
+		Shard:      r.shard,
 		ClientID:   string(r.client),
 		Profile:    string(r.profile),
-		Thumbprint: thumbprint.OfDER(r.der),
+		Thumbprint: thumbprint.OfDER(der),
 		NotBefore:  time.Unix(r.notBefore, 0).UTC(),
 		NotAfter:   time.Unix(r.notAfter, 0).UTC(),
 		IssuedAt:   time.UnixMilli(r.issuedAt).UTC(),
-		DER:        append([]byte(nil), r.der...),
+		Parent:     r.parent,
+		DER:        der,
 		Revocation: rev,
 	}
-	copy(out.Parent[:], r.parent)
-	for f := (fields{rest: r.names}); len(f.rest) > 0; {
-		out.Names = append(out.Names, string(f.text()))
-	}
-	return out
+	r.eachName(func(name []byte) bool {
+		out.Names = append(out.Names, string(name))
+		return true
+	})
+	return out, nil
 }
 
-// The keys of the indexes.
-
-func thumbKey(t thumbprint.Cert) []byte { return t[:indexPrefix] }
-
-func clientKey(id string) []byte {
+func clientHash(id string) uint32 {
 	sum := sha256.Sum256([]byte(id))
-	return sum[:indexPrefix]
+	return binary.BigEndian.Uint32(sum[:])
 }
 
-func revokedKey(issuer string, serial []byte) []byte { return join([]byte(issuer), []byte{0}, serial) }
-
-// indexPrefix is how much of a hash an index is keyed by.
-const indexPrefix = 8
-
-func encodeRevocation(rev *ca.Revocation, notAfter time.Time) []byte {
-	return join([]byte{byte(rev.Reason)}, ordered(rev.At.UnixMilli()), ordered(notAfter.Unix()))
-}
-
-const revocationLen = 1 + 8 + 8
-
-// decodeRevocation reads what encodeRevocation wrote; nil is a certificate that was not revoked.
-func decodeRevocation(v []byte) (*ca.Revocation, error) {
-	if v == nil {
-		return nil, nil //nolint:nilnil // not revoked, and no error
-	}
-	if len(v) != revocationLen {
-		return nil, fmt.Errorf("revocation: %w", errDamaged)
-	}
-	return &ca.Revocation{Reason: ca.Reason(v[0]), At: time.UnixMilli(number(v[1:])).UTC()}, nil
-}
+func thumbHash(t thumbprint.Cert) uint32 { return binary.BigEndian.Uint32(t[:]) }
 
 // serialTime returns the Unix milliseconds that a serial starts with.
 func serialTime(s ca.Serial) int64 {
@@ -137,25 +194,65 @@ type fields struct {
 
 func (f *fields) number() int64 {
 	v, n := binary.Varint(f.rest)
-	if n <= 0 {
-		f.rest, f.short = nil, true
-		return 0
+	f.skip(n)
+	return v
+}
+
+func (f *fields) count() uint64 {
+	v, n := binary.Uvarint(f.rest)
+	f.skip(n)
+	return v
+}
+
+func (f *fields) octet() byte {
+	if v := f.take(1); v != nil {
+		return v[0]
 	}
+	return 0
+}
+
+func (f *fields) text() []byte {
+	size := f.count()
+	if size > uint64(len(f.rest)) {
+		f.skip(-1)
+		return nil
+	}
+	return f.take(int(size)) //nolint:gosec // G115: at most len(f.rest)
+}
+
+// name reads what appendNames wrote for one name.
+func (f *fields) name(client []byte) []byte {
+	size := f.count()
+	if size == 0 {
+		return client
+	}
+	if size > uint64(len(f.rest))+1 {
+		f.skip(-1)
+		return nil
+	}
+	return f.take(int(size) - 1) //nolint:gosec // G115: at most len(f.rest)
+}
+
+// take reads n octets, or returns nil.
+func (f *fields) take(n int) []byte {
+	if n > len(f.rest) {
+		f.skip(-1)
+		return nil
+	}
+	v := f.rest[:n]
 	f.rest = f.rest[n:]
 	return v
 }
 
-func (f *fields) text() []byte {
-	size, n := binary.Uvarint(f.rest)
-	if n <= 0 || size > uint64(len(f.rest)-n) {
+// skip goes on after n octets; no or less than none is a member that does not fit.
+func (f *fields) skip(n int) {
+	if n <= 0 {
 		f.rest, f.short = nil, true
-		return nil
+		return
 	}
-	v := f.rest[n:][:size]
-	f.rest = f.rest[n:][size:]
-	return v
+	f.rest = f.rest[n:]
 }
 
-func appendText(b []byte, s string) []byte {
+func appendText[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

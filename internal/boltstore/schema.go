@@ -3,20 +3,21 @@ package boltstore
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/pkid/pkid/internal/audit"
 )
 
-// schemaVersion is the layout below. A store of an older version is migrated when it is opened (there is none
-// yet); one of a newer version is refused.
-const schemaVersion = 1
+// schemaVersion is the layout below. A store of another version is refused.
+const schemaVersion = 2
 
-// pageSize holds about twelve certificates. Of a page of 4 KiB, which holds five, a sixth would stay empty; a
-// larger page makes each commit write more for every insert into an index that is not in order.
+// pageSize holds about 24 certificates. Of a page of 4 KiB more stays empty; a larger one makes each commit write
+// more, since it writes the last page of each bucket again.
 const pageSize = 8 << 10
 
 // bucket is a table. fill is how full bbolt leaves a page that it splits: full where keys only ever grow, since
@@ -32,28 +33,34 @@ const (
 )
 
 // The layout. Integers in keys are big endian with the sign bit flipped, so that octets sort as numbers do.
-// Where an index is keyed by the start of a hash, the record it leads to decides: two hashes that start alike
-// are two entries of the index, told apart by reading both.
+//
+// A certificate is written at the right edge of each bucket that it goes to: an index by a hash would be written at
+// another place for each, and a commit would write a page for every insert once the store is large. blocks.go says
+// how clients and thumbprints are found all the same.
 var (
 	certificates = bucket{[]byte("certificates"), rightEdge} // serial -> record.go's form, written once
-	byThumbprint = bucket{[]byte("thumbprint"), anywhere}    // first 8 octets of SHA-256(DER), serial -> nothing
-	byClient     = bucket{[]byte("client"), anywhere}        // first 8 octets of SHA-256(client id), serial -> nothing
+	patternsOf   = bucket{[]byte("patterns"), rightEdge}     // id -> issuer, profile, DER; see pattern.go
+	blocks       = bucket{[]byte("blocks"), rightEdge}       // number -> what is in it, by client and thumbprint
+	spans        = bucket{[]byte("spans"), rightEdge}        // number of a block -> its lowest and highest serial
 	byExpiry     = bucket{[]byte("expiry"), rightEdge}       // notAfter in s, serial -> nothing
-	revoked      = bucket{[]byte("revoked"), rightEdge}      // issuer, NUL, serial -> reason, at in ms, notAfter in s
-	crls         = bucket{[]byte("crl"), anywhere}           // issuer -> number, thisUpdate, nextUpdate in ms, DER
-	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> JSON
+	revoked      = bucket{[]byte("revoked"), anywhere}       // issuer, NUL, shard, serial -> reason, at in ms, notAfter in s
+	revokedThumb = bucket{[]byte("thumbprints"), anywhere}   // thumbprint of what is in revoked -> 1
+	changes      = bucket{[]byte("changes"), rightEdge}      // position -> what became of a certificate; see changes.go
+	crls         = bucket{[]byte("crl"), anywhere}           // issuer, NUL, shard -> number, times, which text; see crls.go
+	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> invitations.go's form, written once
+	spent        = bucket{[]byte("spent"), anywhere}         // id of an invitation -> serial, use
 	clients      = bucket{[]byte("clients"), anywhere}       // id -> JSON
-	changes      = bucket{[]byte("changes"), rightEdge}      // position -> a revocation, whether released, serial, issuer
 	replays      = bucket{[]byte("replay"), anywhere}        // key -> until in ms
+	proofs       = bucket{[]byte("proofs"), rightEdge}       // part -> keys with until in s; see proofs.go
 	tokens       = bucket{[]byte("tokens"), anywhere}        // SHA-256(jti) -> until in ms
 	due          = bucket{[]byte("due"), rightEdge}          // until in ms, kind, key -> nothing; what Prune drops
-	log          = bucket{[]byte("audit"), rightEdge}        // seq -> JSON of audit.Entry
+	log          = bucket{[]byte("audit"), rightEdge}        // seq -> entry.go's form
 	meta         = bucket{[]byte("meta"), anywhere}          // see below
 )
 
 var buckets = []bucket{
-	certificates, byThumbprint, byClient, byExpiry, revoked, changes, crls, invitations, clients,
-	replays, tokens, due, log, meta,
+	certificates, patternsOf, blocks, spans, byExpiry, revoked, revokedThumb, changes, crls, invitations, spent, clients,
+	replays, proofs, tokens, due, log, meta,
 }
 
 // Keys of the meta bucket.
@@ -61,6 +68,7 @@ var (
 	formatKey = []byte("format")  // formatMark
 	schemaKey = []byte("version") // schemaVersion
 	headKey   = []byte("head")    // the audit log's head: seq, hash
+	markKey   = []byte("mark")    // seq of the last audit entry whose certificate is in a block
 	ownerKey  = []byte("owner")   // Options.Identity of who created the store
 	probeKey  = []byte("probe")   // written to see whether anything can be
 
@@ -70,9 +78,12 @@ var (
 // tx is a transaction. All writing goes through put and delete, which count, so that the writer knows whether
 // a request that failed had changed anything.
 type tx struct {
-	b      *bolt.Tx
-	head   audit.Head // of the audit log; read when the transaction began
-	writes int
+	b        *bolt.Tx
+	head     audit.Head // of the audit log; read when the transaction began
+	writes   int
+	patterns *patterns // with those that this transaction made
+	newest   *newest   // the certificates that are in no block; durable no later than the transaction began
+	added    []indexed // those that this transaction made
 }
 
 func (t *tx) get(b bucket, key []byte) []byte { return t.b.Bucket(b.name).Get(key) }
@@ -114,7 +125,10 @@ func (t *tx) create(identity string) error {
 	if err := t.put(meta, ownerKey, []byte(identity)); err != nil {
 		return err
 	}
-	return t.put(meta, headKey, encodeHead(audit.Head{}))
+	if err := t.put(meta, markKey, ordered(0)); err != nil {
+		return err
+	}
+	return errors.Join(t.put(meta, headKey, encodeHead(audit.Head{})), t.storeProofs(nil, time.Time{}))
 }
 
 // checkIdentity compares whom the store belongs to, if the caller cares.
@@ -141,6 +155,9 @@ func (t *tx) check() error {
 		return fmt.Errorf("%w: it is damaged: its version is missing", ErrNotStore)
 	} else if n := number(v); n > schemaVersion {
 		return fmt.Errorf("%w: it has version %d, and this pkid knows %d", ErrNewerSchema, n, schemaVersion)
+	} else if n < schemaVersion {
+		return fmt.Errorf("%w: it has version %d, and this pkid knows %d: use the pkid that wrote it, or begin anew in an empty directory",
+			ErrOlderSchema, n, schemaVersion)
 	}
 	for _, b := range buckets {
 		if t.b.Bucket(b.name) == nil {
@@ -151,12 +168,11 @@ func (t *tx) check() error {
 		return err
 	}
 	var last audit.Head
-	if _, v := t.cursor(log).Last(); v != nil {
-		e, err := decodeEntry(v)
-		if err != nil {
-			return fmt.Errorf("%w: it is damaged: %w", ErrNotStore, err)
+	if k, v := t.cursor(log).Last(); v != nil {
+		if len(k) != 8 || len(v) < len(last.Hash) {
+			return fmt.Errorf("%w: it is damaged: the last audit entry is not readable", ErrNotStore)
 		}
-		last = e.Head()
+		last = audit.Head{Seq: uint64(number(k)), Hash: audit.Hash(v)}
 	}
 	if last != t.head {
 		return fmt.Errorf("%w: it is damaged: the audit log should end with entry %d and ends with %d", ErrNotStore, t.head.Seq, last.Seq)

@@ -1,5 +1,6 @@
 // Package boltstore keeps everything that pkid remembers in one bbolt file: certificates and revocations, CRLs,
-// invitations, clients, what may be used once, and the audit log.
+// invitations, clients, what may be used once, and the audit log. Only the text of the newest CRLs is in files beside
+// it, which may be lost.
 //
 // *Store implements ca.Store, crl.Store, crl.Revocations, enroll.Store, authserver.ClientStore,
 // authserver.RevokedTokens and tokenbind.Replay. All writes pass through one goroutine, which puts everything
@@ -39,6 +40,8 @@ var (
 	ErrNotStore = errors.New("not a usable pkid store")
 	// ErrNewerSchema: a newer pkid wrote the file. Use that one.
 	ErrNewerSchema = errors.New("the store was written by a newer pkid")
+	// ErrOlderSchema: an older pkid wrote the file, in a form that is read no more.
+	ErrOlderSchema = errors.New("the store was written by an older pkid")
 	// ErrIdentity: the store is another CA's.
 	ErrIdentity = errors.New("the store belongs to another CA")
 	// ErrClosed: the store was closed.
@@ -63,6 +66,14 @@ type Store struct {
 	db  *bolt.DB
 	now func() time.Time
 
+	// What is durable, put there by the writer after a commit.
+	patterns atomic.Pointer[patterns]
+	newest   atomic.Pointer[newest]
+
+	known  known
+	texts  *texts
+	proofs *Proofs
+
 	queue  chan *request
 	idle   chan struct{} // closed when the writer has ended
 	closed bool
@@ -83,7 +94,7 @@ var _ interface {
 } = (*Store)(nil)
 
 // Open opens the store at path, or creates it with mode 0600 if o says so; its directory must exist. The errors
-// are ErrLocked, ErrNotStore, ErrIdentity and ErrNewerSchema, beside those of the file system.
+// are ErrLocked, ErrNotStore, ErrIdentity, ErrNewerSchema and ErrOlderSchema, beside those of the file system.
 func Open(path string, o Options) (*Store, error) {
 	if o.Timeout == 0 {
 		o.Timeout = time.Second
@@ -91,11 +102,12 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	db, err := open(path, o)
-	if err != nil {
+	s := &Store{now: o.Now, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
+	s.known.records = map[string]*authserver.Client{}
+	if err := s.open(path, o); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", path, err)
 	}
-	s := &Store{db: db, now: o.Now, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
+	s.texts = newTexts(path + ".crl")
 	go s.write()
 	return s, nil
 }
@@ -103,10 +115,10 @@ func Open(path string, o Options) (*Store, error) {
 // open opens the file and checks it. bbolt panics on a page that is not what it should be, and touching a page
 // that a truncated file lacks is a fault; both are told as a damaged file here. bbolt, interrupted like that,
 // keeps the file locked until the process ends.
-func open(path string, o Options) (db *bolt.DB, err error) {
+func (s *Store) open(path string, o Options) (err error) {
 	if !o.Create {
 		if err := holdsSomething(path); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -114,22 +126,40 @@ func open(path string, o Options) (db *bolt.DB, err error) {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: it is damaged: %v; restore it from a backup", ErrNotStore, r)
 		}
-		if err != nil && db != nil {
-			err = errors.Join(err, db.Close())
-			db = nil
+		if err != nil && s.db != nil {
+			err = errors.Join(err, s.db.Close())
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: o.Timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
+	s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: o.Timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
 	switch {
 	case err == nil:
-		return db, prepare(db, path, o)
+		if err := prepare(s.db, path, o); err != nil {
+			return err
+		}
+		return s.db.View(s.load)
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%w: another pkid has it open; stop that one first", ErrLocked)
+		return fmt.Errorf("%w: another pkid has it open; stop that one first", ErrLocked)
 	case isSystem(err):
-		return nil, err
+		return err
 	default:
-		return nil, fmt.Errorf("%w: its header is not that of a store: %w", ErrNotStore, err)
+		return fmt.Errorf("%w: its header is not that of a store: %w", ErrNotStore, err)
 	}
+}
+
+// load reads what the store keeps in memory.
+func (s *Store) load(b *bolt.Tx) error {
+	t := &tx{b: b}
+	var err error
+	if t.patterns, err = t.loadPatterns(); err != nil {
+		return err
+	}
+	if t.newest, err = t.loadNewest(); err != nil {
+		return err
+	}
+	s.patterns.Store(t.patterns)
+	s.newest.Store(t.newest)
+	s.proofs, err = t.loadProofs(s)
+	return err
 }
 
 // isSystem reports whether err came from the operating system and not from what the file holds.
@@ -196,6 +226,7 @@ func syncDir(dir string) error {
 // Close waits for the writes that were accepted and for the reads under way, and gives up the lock. It may be
 // called twice.
 func (s *Store) Close() error {
+	kept := s.proofs.close()
 	s.mu.Lock()
 	if !s.closed {
 		s.closed = true
@@ -203,7 +234,8 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	<-s.idle
-	if err := s.db.Close(); err != nil {
+	s.texts.close()
+	if err := errors.Join(kept, s.db.Close()); err != nil {
 		return fmt.Errorf("closing the store: %w", err)
 	}
 	return nil
@@ -214,7 +246,12 @@ func (s *Store) view(ctx context.Context, read func(*tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.db.View(func(b *bolt.Tx) error { return read(&tx{b: b}) })
+	// Taken before the snapshot, which therefore has all that is in them: see tx.pattern and tx.unblocked.
+	t := &tx{patterns: s.patterns.Load(), newest: s.newest.Load()}
+	err := s.db.View(func(b *bolt.Tx) error {
+		t.b = b
+		return read(t)
+	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}

@@ -149,7 +149,7 @@ func (s *Store) transact(work func(*tx) error) error {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
 	defer b.Rollback() //nolint:errcheck // after a commit there is nothing left to roll back
-	t := &tx{b: b}
+	t := &tx{b: b, patterns: s.patterns.Load(), newest: s.newest.Load()}
 	if err := t.loadHead(); err != nil {
 		return err
 	}
@@ -159,7 +159,16 @@ func (s *Store) transact(work func(*tx) error) error {
 	if err := t.storeHead(); err != nil {
 		return err
 	}
-	return s.commit(b)
+	now, err := t.index()
+	if err != nil {
+		return err
+	}
+	if err := s.commit(b); err != nil {
+		return err
+	}
+	s.patterns.Store(t.patterns)
+	s.newest.Store(now)
+	return nil
 }
 
 // commit makes b durable. bbolt writes and syncs the data first and the page that makes it current last, so
@@ -214,10 +223,10 @@ const probeSize = 64 << 10
 
 // Writable returns why nothing can be written, for a readiness check: a full disk lets reads go on. After a
 // commit that failed it tries another, small one, so that a store that nobody sends work to finds out too when
-// there is room again.
+// there is room again. It also tells of a CRL's text that cannot be kept in its file, though nothing else suffers.
 func (s *Store) Writable(ctx context.Context) error {
 	if s.unwritable.Load() == nil {
-		return nil
+		return s.texts.err()
 	}
 	return s.update(ctx, func(t *tx) error { return t.put(meta, probeKey, make([]byte, probeSize)) })
 }

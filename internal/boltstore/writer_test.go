@@ -204,7 +204,7 @@ func TestFailedCommit(t *testing.T) {
 	big.DER = make([]byte, 1<<20)
 	first, second := newRecord("first"), newRecord("second")
 	bigInsert := func() error {
-		return s.update(t.Context(), func(tx *tx) error { return tx.put(certificates, big.Serial[:], encodeRecord(big)) })
+		return s.update(t.Context(), func(tx *tx) error { return tx.put(certificates, big.Serial[:], encodeRecord(big, nil)) })
 	}
 	release := hold(t, s)
 	s.db.MaxSize = 1 << 19 // the writer, held, reads it after this

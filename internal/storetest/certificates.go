@@ -28,6 +28,7 @@ var certificateTests = map[string]func(*testing.T, *store){
 func testInsertAndRead(t *testing.T, s *store) {
 	full := record("alice", 1500*time.Millisecond, func(r *ca.Record) {
 		r.Parent = record("alice", 0).Serial
+		r.Shard = 1<<32 - 1
 		r.Names = []string{"alice", "Alice.Example.com", "192.0.2.7", "spiffe://example.com/alice"}
 		r.NotAfter = r.NotAfter.Add(300 * 24 * time.Hour)
 	})
@@ -65,7 +66,7 @@ func (s *store) byThumbprint(t *testing.T, tp thumbprint.Cert) (*ca.Record, erro
 	return nil, fmt.Errorf("%w: %d found", ca.ErrNotFound, len(page.Records))
 }
 
-// checkRecord reads a record in each of the two ways and compares all of it.
+// checkRecord reads a record in each of the ways that there are and compares all of it.
 func checkRecord(t *testing.T, s *store, want *ca.Record) {
 	t.Helper()
 	got, err := s.Certificate(t.Context(), want.Serial)
@@ -76,6 +77,7 @@ func checkRecord(t *testing.T, s *store, want *ca.Record) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("List by thumbprint = %+v, %v; want %+v", got, err, want)
 	}
+	checkRevoked(t, s, want.Thumbprint, want.Revocation != nil)
 }
 
 func testInsertDuplicate(t *testing.T, s *store) {
@@ -117,10 +119,11 @@ func testUnknownCertificate(t *testing.T, s *store) {
 	if _, err := s.Certificate(t.Context(), ca.Serial(noise(16))); !errors.Is(err, ca.ErrNotFound) {
 		t.Errorf("Certificate = %v, want ErrNotFound", err)
 	}
+	if _, err := s.byThumbprint(t, thumbprint.Cert(noise(32))); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("List by thumbprint = %v, want ErrNotFound", err)
+	}
 	for _, tp := range []thumbprint.Cert{{}, thumbprint.Cert(noise(32))} {
-		if _, err := s.byThumbprint(t, tp); !errors.Is(err, ca.ErrNotFound) {
-			t.Errorf("List by thumbprint(%s) = %v, want ErrNotFound", tp, err)
-		}
+		checkRevoked(t, s, tp, false)
 	}
 	_, err := s.Decide(t.Context(), ca.Serial(noise(16)), func(*ca.Record) (*ca.Revocation, audit.Event, error) {
 		t.Error("decide was called without a record")
@@ -145,6 +148,15 @@ func testDecide(t *testing.T, s *store) {
 			t.Errorf("Decide = %+v, want %+v", got, &want)
 		}
 		checkRecord(t, s, &want)
+	}
+	s.reopen(t)
+	checkRevoked(t, s, rec.Thumbprint, true)
+}
+
+func checkRevoked(t *testing.T, s *store, tp thumbprint.Cert, want bool) {
+	t.Helper()
+	if got, err := s.RevokedThumbprint(t.Context(), tp); err != nil || got != want {
+		t.Errorf("RevokedThumbprint(%s) = %t, %v; want %t", tp, got, err, want)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"reflect"
 	"slices"
@@ -17,6 +18,9 @@ import (
 
 var statusTests = map[string]func(*testing.T, *store){
 	"LatestAndReplace":       testReplace,
+	"LatestOfEachShard":      testShardsOfLists,
+	"LatestThatTheCallerHas": testLatestHave,
+	"LatestWhileReplacing":   testLatestWhileReplacing,
 	"ReplaceHasOneWinner":    testReplaceWinner,
 	"RevokedInOrder":         testRevoked,
 	"RevokedWhileRevoking":   testRevokedWhileRevoking,
@@ -79,10 +83,90 @@ func testReplaceWinner(t *testing.T, s *store) {
 	}
 }
 
-// revocations reads all that Revoked yields for an issuer.
-func revocations(t *testing.T, s *store, issuer string, notBefore time.Time) []crl.Entry {
+// testShardsOfLists: the shards of an issuer, and issuers whose ids start alike, have lists of their own.
+func testShardsOfLists(t *testing.T, s *store) {
+	var all []crl.Signed
+	for i, shard := range []crl.Shard{{Issuer: issuerID}, {Issuer: issuerID, Number: 1}, {Issuer: issuerID, Number: 1 << 31}, {Issuer: issuerID + "-1"}, {Issuer: "An Issuer/.."}} {
+		list := signed(shard.Issuer, uint64(10+i))
+		list.Shard = shard
+		if err := s.Replace(t.Context(), crl.Signed{}, list); err != nil {
+			t.Fatalf("Replace of the first list of %v: %v", shard, err)
+		}
+		all = append(all, list)
+	}
+	for range 2 {
+		for _, want := range all {
+			checkLatest(t, s, want, 0)
+		}
+		s.reopen(t)
+	}
+}
+
+// testLatestHave: whoever has the newest list's text is not given it again.
+func testLatestHave(t *testing.T, s *store) {
+	first, second := signed(issuerID, 1), signed(issuerID, 2)
+	if err := s.Replace(t.Context(), crl.Signed{}, first); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		without := first
+		without.DER = nil
+		checkLatest(t, s, without, 1)
+		checkLatest(t, s, first, 99)
+		s.reopen(t)
+	}
+	if err := s.Replace(t.Context(), first, second); err != nil {
+		t.Fatal(err)
+	}
+	checkLatest(t, s, second, 1)
+}
+
+func checkLatest(t *testing.T, s *store, want crl.Signed, have uint64) {
 	t.Helper()
-	out, err := entries(s.Revoked(t.Context(), crl.Shard{Issuer: issuer}, notBefore))
+	got, err := s.Latest(t.Context(), want.Shard, have)
+	same := got.DER.Equal(want.DER)
+	got.DER, want.DER = nil, nil
+	if err != nil || !same || !reflect.DeepEqual(got, want) {
+		t.Errorf("Latest(%v, %d) = %+v, %v, the text wanted: %t; want %+v", want.Shard, have, got, err, same, want)
+	}
+}
+
+// testLatestWhileReplacing: who reads at any moment gets a list as it was published, with its text.
+func testLatestWhileReplacing(t *testing.T, s *store) {
+	var lists []crl.Signed
+	for n := range uint64(30) {
+		lists = append(lists, signed(issuerID, n+1))
+	}
+	if err := s.Replace(t.Context(), crl.Signed{}, lists[0]); err != nil {
+		t.Fatal(err)
+	}
+	errs := together(3, func(i int) error {
+		for k := 1; i == 0 && k < len(lists); k++ {
+			if err := s.Replace(t.Context(), lists[k-1], lists[k]); err != nil {
+				return err
+			}
+		}
+		for last := uint64(0); i > 0 && last < uint64(len(lists)); {
+			got, err := s.Latest(t.Context(), crl.Shard{Issuer: issuerID}, 0)
+			if err != nil {
+				return err
+			}
+			if got.Number < last || !got.DER.Equal(lists[got.Number-1].DER) {
+				return fmt.Errorf("after list %d, list %d with %d octets of another text", last, got.Number, got.DER.Len())
+			}
+			last = got.Number
+		}
+		return nil
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// revocations reads all that Revoked yields for a shard.
+func revocations(t *testing.T, s *store, shard crl.Shard, notBefore time.Time) []crl.Entry {
+	t.Helper()
+	out, err := entries(s.Revoked(t.Context(), shard, notBefore))
 	if err != nil {
 		t.Fatalf("Revoked: %v", err)
 	}
@@ -103,7 +187,7 @@ func entries(revoked iter.Seq2[crl.Entry, error]) ([]crl.Entry, error) {
 }
 
 func testRevoked(t *testing.T, s *store) {
-	if got := revocations(t, s, issuerID, time.Time{}); len(got) != 0 {
+	if got := revocations(t, s, crl.Shard{Issuer: issuerID}, time.Time{}); len(got) != 0 {
 		t.Fatalf("Revoked of an empty store = %v", got)
 	}
 	var want []crl.Entry
@@ -111,6 +195,9 @@ func testRevoked(t *testing.T, s *store) {
 		r := record("alice", time.Duration(-i)*time.Second, func(r *ca.Record) { r.NotAfter = start.Add(time.Duration(i) * time.Hour) })
 		if i == 4 {
 			r.Issuer = issuerID + "0" // another one, whose id starts alike
+		}
+		if i == 8 {
+			r.Shard = 1
 		}
 		insert(t, s, r)
 		rev := ca.Revocation{Reason: ca.Reason(i % 7), At: start.Add(time.Duration(i) * time.Millisecond)} // 6 is a hold
@@ -121,7 +208,7 @@ func testRevoked(t *testing.T, s *store) {
 		if i == 7 {
 			revoke(t, s, r.Serial, nil) // and released
 		}
-		if i == 4 || i == 7 {
+		if i == 4 || i == 7 || i == 8 {
 			continue
 		}
 		want = append(want, crl.Entry{Serial: r.Serial[:], Reason: int(rev.Reason), At: rev.At, NotAfter: r.NotAfter})
@@ -135,13 +222,13 @@ func testRevoked(t *testing.T, s *store) {
 					some = append(some, e)
 				}
 			}
-			if got := revocations(t, s, issuerID, notBefore); !reflect.DeepEqual(got, some) {
+			if got := revocations(t, s, crl.Shard{Issuer: issuerID}, notBefore); !reflect.DeepEqual(got, some) {
 				t.Errorf("Revoked(%s) = %v, want %v", notBefore, got, some)
 			}
 		}
 		s.reopen(t)
 	}
-	if got := revocations(t, s, "unknown", time.Time{}); len(got) != 0 {
+	if got := revocations(t, s, crl.Shard{Issuer: "unknown"}, time.Time{}); len(got) != 0 {
 		t.Errorf("Revoked of an unknown issuer = %v", got)
 	}
 }

@@ -52,7 +52,7 @@ type Open func(t *testing.T, dir string) Engine
 // Run runs the contract against an engine.
 func Run(t *testing.T, open Open) {
 	for _, group := range []map[string]func(*testing.T, *store){
-		certificateTests, listTests, statusTests, enrolmentTests, clientTests, onceTests, auditTests,
+		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests,
 	} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {

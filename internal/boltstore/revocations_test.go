@@ -17,7 +17,7 @@ func TestRevokedAcrossChunks(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "pkid.db"))
 	const n = 2*chunk + 1
 	key := func(i int) []byte {
-		return revokedKey("issuer", binary.BigEndian.AppendUint64(make([]byte, 8), uint64(i)))
+		return revokedKey(crl.Shard{Issuer: "issuer"}, binary.BigEndian.AppendUint64(make([]byte, 8), uint64(i)))
 	}
 	expiry := time.Now().Add(time.Hour)
 	put := func(from, to int) {

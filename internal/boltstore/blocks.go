@@ -1,0 +1,241 @@
+package boltstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sort"
+
+	"github.com/pkid/pkid/ca"
+)
+
+// Certificates are found by client and by thumbprint through blocks. A block has some thousands of certificates, in
+// the order in which they were inserted, and is written once, at the right edge of its bucket: their serials, and
+// two arrays of (start of a hash, which of the serials), sorted by hash. A search looks into each block; that is a
+// fraction of a microsecond, and two milliseconds for ten million certificates, which a search may cost and an
+// insert may not. It goes through the blocks from the newest serials down, and ends where its reader does.
+//
+// The certificates of the block that is not full yet are in memory. They are taken from the audit log when the store
+// is opened: the entry that a certificate came with has its serial in front.
+//
+// A hash's start leads to few others beside what is looked for, and the record decides.
+const (
+	blockSize = 8192    // certificates after which a block ends, at the end of their transaction
+	maxUnread = 1 << 16 // audit entries after which one ends too, to bound what an opening reads
+)
+
+// indexed is what a block knows of a certificate.
+type indexed struct {
+	serial        ca.Serial
+	thumb, client uint32 // how the thumbprint begins, and the SHA-256 of the client's id
+}
+
+// newest are the certificates that are durable and in no block. The writer puts a longer one in its place after a
+// commit, whose entries may share their memory with this one's; these never change.
+type newest struct {
+	block   uint64 // the number that their block will have, from 0
+	entries []indexed
+}
+
+// by selects one of a block's two arrays.
+type by int
+
+const (
+	byThumb by = iota
+	byClient
+)
+
+func (e *indexed) hash(key by) uint32 {
+	if key == byThumb {
+		return e.thumb
+	}
+	return e.client
+}
+
+// What one certificate takes in a block.
+const (
+	hashLen  = 4
+	placeLen = 2
+	entryLen = len(ca.Serial{}) + 2*(hashLen+placeLen)
+)
+
+// encodeBlock writes at most 65,536 entries: serials, then by thumbprint and by client the hashes and the places.
+func encodeBlock(entries []indexed) []byte {
+	b := make([]byte, 0, len(entries)*entryLen)
+	for i := range entries {
+		b = append(b, entries[i].serial[:]...)
+	}
+	sorted := make([]uint64, len(entries))
+	for _, key := range []by{byThumb, byClient} {
+		for i := range entries {
+			sorted[i] = uint64(entries[i].hash(key))<<16 | uint64(i) //nolint:gosec // G115: i < 65536
+		}
+		slices.Sort(sorted)
+		for _, s := range sorted {
+			b = binary.LittleEndian.AppendUint32(b, uint32(s>>16)) //nolint:gosec // G115: what was shifted in
+		}
+		for _, s := range sorted {
+			b = binary.LittleEndian.AppendUint16(b, uint16(s)) //nolint:gosec // G115: the lower half
+		}
+	}
+	return b
+}
+
+// appendMatches appends the serials that a block has under a hash.
+func appendMatches(found []ca.Serial, block []byte, key by, hash uint32) ([]ca.Serial, error) {
+	n := len(block) / entryLen
+	if n == 0 || len(block)%entryLen != 0 {
+		return nil, errDamaged
+	}
+	serials := block[:n*len(ca.Serial{})]
+	hashes := block[len(serials)+int(key)*n*(hashLen+placeLen):][:n*(hashLen+placeLen)]
+	at := func(i int) uint32 { return binary.LittleEndian.Uint32(hashes[i*hashLen:]) }
+	for i := firstAtLeast(n, hash, at); i < n && at(i) == hash; i++ {
+		place := int(binary.LittleEndian.Uint16(hashes[n*hashLen+i*placeLen:]))
+		if place >= n {
+			return nil, errDamaged
+		}
+		found = append(found, ca.Serial(serials[place*len(ca.Serial{}):]))
+	}
+	return found, nil
+}
+
+// firstAtLeast searches n sorted hashes. Hashes are spread evenly, so it begins where this one should be, and
+// touches two or three lines of memory where a search by halves touches ten.
+func firstAtLeast(n int, hash uint32, at func(int) uint32) int {
+	low := int(uint64(hash) * uint64(n) >> 32) //nolint:gosec // G115: less than n
+	high := low
+	for step := 16; low > 0 && at(low) >= hash; step *= 2 {
+		high, low = low, max(low-step, 0)
+	}
+	for step := 16; high < n && at(high) < hash; step *= 2 {
+		low, high = high, min(high+step, n)
+	}
+	return low + sort.Search(high-low, func(i int) bool { return at(low+i) >= hash })
+}
+
+// span is where the serials of a block lie. Those of two blocks overlap where certificates were inserted in another
+// order than that of their serials.
+type span struct {
+	number    uint64
+	low, high ca.Serial
+}
+
+// spans returns those of all blocks that have serials below bound, the highest serials last.
+func (t *tx) spans(bound []byte) ([]span, error) {
+	var out []span
+	c := t.cursor(spans)
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if len(v) != 2*len(ca.Serial{}) {
+			return nil, fmt.Errorf("span of a block: %w", errDamaged)
+		}
+		if s := (span{uint64(number(k)), ca.Serial(v), ca.Serial(v[16:])}); bytes.Compare(s.low[:], bound) < 0 {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b span) int { return bytes.Compare(a.high[:], b.high[:]) })
+	return out, nil
+}
+
+// hashed yields the serials below bound that are indexed under a hash, newest first. An error ends it.
+func (t *tx) hashed(key by, hash uint32, bound []byte) iter.Seq2[ca.Serial, error] {
+	return func(yield func(ca.Serial, error) bool) {
+		left, err := t.spans(bound)
+		found := t.unblocked(key, hash)
+		for err == nil {
+			slices.SortFunc(found, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })
+			if n := len(left); n > 0 && (len(found) == 0 || bytes.Compare(left[n-1].high[:], found[len(found)-1][:]) > 0) {
+				found, err = t.blockMatches(found, left[n-1].number, key, hash)
+				left = left[:n-1]
+				continue
+			}
+			if len(found) == 0 {
+				return
+			}
+			serial := found[len(found)-1]
+			found = found[:len(found)-1]
+			if bytes.Compare(serial[:], bound) < 0 && !yield(serial, nil) {
+				return
+			}
+		}
+		yield(ca.Serial{}, err)
+	}
+}
+
+func (t *tx) blockMatches(found []ca.Serial, number uint64, key by, hash uint32) ([]ca.Serial, error) {
+	found, err := appendMatches(found, t.get(blocks, ordered(int64(number))), key, hash) //nolint:gosec // G115: read from one
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", number, err)
+	}
+	return found, nil
+}
+
+// unblocked returns the serials under a hash that are in no block yet.
+func (t *tx) unblocked(key by, hash uint32) []ca.Serial {
+	if t.newest.block != t.nextBlock() {
+		return nil // the block has ended since newest was taken, so the transaction sees them there
+	}
+	var found []ca.Serial
+	for i := range t.newest.entries {
+		if e := &t.newest.entries[i]; e.hash(key) == hash {
+			found = append(found, e.serial)
+		}
+	}
+	return found
+}
+
+func (t *tx) nextBlock() uint64 {
+	k, _ := t.cursor(spans).Last()
+	if k == nil {
+		return 0
+	}
+	return uint64(number(k)) + 1
+}
+
+// index returns what newest is to be once the transaction is committed, and writes a block if that has grown enough.
+func (t *tx) index() (*newest, error) {
+	now := &newest{block: t.newest.block, entries: append(t.newest.entries, t.added...)}
+	unread := int64(t.head.Seq) - number(t.get(meta, markKey)) //nolint:gosec // G115: far below the sign bit
+	if len(now.entries) < blockSize && unread < maxUnread {
+		return now, nil
+	}
+	if err := t.put(meta, markKey, ordered(int64(t.head.Seq))); err != nil || len(now.entries) == 0 { //nolint:gosec // G115: as above
+		return now, err
+	}
+	first, last := now.entries[0].serial, now.entries[0].serial
+	for i := range now.entries {
+		if s := &now.entries[i].serial; bytes.Compare(s[:], first[:]) < 0 {
+			first = *s
+		} else if bytes.Compare(s[:], last[:]) > 0 {
+			last = *s
+		}
+	}
+	key := ordered(int64(now.block)) //nolint:gosec // G115: a count
+	err := errors.Join(t.put(blocks, key, encodeBlock(now.entries)), t.put(spans, key, join(first[:], last[:])))
+	return &newest{block: now.block + 1}, err
+}
+
+// loadNewest reads, at the opening, what came after the last block.
+func (t *tx) loadNewest() (*newest, error) {
+	n := &newest{block: t.nextBlock()}
+	mark := t.get(meta, markKey)
+	if len(mark) != 8 {
+		return nil, fmt.Errorf("%w: it is damaged: the mark of its last block is missing", ErrNotStore)
+	}
+	c := t.cursor(log)
+	for k, v := c.Seek(ordered(number(mark) + 1)); k != nil; k, v = c.Next() {
+		serial, ok := broughtBy(v)
+		if !ok {
+			continue
+		}
+		rec, err := t.certificate(serial)
+		if err != nil {
+			return nil, fmt.Errorf("%w: it is damaged: audit entry %d: %w", ErrNotStore, number(k), err)
+		}
+		n.entries = append(n.entries, indexed{serial, thumbHash(rec.Thumbprint), clientHash(rec.ClientID)})
+	}
+	return n, nil
+}

@@ -1,0 +1,228 @@
+package boltstore
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pkid/pkid/crl"
+)
+
+// texts keeps the DER of each shard's newest CRL in a file of its own. One goroutine writes them, the newest of each
+// shard only, and between two it rests for a few times as long as the last one took, so that a storm of revocations
+// does not become a storm of files. Until a text is in its file it is in memory.
+//
+// A file that cannot be written, or is lost, costs no more than signing a new list after a restart.
+type texts struct {
+	dir  string
+	wake chan struct{} // has room for one
+	stop chan struct{}
+	done chan struct{} // closed when the goroutine has ended
+
+	stopped sync.Once
+
+	mu     sync.Mutex // guards all below
+	memory []*text
+	newest map[crl.Shard]uint64 // number of the newest list that was committed since the opening
+	failed error                // why the newest attempt to write a file failed; nil if it did not
+}
+
+// text is a list in memory.
+type text struct {
+	crl.Signed
+	print     fingerprint
+	committed bool // and so to be written
+}
+
+func newTexts(dir string) *texts {
+	t := &texts{
+		dir: dir, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		newest: map[crl.Shard]uint64{},
+	}
+	go t.write()
+	return t
+}
+
+// offer keeps a list that is about to be committed, so that whoever sees its number finds its text.
+func (t *texts) offer(c crl.Signed) *text {
+	x := &text{Signed: c, print: fingerprintOf(c.DER)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.memory = append(t.memory, x)
+	return x
+}
+
+// settle says what became of a list that was offered. One that was committed supersedes those before it.
+func (t *texts) settle(x *text, committed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x.committed = committed
+	if committed {
+		t.newest[x.Shard] = max(t.newest[x.Shard], x.Number)
+	}
+	t.memory = slices.DeleteFunc(t.memory, func(y *text) bool {
+		return y == x && !committed || y.committed && y.Number < t.newest[y.Shard]
+	})
+	t.rouse()
+}
+
+func (t *texts) rouse() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// get returns the text with a fingerprint, or nil.
+func (t *texts) get(shard crl.Shard, print fingerprint) crl.DER {
+	if x := t.find(func(x *text) bool { return x.Shard == shard && x.print == print }); x != nil {
+		return x.DER
+	}
+	der, err := readText(t.path(shard))
+	if err != nil || fingerprintOf(der) != print {
+		return nil
+	}
+	return der
+}
+
+func (t *texts) find(is func(*text) bool) *text {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.IndexFunc(t.memory, is); i >= 0 {
+		return t.memory[i]
+	}
+	return nil
+}
+
+const (
+	restFactor  = 4 // rest after a file for so many times as long as it took
+	longestRest = 5 * time.Second
+)
+
+// write is the goroutine.
+func (t *texts) write() {
+	defer close(t.done)
+	for {
+		select {
+		case <-t.wake:
+		case <-t.stop:
+			_ = t.flush() // it is remembered, and the file is not needed
+			return
+		}
+		began := time.Now()
+		rest := longestRest
+		if t.flush() == nil {
+			rest = min(restFactor*time.Since(began), rest)
+		}
+		select {
+		case <-time.After(rest):
+		case <-t.stop:
+		}
+	}
+}
+
+// flush writes what is to be written. What failed stays in memory, and is tried again.
+func (t *texts) flush() error {
+	var errs []error
+	tried := map[*text]bool{}
+	for {
+		x := t.find(func(x *text) bool { return x.committed && !tried[x] })
+		if x == nil {
+			break
+		}
+		tried[x] = true
+		if err := writeText(t.path(x.Shard), x.DER); err != nil {
+			errs = append(errs, fmt.Errorf("keeping the CRL of issuer %s in a file: %w", x.Shard.Issuer, err))
+			continue
+		}
+		t.mu.Lock()
+		t.memory = slices.DeleteFunc(t.memory, func(y *text) bool { return y == x })
+		t.mu.Unlock()
+	}
+	err := errors.Join(errs...)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed = err
+	if err != nil {
+		t.rouse()
+	}
+	return err
+}
+
+func (t *texts) err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed
+}
+
+// close writes what is left.
+func (t *texts) close() {
+	t.stopped.Do(func() { close(t.stop) })
+	<-t.done
+}
+
+// path names a shard's file, after the issuer's id if that is fit for a name on every file system.
+func (t *texts) path(s crl.Shard) string {
+	name := s.Issuer
+	if len(name) > 64 || strings.Trim(name, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+		sum := sha256.Sum256([]byte(name))
+		name = hex.EncodeToString(sum[:])
+	}
+	if s.Number > 0 {
+		name += "-" + strconv.FormatUint(uint64(s.Number), 10)
+	}
+	return filepath.Join(t.dir, name+".crl")
+}
+
+// A text's file is the text, and after it a checksum, against damage.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func writeText(path string, der crl.DER) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // G304: beside the operator's store
+	if err != nil {
+		return err
+	}
+	w, sum := bufio.NewWriterSize(f, 1<<18), uint32(0)
+	for _, part := range der {
+		sum = crc32.Update(sum, castagnoli, part)
+		_, _ = w.Write(part) // Flush tells
+	}
+	_, _ = w.Write(binary.BigEndian.AppendUint32(nil, sum))
+	if err = w.Flush(); err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func readText(path string) (crl.DER, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // G304: beside the operator's store
+	if err != nil {
+		return nil, err
+	}
+	n := len(b) - 4
+	if n < 0 || binary.BigEndian.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli) {
+		return nil, fmt.Errorf("CRL file %s: %w", path, errDamaged)
+	}
+	return crl.DER{b[:n:n]}, nil
+}
