@@ -140,11 +140,12 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 	}
 	anchors := x509.NewCertPool()
 	anchors.AddCert(d.issuer.Signer.Certificate())
+	proofs := d.store.Proofs()
 	oauth, err := authserver.New(authserver.Config{
 		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
 		Registry: registry, Certificates: certificates{d.authority},
 		Anchors: func() *x509.CertPool { return anchors },
-		Replay:  d.store, Assertions: d.store, Revoked: d.store, Keys: keys,
+		Replay:  proofs, ProofsSince: proofs.Since(), Assertions: d.store, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
 	})
