@@ -83,3 +83,53 @@ func TestNewNoncesRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A checker whose memory begins at Since takes no earlier proof, and lets a client in at its second try whether
+// nonces are known, demanded or neither.
+func TestProofCheckerSince(t *testing.T) {
+	for name, set := range map[string]func(*proofKit){
+		"no nonces":       func(*proofKit) {},
+		"nonces known":    func(k *proofKit) { k.checker.Nonces = newNonces(t, 1, "as", k.clock) },
+		"nonces demanded": func(k *proofKit) { k.checker.Nonces = newNonces(t, 1, "as", k.clock); k.request.RequireNonce = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newProofKit(t)
+			set(k)
+			k.checker.Since = testStart
+			old := ""
+			if k.checker.Nonces != nil {
+				old = k.checker.Nonces.Current() // of an earlier process with the same key
+			}
+			withNonce := func(nonce string) string {
+				return k.proof(t, func(_, c object) {
+					if nonce != "" {
+						c["nonce"] = nonce
+					}
+				})
+			}
+			for range 30 { // during the start and after it
+				if late := k.clock.Now().Sub(testStart); late <= 10*time.Second {
+					check := "restart"
+					if old == "" && k.request.RequireNonce {
+						check = "nonce"
+					}
+					refused := k.refuse(t, check, withNonce(old))
+					if refused.Code != CodeUseNonce || refused.Nonce == "" {
+						t.Fatalf("after %v: %+v", late, refused)
+					}
+					k.accept(t, withNonce(refused.Nonce))
+				} else if k.request.RequireNonce {
+					k.accept(t, withNonce(k.refuse(t, "nonce", withNonce("")).Nonce))
+				} else {
+					k.accept(t, withNonce(""))
+				}
+				k.clock.Add(5 * time.Second)
+			}
+			another := &ProofChecker{Replay: k.checker.Replay, Now: k.clock.Now, Since: testStart}
+			another.begin()
+			if another.fresh.Valid(k.checker.fresh.Current()) {
+				t.Error("a nonce of another process shows nothing")
+			}
+		})
+	}
+}
