@@ -2,7 +2,6 @@ package crl
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
@@ -129,26 +128,4 @@ func BenchmarkGzip(b *testing.B) {
 		z = compress(list, func() bool { return true })
 	}
 	b.ReportMetric(float64(list.Len())/float64(z.Len()), "ratio")
-}
-
-// Reading all of the revocations again, as once an hour and whenever a list is due.
-func BenchmarkReread(b *testing.B) {
-	ca, m := newCA(b, "Issuing CA"), newMemory()
-	for _, r := range bigEntries(100_000) {
-		e := r.entry()
-		e.NotAfter = time.Now().Add(time.Hour)
-		m.put(e)
-	}
-	p := newPublisher(b, publisherConfig(ca, m))
-	never := func(*view) bool { return false }
-	v, err := p.look(context.Background(), testShard, nil, time.Now(), time.Now(), never)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err == nil {
-			v, err = p.look(context.Background(), testShard, v, v.since, time.Now(), never)
-		}
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
 }

@@ -67,10 +67,10 @@ func (e *entries) with(edits []edit) (*entries, error) {
 		}
 		edits = edits[n:]
 	}
-	if slices.Equal(w.done.blocks, e.blocks) {
-		return e, nil
+	if next := w.finish(); !next.parts().Equal(e.parts()) { // where blocks are shared, that looks at none of them
+		return next, nil
 	}
-	return w.finish(), nil
+	return e, nil
 }
 
 // blockWriter makes blocks of entries that come in order.

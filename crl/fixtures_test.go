@@ -134,6 +134,7 @@ type memory struct {
 	log     []Change
 
 	beforeReplace, afterReplace, beforeLatest, beforeRevoked, beforeChanges func() error // faults; may be nil
+	afterRevoked                                                            func()       // may be nil
 }
 
 func newMemory() *memory { return &memory{newest: map[Shard]Signed{}, revoked: map[string]Entry{}} }
@@ -184,6 +185,9 @@ func (m *memory) Revoked(_ context.Context, _ Shard, notBefore time.Time) iter.S
 		}
 		m.mu.Unlock()
 		slices.SortFunc(all, func(a, b Entry) int { return bytes.Compare(a.Serial, b.Serial) })
+		if m.afterRevoked != nil {
+			m.afterRevoked()
+		}
 		for _, e := range all {
 			if !yield(e, nil) {
 				return

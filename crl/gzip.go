@@ -21,8 +21,8 @@ func (s *publication) gzipped(held *served) DER {
 	}
 	if held.DER.Len() >= minGzip {
 		select {
-		case s.compress <- struct{}{}:
-		default: // it was asked for already
+		case s.compress <- held:
+		default: // another request waits already, for this one or for one that is gone soon
 		}
 	}
 	return nil
@@ -32,15 +32,15 @@ func (s *publication) gzipped(held *served) DER {
 // stay.
 func (p *Publisher) compressAsked(ctx context.Context, s *publication) {
 	for {
+		var held *served
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.compress:
+		case held = <-s.compress:
 		}
-		held := s.serving.Load()
 		newest := func() bool { return ctx.Err() == nil && s.serving.Load() == held }
-		if held.gzipped.Load() != nil || !sleep(ctx, calmGzip) || !newest() {
-			continue // who asks again gets that of the next one
+		if held.gzipped.Load() != nil || !newest() || !sleep(ctx, calmGzip) || !newest() {
+			continue
 		}
 		if done := compress(held.DER, newest); done != nil {
 			held.gzipped.Store(&done)

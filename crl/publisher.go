@@ -83,7 +83,7 @@ type publication struct {
 	view    *view         // nil before the first round
 	serving atomic.Pointer[served]
 
-	compress chan struct{} // one token: somebody asked for the compressed form
+	compress chan *served // one list whose compressed form somebody asked for
 
 	mu       sync.Mutex // guards what follows, and writing serving
 	newest   time.Time  // the latest thisUpdate of any list of this shard that was seen
@@ -129,7 +129,7 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 		if p.shards[s.Shard] != nil {
 			return nil, fmt.Errorf("crl: shard %q twice", s.Shard.Issuer)
 		}
-		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan struct{}, 1)}
+		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan *served, 1)}
 		p.shards[s.Shard], p.order = pub, append(p.order, pub)
 	}
 	return p, nil

@@ -3,6 +3,7 @@ package crl
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -20,11 +21,9 @@ type view struct {
 
 // after returns the view after changes.
 func (v view) after(edits []edit, position uint64) (*view, error) {
-	var mine []edit
-	for _, e := range edits {
-		if e.released || !e.notAfter.Before(v.since) {
-			mine = append(mine, e)
-		}
+	mine := slices.Clone(edits)
+	for i := range mine {
+		mine[i].released = mine[i].released || mine[i].notAfter.Before(v.since)
 	}
 	var err error
 	v.entries, err = v.entries.with(mine)
