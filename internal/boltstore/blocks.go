@@ -124,15 +124,16 @@ type span struct {
 	low, high ca.Serial
 }
 
-// spans returns those of all blocks that have serials below bound, the highest serials last.
-func (t *tx) spans(bound []byte) ([]span, error) {
+// spans returns those of all blocks that have serials above after and below bound, the highest serials last.
+func (t *tx) spans(after ca.Serial, bound []byte) ([]span, error) {
 	var out []span
 	c := t.cursor(spans)
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		if len(v) != 2*len(ca.Serial{}) {
 			return nil, fmt.Errorf("span of a block: %w", errDamaged)
 		}
-		if s := (span{uint64(number(k)), ca.Serial(v), ca.Serial(v[16:])}); bytes.Compare(s.low[:], bound) < 0 {
+		s := span{uint64(number(k)), ca.Serial(v), ca.Serial(v[16:])}
+		if bytes.Compare(s.low[:], bound) < 0 && bytes.Compare(s.high[:], after[:]) > 0 {
 			out = append(out, s)
 		}
 	}
@@ -140,10 +141,11 @@ func (t *tx) spans(bound []byte) ([]span, error) {
 	return out, nil
 }
 
-// hashed yields the serials below bound that are indexed under a hash, newest first. An error ends it.
-func (t *tx) hashed(key by, hash uint32, bound []byte) iter.Seq2[ca.Serial, error] {
+// hashed yields serials below bound that are indexed under a hash, newest first, among them all above after. An error
+// ends it.
+func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq2[ca.Serial, error] {
 	return func(yield func(ca.Serial, error) bool) {
-		left, err := t.spans(bound)
+		left, err := t.spans(after, bound)
 		found := t.unblocked(key, hash)
 		for err == nil {
 			slices.SortFunc(found, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })

@@ -130,7 +130,7 @@ func TestReaderAcrossTheEndOfABlock(t *testing.T) {
 		tx.newest = before
 		for _, r := range append(recs[:100:100], more...) {
 			n := 0
-			for serial, err := range tx.hashed(byThumb, thumbHash(r.Thumbprint), noSerial) {
+			for serial, err := range tx.hashed(byThumb, thumbHash(r.Thumbprint), ca.Serial{}, noSerial) {
 				if err != nil {
 					return err
 				}

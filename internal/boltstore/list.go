@@ -34,6 +34,9 @@ func (s *Store) List(ctx context.Context, q ca.Query) (*ca.Page, error) {
 			if err != nil {
 				return err
 			}
+			if bytes.Compare(found.serial[:], q.After[:]) <= 0 {
+				return nil // and so are all that follow
+			}
 			if len(page.Records) == limit || visits == maxVisits {
 				page.Next = base64.RawURLEncoding.EncodeToString(last[:])
 				return nil
@@ -116,9 +119,9 @@ type candidate struct {
 func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[candidate, error] {
 	switch {
 	case !q.Thumbprint.IsZero():
-		return t.valued(t.hashed(byThumb, thumbHash(q.Thumbprint), bound))
+		return t.valued(t.hashed(byThumb, thumbHash(q.Thumbprint), q.After, bound))
 	case q.ClientID != "":
-		return t.valued(t.hashed(byClient, clientHash(q.ClientID), bound))
+		return t.valued(t.hashed(byClient, clientHash(q.ClientID), q.After, bound))
 	}
 	if q.Status == ca.Revoked || q.Status == ca.Held {
 		if seq, ok := t.gathered(revoked, nil, nil, bound); ok {

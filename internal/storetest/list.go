@@ -135,6 +135,11 @@ func filters(all []*ca.Record, now time.Time) map[string]filter {
 				return r.NotAfter.After(start.Add(4*time.Hour)) && !r.NotAfter.After(start.Add(10*time.Hour))
 			},
 		},
+		"after a serial": {ca.Query{After: all[10].Serial}, func(r *ca.Record) bool { return bytes.Compare(r.Serial[:], all[10].Serial[:]) > 0 }},
+		"a client's after another": {ca.Query{ClientID: subject(1), After: all[10].Serial}, func(r *ca.Record) bool {
+			return r.ClientID == subject(1) && bytes.Compare(r.Serial[:], all[10].Serial[:]) > 0
+		}},
+		"revoked after the newest": {ca.Query{Status: ca.Revoked, After: all[len(all)-1].Serial}, func(*ca.Record) bool { return false }},
 		"all together": {
 			ca.Query{ClientID: subject(1), Profile: "client", Status: ca.Revoked, Name: "example.com", ExpiresAfter: start.Add(6 * time.Hour), ExpiresBefore: start.Add(99 * time.Hour)},
 			func(r *ca.Record) bool {
