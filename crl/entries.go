@@ -170,7 +170,8 @@ func parseEntryExtensions(list reader) (reason uint8, err error) {
 // parseTime reads a UTCTime or GeneralizedTime in the only forms that RFC 5280 section 5.1.2.4 allows: to the
 // second, in Z.
 func parseTime(tag byte, text []byte) (unix int64, ok bool) {
-	year, rest := 0, text
+	var year int
+	var rest []byte
 	switch {
 	case tag == tagUTCTime && len(text) == len("YYMMDDhhmmssZ"):
 		if year = 1900 + two(text); year < 1950 {

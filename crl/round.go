@@ -78,7 +78,8 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	due := held == nil || p.due(held, now)
 	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
 		age := now.Sub(v.read)
-		return 0 <= age && age < rereadAfter && !due && !(force && held.says(v.entries))
+		nothingNew := due || force && held.says(v.entries)
+		return !nothingNew && 0 <= age && age < rereadAfter
 	})
 	if err != nil {
 		return Signed{}, err
