@@ -177,10 +177,12 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	b := appendCertificate(make([]byte, 0, sizeOfCertificate), done.Record, s.now())
-	b = appendSerials(b, `,"also_revoked":`, done.Also)
-	b = appendSerials(b, `,"still_active":`, done.Active)
-	send(w, http.StatusOK, "application/json", append(b, "}\n"...))
+	sendJSON(w, http.StatusOK, func(b []byte) []byte {
+		b = appendCertificate(b, done.Record, s.now())
+		b = appendSerials(b, `,"also_revoked":`, done.Also)
+		b = appendSerials(b, `,"still_active":`, done.Active)
+		return append(b, "}\n"...)
+	})
 	return nil
 }
 
@@ -229,17 +231,20 @@ func (s *Server) listCertificates(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	b, now := []byte(`{"certificates":[`), s.now()
-	for i, rec := range page.Records {
-		if i > 0 {
-			b = append(b, ',')
+	sendJSON(w, http.StatusOK, func(b []byte) []byte {
+		now := s.now()
+		b = append(b, `{"certificates":[`...)
+		for i, rec := range page.Records {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(appendCertificate(b, rec, now), '}')
 		}
-		b = append(appendCertificate(b, rec, now), '}')
-	}
-	b = append(b, ']')
-	if page.Next != "" {
-		b = appendString(append(b, `,"next_cursor":`...), page.Next)
-	}
-	send(w, http.StatusOK, "application/json", append(b, "}\n"...))
+		b = append(b, ']')
+		if page.Next != "" {
+			b = appendString(append(b, `,"next_cursor":`...), page.Next)
+		}
+		return append(b, "}\n"...)
+	})
 	return nil
 }

@@ -15,8 +15,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/gorilla/mux"
-
 	"github.com/pkid/pkid/client"
 )
 
@@ -144,7 +142,7 @@ func (s *Server) welcomePage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
-	name := mux.Vars(r)["file"]
+	name := callOf(r.Context()).vars["file"]
 	kind := mime.TypeByExtension(path.Ext(name))
 	body, err := consoleFiles.ReadFile("console/assets/" + name)
 	if err != nil || kind == "" {

@@ -17,8 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/mux"
-
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -203,7 +201,7 @@ func accepts(r *http.Request, otherwise string, offers ...string) string {
 // pathVariable reads a part of the path. Routes are matched on the path as sent, so that a client's id may
 // hold a slash; what the path escapes is undone here.
 func pathVariable(r *http.Request, name string) (string, error) {
-	text, err := url.PathUnescape(mux.Vars(r)[name])
+	text, err := url.PathUnescape(callOf(r.Context()).vars[name])
 	if err != nil {
 		return "", refuse(badPath, "the path is not well escaped")
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -112,8 +113,19 @@ func trust(issuer *ca.Issuer) []byte {
 	return appendPEMString(append(b, `],"root":`...), issuer.Root.Raw)
 }
 
-// sizeOfCertificate is room for the JSON of a certificate.
-const sizeOfCertificate = 2 << 10
+// answers are buffers for answers in JSON. One comes back when its answer was written, which an http.ResponseWriter
+// does not keep.
+var answers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// sendJSON writes an answer that write appends to a buffer.
+func sendJSON(w http.ResponseWriter, status int, write func([]byte) []byte) {
+	b := answers.Get().(*[]byte)
+	*b = write((*b)[:0])
+	send(w, status, "application/json", *b)
+	if cap(*b) <= maxBody { // a list may be far longer
+		answers.Put(b)
+	}
+}
 
 // certificateOf puts a record into its wire form, for what is no JSON.
 func certificateOf(rec *ca.Record, now time.Time) client.Certificate {
@@ -150,8 +162,9 @@ func (s *Server) writeCertificate(w http.ResponseWriter, r *http.Request, status
 	w.Header().Add("Vary", "Accept")
 	kind := accepts(r, "application/json", pemFile, pemChain)
 	if kind == "application/json" {
-		b := appendCertificate(make([]byte, 0, sizeOfCertificate+len(s.trust)), issued.Record, s.now())
-		send(w, status, kind, append(append(b, s.trust...), "}\n"...))
+		sendJSON(w, status, func(b []byte) []byte {
+			return append(append(appendCertificate(b, issued.Record, s.now()), s.trust...), "}\n"...)
+		})
 		return nil
 	}
 	b := appendPEM(nil, issued.Record.DER, "\n")

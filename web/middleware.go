@@ -25,10 +25,11 @@ type call struct {
 	listener Listener
 	remote   string // the address that the request came from, without port
 	start    time.Time
-	route    *Route // &noRouteYet until one matched
-	client   string // who was authenticated here, for the log
-	operator bool   // and is an operator
-	strays   bool   // no route matched, but a person is looking for a page
+	route    *Route            // &noRouteYet until one matched
+	vars     map[string]string // in the path
+	client   string            // who was authenticated here, for the log
+	operator bool              // and is an operator
+	strays   bool              // no route matched, but a person is looking for a page
 	w        recorder
 }
 
@@ -75,25 +76,22 @@ func (s *Server) listener(l Listener) http.Handler {
 		// An id that came with the request is not taken over: it could be made to look like another's.
 		c := &call{id: rand.Text(), listener: l, remote: remoteHost(r), start: time.Now(), route: &noRouteYet}
 		c.w.ResponseWriter = w
-		s.headers(c)
-		ctx := context.WithValue(r.Context(), callKey{}, c)
-		ctx = audit.WithActor(ctx, audit.Actor{Address: c.remote, RequestID: c.id})
-		route := routes.exact[methodPath{r.Method, r.URL.EscapedPath()}]
-		if route != nil {
-			var cancel context.CancelFunc
-			ctx, cancel = route.bound(ctx)
-			defer cancel()
-		}
+		route, vars, err := routes.find(r)
+		ctx, cancel := route.bound(r.Context())
+		defer cancel()
+		ctx = audit.WithActor(context.WithValue(ctx, callKey{}, c), audit.Actor{Address: c.remote, RequestID: c.id})
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(&c.w, r.Body, maxBody)
 		defer s.finish(r, c)
-		switch {
-		case route != nil:
-			s.serve(&c.w, r, c, route)
-		case !clean(r.URL):
-			s.fail(&c.w, r, refuse(badPath, "the path has an empty, . or .. segment, or a backslash"))
-		default:
-			routes.mux.ServeHTTP(&c.w, r)
+		s.headers(c)
+		if err == nil {
+			c.route, c.vars = route, vars
+			err = s.serve(&c.w, r, c)
+		} else {
+			err = s.strays(r, c, err)
+		}
+		if err != nil {
+			s.fail(&c.w, r, err)
 		}
 	})
 }
@@ -163,25 +161,13 @@ func level(c *call) slog.Level {
 	return slog.LevelInfo
 }
 
-// answer makes a handler of a function that returns its error.
-func (s *Server) answer(h func(http.ResponseWriter, *http.Request) error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
-			s.fail(w, r, err)
-		}
-	})
-}
-
-// serve runs a route's handler, as its line of the table says. Who calls it has bound the request's context.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call, route *Route) {
-	c.route = route
-	r, err := s.admit(r, c, route.Access)
-	if err == nil {
-		err = route.Handler(w, r)
-	}
+// serve runs a route's handler, as its line of the table says.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call) error {
+	r, err := s.admit(r, c, c.route.Access)
 	if err != nil {
-		s.fail(w, r, err)
+		return err
 	}
+	return c.route.Handler(w, r)
 }
 
 // clean reports whether a path is in normal form, so that no proxy before us, and no rule that it enforces,

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,9 +67,9 @@ var streaming = []string{"certificates.list"}
 // requestTimeout bounds a request, from its first octet read to its answer.
 const requestTimeout = 10 * time.Second
 
-// bound ends a request's context in time.
+// bound ends a request's context in time. r is nil if no route was found.
 func (r *Route) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if slices.Contains(streaming, r.Name) {
+	if r != nil && slices.Contains(streaming, r.Name) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, requestTimeout)
@@ -151,25 +152,26 @@ func (r *Route) methods() []string {
 type router struct {
 	exact map[methodPath]*Route // those whose path has no variable
 	mux   *mux.Router           // all of them
+	named map[string]*Route
 }
 
 type methodPath struct{ method, path string }
 
-// router puts a listener's part of the table into a mux. The mux answers an unclean path with a redirect,
-// which loses the body of a POST, so its cleaning is off and such paths are refused before it sees them.
+// router puts a listener's part of the table into a mux, which is asked for matches and serves nothing.
 // Each route asks for the path before the method: a route that takes the method of a request would otherwise
 // make the mux forget that another takes its path, and the answer would be 404 instead of 405.
 //
 // The mux tries one route after the other, each with a regular expression. Paths without variables, which most
 // requests ask for, are found before it is asked, as they are sent, which is how the mux compares them too; and so
 // it tries those with variables first.
-func (s *Server) router(l Listener) router {
-	out := router{exact: map[methodPath]*Route{}, mux: mux.NewRouter().SkipClean(true).UseEncodedPath().StrictSlash(false)}
+func (s *Server) router(l Listener) *router {
+	out := &router{exact: map[methodPath]*Route{}, named: map[string]*Route{}, mux: mux.NewRouter().UseEncodedPath().StrictSlash(false)}
 	var variable, exact []*Route
 	for i := range s.table {
 		route := &s.table[i]
 		switch {
 		case route.Listeners&l == 0:
+			continue
 		case strings.Contains(route.Path, "{"):
 			variable = append(variable, route)
 		default:
@@ -178,40 +180,51 @@ func (s *Server) router(l Listener) router {
 				out.exact[methodPath{method, route.Path}] = route
 			}
 		}
+		out.named[route.Name] = route
 	}
 	for _, route := range append(variable, exact...) {
-		out.mux.Path(route.Path).Methods(route.methods()...).Name(route.Name).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := route.bound(r.Context())
-			defer cancel()
-			s.serve(w, r.WithContext(ctx), callOf(ctx), route)
-		})
+		// Without a handler a route would not count for the mux.
+		out.mux.Path(route.Path).Methods(route.methods()...).Name(route.Name).Handler(http.NotFoundHandler())
 	}
-	out.mux.NotFoundHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
-		if s.strays(req) {
-			return refuse(noRoute, "the console has no page %s", req.URL.Path)
-		}
-		return errNoRoute
-	})
-	out.mux.MethodNotAllowedHandler = s.answer(func(_ http.ResponseWriter, req *http.Request) error {
-		s.strays(req)
-		return &methodError{allowed(out.mux, req)}
-	})
 	return out
 }
 
-// strays reports whether a person looks for a page that the console does not have, and sees to it that the
-// answer is one: with the menu, for an operator.
-func (s *Server) strays(r *http.Request) bool {
-	c := callOf(r.Context())
+// find returns the route of a request, and what its path has in place of variables.
+func (t *router) find(r *http.Request) (*Route, map[string]string, error) {
+	if route := t.exact[methodPath{r.Method, r.URL.EscapedPath()}]; route != nil {
+		return route, nil, nil
+	}
+	if !clean(r.URL) {
+		return nil, nil, refuse(badPath, "the path has an empty, . or .. segment, or a backslash")
+	}
+	var match mux.RouteMatch
+	switch found := t.mux.Match(r, &match); {
+	case found:
+		return t.named[match.Route.GetName()], match.Vars, nil
+	case errors.Is(match.MatchErr, mux.ErrMethodMismatch):
+		return nil, nil, &methodError{allowed(t.mux, r)}
+	default:
+		return nil, nil, errNoRoute
+	}
+}
+
+// strays looks, where no route was found, whether a person looks for a page that the console does not have, and
+// sees to it that the answer is one: with the menu, for an operator.
+func (s *Server) strays(r *http.Request, c *call, err error) error {
+	none := errors.Is(err, errNoRoute)
+	if !none && !as[*methodError](err) {
+		return err
+	}
 	looks := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if c.listener&both == 0 || !looks || !strings.HasPrefix(r.URL.Path, "/console/") {
-		return false
+		return err
 	}
 	c.strays = true
-	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-	defer cancel()
-	_, _ = s.operator(r.WithContext(ctx), c) // whoever is none sees the same without the menu
-	return true
+	_, _ = s.operator(r, c) // whoever is none sees the same without the menu
+	if none {
+		return refuse(noRoute, "the console has no page %s", r.URL.Path)
+	}
+	return err
 }
 
 // allowed lists the methods that some route takes for the request's path (RFC 9110 section 15.5.6).

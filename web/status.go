@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/gorilla/mux"
-
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/crl"
 )
@@ -23,7 +21,7 @@ func fingerprint(c *x509.Certificate) string {
 }
 
 func (s *Server) getCRL(w http.ResponseWriter, r *http.Request) error {
-	shard := crl.Shard{Issuer: mux.Vars(r)["issuer"]}
+	shard := crl.Shard{Issuer: callOf(r.Context()).vars["issuer"]}
 	if shard.Issuer != s.c.Authority.Issuer().ID() {
 		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
 	}
@@ -46,7 +44,7 @@ func (s *Server) getRootCertificate(w http.ResponseWriter, r *http.Request) erro
 
 func (s *Server) getIssuerCertificate(w http.ResponseWriter, r *http.Request) error {
 	issuer := s.c.Authority.Issuer()
-	if mux.Vars(r)["issuer"] != issuer.ID() {
+	if callOf(r.Context()).vars["issuer"] != issuer.ID() {
 		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
 	}
 	serveCertificate(w, r, issuer.Signer.Certificate())
