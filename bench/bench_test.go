@@ -2,7 +2,11 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"errors"
+	"math/big"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/bench/model"
+	"github.com/pkid/pkid/thumbprint"
 )
 
 // The floor is this program started again, and that is the test's binary here.
@@ -227,5 +232,71 @@ func TestStoreSizes(t *testing.T) {
 	}
 	if err := ignoreGone(errors.New("another")); err == nil {
 		t.Error("an error was ignored")
+	}
+}
+
+// What is forged for the large store has to differ from certificate to certificate in all that real ones differ in,
+// and to be as large, or the store would look better than it is.
+func TestForgedCertificates(t *testing.T) {
+	issuer, err := newTestCA(filepath.Join(t.TempDir(), "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	real, err := issuer.client(clientName(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := real.Leaf.PublicKey.(*ecdsa.PublicKey)
+	point, err := key.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pattern := template(clientName(0))
+	id := keyID(point[1:])
+	pattern.SubjectKeyId, pattern.DNSNames = id[:], []string{clientName(0)}
+	pattern.SerialNumber.SetBit(pattern.SerialNumber, 126, 1) // 16 octets
+	cert, err := sign(pattern, issuer.issuing, key, issuer.issuingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := forge(cert, "issuer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := mathrand.NewChaCha8([32]byte{1})
+	seen := map[string]bool{}
+	for i := range 50 {
+		r := f.record(i, random)
+		whole := bytes.Clone(r.DER)
+		key := bytes.Clone(whole[4+f.key:][:64])
+		copy(whole[4+f.key:], point[1:]) // what was drawn is no point, which a parser minds and a store does not
+		c, err := x509.ParseCertificate(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := keyID(key)
+		switch name := clientName(applicants + i); {
+		case c.Subject.CommonName != name || !slices.Equal(c.DNSNames, []string{name}) || r.ClientID != name:
+			t.Errorf("the names are %s, %s and %s", c.Subject, c.DNSNames, r.ClientID)
+		case new(big.Int).SetBytes(r.Serial[:]).Cmp(c.SerialNumber) != 0:
+			t.Errorf("serial number %x, recorded as %s", c.SerialNumber, r.Serial)
+		case !c.NotBefore.Equal(r.NotBefore) || !c.NotAfter.Equal(r.NotAfter):
+			t.Errorf("valid from %s to %s, recorded as %s to %s", c.NotBefore, c.NotAfter, r.NotBefore, r.NotAfter)
+		case !bytes.Equal(c.SubjectKeyId, id[:]):
+			t.Error("the key identifier is another key's")
+		case r.Thumbprint != thumbprint.OfDER(r.DER):
+			t.Error("the thumbprint is another certificate's")
+		case len(r.DER) < len(cert.Raw)-4 || len(r.DER) > len(cert.Raw)+4:
+			t.Errorf("%d octets, a real one has %d", len(r.DER), len(cert.Raw))
+		}
+		for _, part := range []string{string(key[:32]), string(key[32:]), string(c.Signature[8:30]), string(c.Signature[len(c.Signature)-30:]), r.Serial.String()} {
+			if seen[part] {
+				t.Errorf("%x stands in two certificates", part)
+			}
+			seen[part] = true
+		}
+	}
+	if _, err := forge(issuer.issuing, "issuer"); err == nil {
+		t.Error("a certificate of another form was taken for a pattern")
 	}
 }

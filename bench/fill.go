@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
@@ -20,47 +21,91 @@ import (
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// A large store is filled through the store's own methods, as the CA would, but with certificates that are
-// copies of one that it signed, with another serial number, key and signature: signing ten million would
-// take longer than everything else, and the store does not look.
+// A large store is filled through the store's own methods, as the CA would, but with certificates that are forged
+// after one that it signed: signing ten million would take longer than everything else, and the store does not look.
+// Everything is different in each of them that is different in real ones, and of the same size, so that a store which
+// saves what they have in common saves no more than it would of real ones.
 
 // forger makes such certificates.
 type forger struct {
-	pattern []byte
-	serial  int // where the serial number is in pattern
-	key     int // where the key is
-	issuer  string
-	expiry  time.Time
+	tbs       []byte // of the certificate that it goes by
+	algorithm []byte // of its signature
+	issuer    string
+	lifetime  time.Duration
+	name      string // stands in tbs, wherever the client's does
+
+	// Where in tbs the rest of what varies is.
+	serial, notBefore, notAfter, key, keyID int
 }
 
-// forge makes a forger of a certificate that the CA issued.
+// forge makes a forger of a certificate that the CA issued to an applicant.
 func forge(pattern *x509.Certificate, issuer string) (*forger, error) {
-	serial := pattern.SerialNumber.FillBytes(make([]byte, 16))
-	f := &forger{pattern: pattern.Raw, serial: bytes.Index(pattern.Raw, serial), issuer: issuer, expiry: pattern.NotAfter}
-	f.key = bytes.Index(pattern.Raw, pattern.RawSubjectPublicKeyInfo) + len(pattern.RawSubjectPublicKeyInfo) - 64
-	if f.serial < 0 || f.key < 0 {
-		return nil, fmt.Errorf("certificate %x has another form than expected", serial)
+	f := &forger{
+		tbs: pattern.RawTBSCertificate, issuer: issuer, lifetime: pattern.NotAfter.Sub(pattern.NotBefore), name: pattern.Subject.CommonName,
+	}
+	f.serial = bytes.Index(f.tbs, pattern.SerialNumber.FillBytes(make([]byte, 16)))
+	f.notBefore = bytes.Index(f.tbs, utcTime(pattern.NotBefore))
+	f.notAfter = bytes.LastIndex(f.tbs, utcTime(pattern.NotAfter))
+	f.key = bytes.Index(f.tbs, pattern.RawSubjectPublicKeyInfo) + len(pattern.RawSubjectPublicKeyInfo) - 64
+	id := keyID(f.tbs[f.key:])
+	f.keyID = bytes.LastIndex(f.tbs, id[:])
+	rest, ok := bytes.CutPrefix(pattern.Raw[len(pattern.Raw)-len(pattern.Signature)-3-12:], []byte{0x30, 10})
+	if ok {
+		f.algorithm = append([]byte{0x30, 10}, rest[:10]...)
+	}
+	if f.serial < 0 || f.notBefore < 0 || f.notAfter < 0 || f.key < 0 || f.keyID < 0 || !ok || len(f.name) != len(clientName(0)) {
+		return nil, fmt.Errorf("certificate %x has another form than expected", pattern.SerialNumber)
 	}
 	return f, nil
 }
 
+// keyID is the subject key identifier of a P-256 key that stands at the start of b, without its first octet, as pkid
+// makes it (RFC 5280 section 4.2.1.2, method 1).
+func keyID(b []byte) [sha1.Size]byte { return sha1.Sum(append([]byte{4}, b[:64]...)) }
+
+// utcTime is a time as certificates have it, without its header.
+func utcTime(t time.Time) []byte { return t.UTC().AppendFormat(nil, "060102150405Z") }
+
 // record is one of the i-th client, issued now.
 func (f *forger) record(i int, random *mathrand.ChaCha8) *ca.Record {
 	now := time.Now().UTC()
+	from := now.Truncate(time.Second)
 	var s ca.Serial
 	var ms [8]byte
 	binary.BigEndian.PutUint64(ms[:], uint64(now.UnixMilli()))
 	copy(s[:6], ms[2:])
 	_, _ = random.Read(s[6:])
-	der := slices.Clone(f.pattern)
-	copy(der[f.serial:], s[:])
-	_, _ = random.Read(der[f.key : f.key+64])
-	_, _ = random.Read(der[len(der)-24:])
-	name := fmt.Sprintf("client-%08d", i)
+	name := clientName(applicants + i)
+	tbs := bytes.ReplaceAll(f.tbs, []byte(f.name), []byte(name)) // a copy
+	copy(tbs[f.serial:], s[:])
+	copy(tbs[f.notBefore:], utcTime(from))
+	copy(tbs[f.notAfter:], utcTime(from.Add(f.lifetime)))
+	_, _ = random.Read(tbs[f.key : f.key+64])
+	id := keyID(tbs[f.key:])
+	copy(tbs[f.keyID:], id[:])
+	der := f.signed(tbs, random)
 	return &ca.Record{
 		Serial: s, Issuer: f.issuer, ClientID: name, Profile: "client", Thumbprint: thumbprint.OfDER(der),
-		NotBefore: now.Truncate(time.Second), NotAfter: f.expiry.UTC(), IssuedAt: now, Names: []string{name}, DER: der,
+		NotBefore: from, NotAfter: from.Add(f.lifetime), IssuedAt: now, Names: []string{name}, DER: der,
 	}
+}
+
+// signed puts a certificate together with something of the form of an ECDSA signature.
+func (f *forger) signed(tbs []byte, random *mathrand.ChaCha8) []byte {
+	var numbers []byte
+	for range 2 {
+		var n [33]byte
+		_, _ = random.Read(n[1:])
+		n[1] |= 1 // no shorter one
+		raw := n[1:]
+		if raw[0] >= 0x80 {
+			raw = n[:]
+		}
+		numbers = append(append(numbers, 2, byte(len(raw))), raw...)
+	}
+	signature := append([]byte{3, byte(len(numbers) + 3), 0, 0x30, byte(len(numbers))}, numbers...)
+	n := len(tbs) + len(f.algorithm) + len(signature)
+	return slices.Concat([]byte{0x30, 0x82, byte(n >> 8), byte(n)}, tbs, f.algorithm, signature)
 }
 
 // event is what the CA writes into the audit log for it.

@@ -121,7 +121,7 @@ func (c *testCA) clients(n int) ([]tls.Certificate, error) {
 	out := make([]tls.Certificate, n)
 	for i := range out {
 		var err error
-		if out[i], err = c.client(fmt.Sprintf("client-%05d", i)); err != nil {
+		if out[i], err = c.client(clientName(i)); err != nil {
 			return nil, err
 		}
 	}
@@ -152,6 +152,9 @@ type applicant struct {
 	pem  string
 }
 
+// clientName is the i-th client's. All are of one length.
+func clientName(i int) string { return fmt.Sprintf("client-%08d", i) }
+
 // applicants are as many as a fleet has, so that stores and their indexes see different clients.
 const applicants = 2000
 
@@ -160,7 +163,7 @@ var fleet = sync.OnceValues(func() ([]applicant, error) {
 	out := make([]applicant, applicants)
 	for i := range out {
 		a := &out[i]
-		a.name = fmt.Sprintf("client-%05d", i)
+		a.name = clientName(i)
 		var err error
 		if a.key, err = newKey(); err != nil {
 			return nil, err

@@ -47,6 +47,9 @@ func writeScale(dir string, data *model.Data, w io.Writer) error {
 // recordGrowth checks each law of the model against what was measured.
 func (r *report) recordGrowth() {
 	for _, l := range model.Laws {
+		if len(r.data.Series[l.Series]) == 0 {
+			continue // the part did not run
+		}
 		c, err := r.data.Check(l)
 		if err != nil {
 			log.Printf("  no check of the model: %v", err)
@@ -63,22 +66,19 @@ func (r *report) keep(dir string) error {
 	if err := errors.Join(r.write(&page), r.data.Write(&data)); err != nil {
 		return err
 	}
-	if dir != "" {
-		err := errors.Join(
-			os.WriteFile(filepath.Join(dir, "benchmarks.md"), page.Bytes(), 0o644),
-			os.WriteFile(filepath.Join(dir, "benchmarks.json"), data.Bytes(), 0o644))
-		if err != nil {
-			return err
-		}
-		// What was written, so that the page is the same when it is made from the file.
-		kept, err := model.Read(filepath.Join(dir, "benchmarks.json"))
-		if err == nil {
-			err = writeScale(dir, kept, nil)
-		}
-		if err != nil {
-			return err
-		}
+	if _, err := os.Stdout.Write(page.Bytes()); err != nil || dir == "" {
+		return err
 	}
-	_, err := page.WriteTo(os.Stdout)
-	return err
+	figures := filepath.Join(dir, "benchmarks.json")
+	err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "benchmarks.md"), page.Bytes(), 0o644),
+		os.WriteFile(figures, data.Bytes(), 0o644))
+	if err != nil {
+		return err
+	}
+	kept, err := model.Read(figures) // as they were rounded, so that the page is the same whenever it is made from the file
+	if err != nil {
+		return err
+	}
+	return writeScale(dir, kept, nil)
 }

@@ -60,12 +60,12 @@ func areaOf(symbol string) string {
 }
 
 // record runs perf on a process until the function it returns is called.
-func record(pid int, file string) (func(), error) {
-	cmd := exec.Command("perf", "record", "-q", "-g", "-F", "499", "-o", file, "-p", strconv.Itoa(pid))
+func record(pid int, file string, flags ...string) (func(), error) {
+	cmd := exec.Command("perf", append([]string{"record", "-q", "-o", file, "-p", strconv.Itoa(pid)}, flags...)...)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	time.Sleep(50 * time.Millisecond) // until it is attached
+	time.Sleep(200 * time.Millisecond) // until it is attached
 	return func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
@@ -74,15 +74,15 @@ func record(pid int, file string) (func(), error) {
 
 // profile records a server into a file of its own while it is measured, if that is asked for.
 func (p *process) profile() func() {
-	file := p.perf
+	file, flags := p.perf, []string{"-F", "1999"}
 	if file == "" && perfDir != "" && strings.HasPrefix(p.name, "pkid") {
 		p.profiles++
-		file = filepath.Join(perfDir, fmt.Sprintf("%s-%d.perf", p.name, p.profiles))
+		file, flags = filepath.Join(perfDir, fmt.Sprintf("%s-%d.perf", p.name, p.profiles)), []string{"-g", "-F", "499"}
 	}
 	if file == "" {
 		return func() {}
 	}
-	stop, err := record(p.cmd.Process.Pid, file)
+	stop, err := record(p.cmd.Process.Pid, file, flags...)
 	if err != nil {
 		log.Printf("  perf: %v", err)
 		return func() {}

@@ -37,7 +37,7 @@ type material struct {
 
 func newMaterial(ca *testCA, n int) (*material, error) {
 	m := &material{bound: make([]string, n), dpop: make([]string, n), proofs: make([]string, n), again: make([]string, n)}
-	pair, err := ca.client("client-00000")
+	pair, err := ca.client(clientName(0))
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +97,8 @@ func (m *material) renew() error {
 func (m *material) token(member, bound string) (string, error) {
 	now := time.Now().Unix()
 	payload, err := json.Marshal(map[string]any{
-		"iss": verifyIssuer, "sub": "client-00000", "aud": []string{verifyAudience}, "exp": now + 300, "iat": now, "jti": rand.Text(),
-		"client_id": "client-00000", "scope": "things:read", "cnf": map[string]string{member: bound},
+		"iss": verifyIssuer, "sub": clientName(0), "aud": []string{verifyAudience}, "exp": now + 300, "iat": now, "jti": rand.Text(),
+		"client_id": clientName(0), "scope": "things:read", "cnf": map[string]string{member: bound},
 	})
 	if err != nil {
 		return "", err

@@ -45,7 +45,8 @@ func (b *bench) measureIntrospection(ctx context.Context, servers []*tokenServer
 	}
 	b.report.record("introspect/floor", got.over("pkid", floorName), "")
 	if b.peers {
-		b.report.record("introspect/node", got.over("pkid", nodeOpaque), reach(got.over(floorName, nodeOpaque), b.report.demand("introspect/node").bound))
+		own := got.over("pkid", nodeOpaque)
+		b.report.record("introspect/node", own, reach(own, got.over(floorName, nodeOpaque), b.report.demand("introspect/node").bound))
 	}
 	b.report.data.Cost(model.CostIntrospect, got.named("pkid").cpu().Seconds())
 	b.report.rates("Introspection, 32 at once", fmt.Sprintf("Of %d certificate-bound tokens in turn, by a resource server with client_secret_basic. pkid's are JWTs, whose "+

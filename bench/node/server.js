@@ -1,5 +1,5 @@
 // An authorization server of oidc-provider: node server.js PORT CERTIFICATE KEY CA CLIENTS
-// It binds tokens to certificates (clients client-00000 and up), or to DPoP keys (client "dpop"). Tokens are
+// It binds tokens to certificates (clients client-00000000 and up), or to DPoP keys (client "dpop"). Tokens are
 // opaque, or JWTs where the request names a resource. The store is the memory of the process.
 import { createServer } from 'node:https';
 import { readFileSync } from 'node:fs';
@@ -14,7 +14,7 @@ const clients = [
   { ...base, client_id: 'rs', client_secret: 'bench-secret' },
 ];
 for (let i = 0; i < Number(count); i += 1) {
-  const name = `client-${String(i).padStart(5, '0')}`;
+  const name = `client-${String(i).padStart(8, '0')}`;
   clients.push({
     ...base,
     client_id: name,
