@@ -152,6 +152,22 @@ func TestRereadingSharesBlocks(t *testing.T) {
 	}
 }
 
+func TestEntryReader(t *testing.T) {
+	all := oddEntries(t)
+	sortEntries(all)
+	r := entryReader{blocks: entriesOf(t, all).blocks}
+	r.next()
+	for i, want := range all {
+		if r.whole == nil || r.serial != want.serial {
+			t.Fatalf("entry %d: %x, want %x", i, r.serial, want.serial)
+		}
+		r.next()
+	}
+	if r.whole != nil {
+		t.Error("no end")
+	}
+}
+
 func TestDifference(t *testing.T) {
 	entry := func(serial byte, reason int) revoked { return entryOf(t, []byte{serial}, reason, testNow) }
 	a := entriesOf(t, []revoked{entry(1, 1), entry(2, 1), entry(5, 1), entry(0x80, 1)})

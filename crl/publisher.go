@@ -79,8 +79,9 @@ type Publisher struct {
 type publication struct {
 	PublishedShard
 	wake    chan struct{} // one token: there is work
-	turn    chan struct{} // held by whoever makes a round, one at a time; guards view
+	turn    chan struct{} // held by whoever makes a round, one at a time; guards view and said
 	view    *view         // nil before the first round
+	said    *entries      // what stood on the newest list when a round last ended well
 	serving atomic.Pointer[served]
 
 	compress chan *served // one list whose compressed form somebody asked for

@@ -64,7 +64,8 @@ func (p *Publisher) publish(ctx context.Context, s *publication, force bool) (Si
 // before them, hence all of those that list n was made from.
 //
 // All revocations are read, and not only what changed, before a list that is signed for another reason than that
-// something changed, and once in rereadAfter.
+// something changed, and once in rereadAfter. One such reason is a list of another node that says otherwise, as after
+// it read everything and dropped what had expired: the two would go on contradicting each other.
 func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Signed, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
@@ -78,7 +79,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	due := held == nil || p.due(held, now)
 	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
 		age := now.Sub(v.read)
-		nothingNew := due || force && held.says(v.entries)
+		nothingNew := due || v.entries == s.said && (force || !held.says(v.entries))
 		return !nothingNew && 0 <= age && age < rereadAfter
 	})
 	if err != nil {
@@ -86,6 +87,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	}
 	s.view = v
 	if !force && !due && held.Number == prev.Number && held.says(v.entries) {
+		s.said = v.entries
 		return s.share(held, v.entries), nil
 	}
 	next, err := p.sign(ctx, s, nextNumber(prev, held, now), v.entries, now)
@@ -96,6 +98,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 		return Signed{}, fmt.Errorf("storing it: %w", err)
 	}
 	s.adopt(next)
+	s.said = v.entries
 	if p.onPublish != nil {
 		p.onPublish(next.Signed)
 	}

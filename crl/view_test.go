@@ -253,6 +253,38 @@ func TestRevocationOfWhatExpires(t *testing.T) {
 	}
 }
 
+// Of two nodes, one reads everything earlier than the other, and drops what has expired.
+func TestNodesAgreeOnWhatHasExpired(t *testing.T) {
+	a := newBench(t)
+	b := &bench{ca: a.ca, m: a.m, now: a.now}
+	b.restart(t)
+	a.m.revoke(1, 1, a.now.Add(time.Minute))
+	a.m.revoke(2, 1)
+	a.want(t, "one node", 1, 2)
+	b.want(t, "the other", 1, 2)
+	for minute := range 100 {
+		a.now, b.now = a.now.Add(time.Minute), b.now.Add(time.Minute)
+		if minute%10 == 0 { // the first node publishes so often that no list becomes due for it
+			a.m.revoke(int64(10+minute), 1)
+		}
+		if minute == 45 {
+			b.restart(t)
+		}
+		before := len(a.m.lists())
+		for range 3 {
+			a.round(t)
+			b.round(t)
+		}
+		if n := len(a.m.lists()) - before; n > 3 {
+			t.Errorf("minute %d: %d lists", minute, n)
+		}
+	}
+	a.want(t, "at last", 2, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+	if log := a.log.String() + b.log.String(); strings.Contains(log, "level=ERROR") {
+		t.Error(log)
+	}
+}
+
 // A crash may cost a list's text, but not its number. Nothing is served until there is a new one, at once.
 func TestListWhoseTextIsLost(t *testing.T) {
 	b := newBench(t)
