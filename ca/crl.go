@@ -50,7 +50,7 @@ func NewTBSCertList(der [][]byte, issuer *x509.Certificate) (TBSCertList, error)
 	}
 	list := TBSCertList{algorithm: crlAlgorithms[kind]}
 	in := newCursor(der)
-	if tag, length, ok := in.header(); !ok || tag != tagConstructedSequence || length != in.left {
+	if tag, length, ok := in.header(); !ok || tag != tagSequence || length != in.left {
 		return TBSCertList{}, errors.New("not a CRL: not one SEQUENCE in DER")
 	}
 	for _, front := range []struct{ what, der string }{
@@ -128,8 +128,6 @@ func (a *Authority) SignCRL(ctx context.Context, issuer string, tbs [][]byte) (s
 	}
 	return signature, nil
 }
-
-const tagConstructedSequence = asn1.TagSequence | 0x20
 
 // cursor reads DER that lies in parts.
 type cursor struct {
