@@ -242,11 +242,11 @@ func TestForgedCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, err := issuer.client(clientName(0))
+	client, err := issuer.client(clientName(0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := real.Leaf.PublicKey.(*ecdsa.PublicKey)
+	key := client.Leaf.PublicKey.(*ecdsa.PublicKey)
 	point, err := key.Bytes()
 	if err != nil {
 		t.Fatal(err)

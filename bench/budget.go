@@ -26,7 +26,7 @@ type sizes struct {
 var (
 	full = sizes{
 		rounds: 5, round: 1500 * time.Millisecond, slow: 3, revoked: 1_000_000, certificates: 10_000_000,
-		issued: 100_000, verified: 8000, revocations: 100, rest: 3 * time.Second,
+		issued: 100_000, verified: 6000, revocations: 100, rest: 3 * time.Second,
 	}
 	short = sizes{
 		rounds: 3, round: 500 * time.Millisecond, slow: 3, revoked: 20_000, certificates: 100_000,
@@ -69,7 +69,7 @@ func checkDisk(dir string, s sizes) error {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	free := int64(fs.Bavail) * int64(fs.Bsize)
+	free := int64(fs.Bavail) * fs.Bsize
 	if need := s.disk(); free < need {
 		return fmt.Errorf("%s has %s free, and this run needs %s: name another directory with -temp, or a smaller store with -certificates",
 			dir, model.Octets.Text(float64(free), 3), model.Octets.Text(float64(need), 3))

@@ -29,6 +29,7 @@ type large struct {
 
 const (
 	fillStep     = 50_000
+	reportFill   = 1_000_000
 	spareSerials = 1000 // are kept for the revocations that are measured
 )
 
@@ -69,7 +70,7 @@ func (b *bench) newLarge(ctx context.Context) (*large, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.store.Close()
+	defer func() { _ = s.store.Close() }()
 	l.issuer = s.shard.Issuer
 	if l.forger, err = forge(certs[0].Leaf, l.issuer); err != nil {
 		return nil, err
@@ -124,13 +125,16 @@ func (l *large) fillTo(ctx context.Context, size, least int, deadline time.Time)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }() // again, after an error
 	for l.certificates < size && (time.Now().Before(deadline) || l.certificates < least) {
 		serials, err := l.forger.fill(ctx, store, l.certificates, min(fillStep, size-l.certificates))
 		if err != nil {
 			return err
 		}
 		l.certificates += len(serials)
+		if l.certificates/reportFill > (l.certificates-len(serials))/reportFill {
+			log.Printf("  %s certificates", model.Count(l.certificates))
+		}
 		want := l.b.sizes.revoked + spareSerials - len(l.left)
 		l.left = append(l.left, serials[:min(max(want, 0), len(serials))]...)
 	}

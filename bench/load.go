@@ -75,7 +75,7 @@ func render(method, host, path string, body []byte, fields ...string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, path, host)
 	for i := 0; i < len(fields); i += 2 {
-		fmt.Fprintf(&b, "%s: %s\r\n", fields[i], fields[i+1])
+		fmt.Fprintf(&b, "%s: %s\r\n", fields[i], fields[i+1]) //nolint:gosec // G602: pairs
 	}
 	if method != "GET" {
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))

@@ -41,7 +41,12 @@ func writeScale(dir string, data *model.Data, w io.Writer) error {
 		_, err := page.WriteTo(w)
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "scale.md"), page.Bytes(), 0o644)
+	return publish(filepath.Join(dir, "scale.md"), page.Bytes())
+}
+
+// publish writes a file that anybody may read.
+func publish(path string, text []byte) error {
+	return os.WriteFile(path, text, 0o644) //nolint:gosec // G306: documentation
 }
 
 // recordGrowth checks each law of the model against what was measured.
@@ -70,10 +75,7 @@ func (r *report) keep(dir string) error {
 		return err
 	}
 	figures := filepath.Join(dir, "benchmarks.json")
-	err := errors.Join(
-		os.WriteFile(filepath.Join(dir, "benchmarks.md"), page.Bytes(), 0o644),
-		os.WriteFile(figures, data.Bytes(), 0o644))
-	if err != nil {
+	if err := errors.Join(publish(filepath.Join(dir, "benchmarks.md"), page.Bytes()), publish(figures, data.Bytes())); err != nil {
 		return err
 	}
 	kept, err := model.Read(figures) // as they were rounded, so that the page is the same whenever it is made from the file

@@ -43,8 +43,8 @@ func (b *bench) startPKID(ctx context.Context, name string) (*pkidServer, error)
 		return nil, err
 	}
 	dir := filepath.Join(b.dir, name)
-	const any = "127.0.0.1:0"
-	if _, err := output(ctx, b.dir, nil, bin, "init", "--data", dir, "--public", any, "--mtls", any, "--status", any, "--ops", any); err != nil {
+	const free = "127.0.0.1:0"
+	if _, err := output(ctx, b.dir, nil, bin, "init", "--data", dir, "--public", free, "--mtls", free, "--status", free, "--ops", free); err != nil {
 		return nil, err
 	}
 	return b.servePKID(ctx, name, dir)

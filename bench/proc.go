@@ -42,7 +42,7 @@ func (b *bench) start(name, dir string, env []string, program string, args ...st
 		return nil, err
 	}
 	defer f.Close()
-	p := &process{name: name, cmd: exec.Command(program, args...), log: log, ended: make(chan struct{})}
+	p := &process{name: name, cmd: exec.Command(program, args...), log: log, ended: make(chan struct{})} //nolint:gosec,noctx // G204: a contender; stop ends it
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, append(os.Environ(), env...), f, f
 	p.started = time.Now()
 	if err := p.cmd.Start(); err != nil {
@@ -133,7 +133,7 @@ func (p *process) memory() (int64, error) {
 
 // freeAddress returns a loopback address that is free now.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
@@ -165,7 +165,7 @@ func answers(ctx context.Context, url string, c *tls.Config) error {
 
 // output runs a command to its end.
 func output(ctx context.Context, dir string, env []string, program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // G204: what the bench itself says
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

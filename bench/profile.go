@@ -61,7 +61,7 @@ func areaOf(symbol string) string {
 
 // record runs perf on a process until the function it returns is called.
 func record(pid int, file string, flags ...string) (func(), error) {
-	cmd := exec.Command("perf", append([]string{"record", "-q", "-o", file, "-p", strconv.Itoa(pid)}, flags...)...)
+	cmd := exec.Command("perf", append([]string{"record", "-q", "-o", file, "-p", strconv.Itoa(pid)}, flags...)...) //nolint:gosec,noctx // G204: perf, until it is interrupted
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -159,7 +160,7 @@ func kernel() string {
 
 func versions() []string {
 	out := []string{"step-ca " + stepVersion, "oidc-provider " + nodeVersion("oidc-provider"), "npm jose " + nodeVersion("jose")}
-	if v, err := exec.Command("node", "--version").Output(); err == nil {
+	if v, err := exec.CommandContext(context.Background(), "node", "--version").Output(); err == nil {
 		out = append(out, "node "+strings.TrimSpace(string(v)))
 	}
 	return append(out, moduleVersions()...)

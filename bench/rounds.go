@@ -91,9 +91,11 @@ func (s *series) rate() float64    { return median(s.rates()) }
 func (s *series) p50() time.Duration {
 	return median(of(s, func(v sample) time.Duration { return v.p50 }))
 }
+
 func (s *series) p99() time.Duration {
 	return median(of(s, func(v sample) time.Duration { return v.p99 }))
 }
+
 func (s *series) cpu() time.Duration {
 	return median(of(s, func(v sample) time.Duration { return v.cpu }))
 }

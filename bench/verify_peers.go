@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -9,9 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"time"
-
-	"crypto"
 
 	"github.com/go-jose/go-jose/v4"
 	josejwt "github.com/go-jose/go-jose/v4/jwt"
@@ -54,7 +54,7 @@ func (s seen) check(c proofClaims, token string) error {
 	ath := sha256.Sum256([]byte(token))
 	_, used := s[c.ID]
 	age := math.Abs(float64(time.Now().Unix()) - c.IssuedAt)
-	if used || c.ID == "" || c.Method != "GET" || c.URL != verifyURL || age > 60 || c.Token != base64url.EncodeToString(ath[:]) {
+	if used || c.ID == "" || c.Method != http.MethodGet || c.URL != verifyURL || age > 60 || c.Token != base64url.EncodeToString(ath[:]) {
 		return fmt.Errorf("bad proof: %+v", c)
 	}
 	s[c.ID] = struct{}{}
@@ -138,7 +138,9 @@ func (m *material) golangJWT() verifier {
 		golangjwt.WithAudience(verifyAudience), golangjwt.WithExpirationRequired(), golangjwt.WithLeeway(10*time.Second))
 	proofs := golangjwt.NewParser(golangjwt.WithValidMethods([]string{"ES256"}))
 	used := seen{}
-	key := func(*golangjwt.Token) (any, error) { return &m.key.PublicKey, nil }
+	key := func(*golangjwt.Token) (any, error) { //nolint:unparam // golangjwt.Keyfunc
+		return &m.key.PublicKey, nil
+	}
 	return verifier{
 		name: "golang-jwt v5",
 		bound: func(token string) error {

@@ -125,7 +125,7 @@ func (b *bench) resign(ctx context.Context, l *large) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.store.Close()
+	defer func() { _ = s.store.Close() }()
 	last, err := s.publisher.Publish(ctx, s.shard)
 	if err != nil {
 		return nil, err

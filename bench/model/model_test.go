@@ -263,10 +263,23 @@ func TestText(t *testing.T) {
 		digits int
 		want   string
 	}{
-		{Times, 0.7954, 3, "0.795x"}, {Times, 0.8, 3, "0.8x"}, {Times, 23.449, 3, "23.4x"}, {Times, 1234.5, 3, "1,234x"}, {Times, 0, 3, "0x"},
-		{Seconds, 0.25, 3, "250 ms"}, {Seconds, 2.04e-6, 3, "2.04 µs"}, {Seconds, 1, 3, "1 s"}, {Seconds, 5e-8, 3, "50 ns"},
-		{Octets, 899.6, 3, "900 octets"}, {Octets, 40e6, 3, "40 MB"}, {Octets, 1.5e12, 3, "1.5 TB"},
-		{Share, 0.2, 2, "20%"}, {Share, 0.0512, 2, "5.1%"}, {Number, 1_000_000, 1, "1,000,000"}, {Number, -1234, 2, "-1,234"}, {Number, 39.5, 3, "39.5"},
+		{Times, 0.7954, 3, "0.795x"},
+		{Times, 0.8, 3, "0.8x"},
+		{Times, 23.449, 3, "23.4x"},
+		{Times, 1234.5, 3, "1,234x"},
+		{Times, 0, 3, "0x"},
+		{Seconds, 0.25, 3, "250 ms"},
+		{Seconds, 2.04e-6, 3, "2.04 µs"},
+		{Seconds, 1, 3, "1 s"},
+		{Seconds, 5e-8, 3, "50 ns"},
+		{Octets, 899.6, 3, "900 octets"},
+		{Octets, 40e6, 3, "40 MB"},
+		{Octets, 1.5e12, 3, "1.5 TB"},
+		{Share, 0.2, 2, "20%"},
+		{Share, 0.0512, 2, "5.1%"},
+		{Number, 1_000_000, 1, "1,000,000"},
+		{Number, -1234, 2, "-1,234"},
+		{Number, 39.5, 3, "39.5"},
 	} {
 		if got := c.unit.Text(c.x, c.digits); got != c.want {
 			t.Errorf("%g: got %q, want %q", c.x, got, c.want)
