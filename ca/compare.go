@@ -29,7 +29,9 @@ func (a *Authority) compare(got *x509.Certificate, d *decision, serial Serial) e
 	issuer := a.issuer.Signer.Certificate()
 	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
-	case got.Version != 3 || got.SerialNumber.Cmp(serial.Int()) != 0:
+	case got.Version != 3:
+		return errors.New("version")
+	case got.SerialNumber.Cmp(serial.Int()) != 0:
 		return errors.New("serial number")
 	case !ok || !key.Equal(d.key):
 		return errors.New("public key")
