@@ -16,9 +16,9 @@ import (
 // schemaVersion is the layout below. A store of another version is refused.
 const schemaVersion = 2
 
-// pageSize holds about 24 certificates. Of a page of 4 KiB more stays empty; a larger one makes each commit write
-// more, since it writes the last page of each bucket again.
-const pageSize = 8 << 10
+// pageSize holds about twelve certificates. A larger page wastes a little less room and makes each commit write more,
+// since it writes the last page of each bucket again.
+const pageSize = 4 << 10
 
 // bucket is a table. fill is how full bbolt leaves a page that it splits: full where keys only ever grow, since
 // nothing comes back to a page left behind; half full where they fall anywhere.
