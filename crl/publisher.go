@@ -71,8 +71,9 @@ type Publisher struct {
 	now         func() time.Time
 	log         *slog.Logger
 
-	order  []*publication
+	mu     sync.RWMutex // guards what follows
 	shards map[Shard]*publication
+	start  func(*publication) // has Run tend to one more; nil while Run does not run
 }
 
 // publication is one shard's state.
@@ -92,6 +93,7 @@ type publication struct {
 	answered uint64     // of these, how many a finished round followed
 	pending  time.Time  // since when there are unanswered ones; zero if there are none
 	err      error      // of the last round
+	expired  time.Time  // when the last certificate did; zero unless the shard is in retirement
 }
 
 // NewPublisher validates c. It reads and publishes nothing yet.
@@ -117,21 +119,15 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 	if p.follow < 0 || p.timeout < 0 {
 		return nil, errors.New("crl: Follow and Timeout must not be negative")
 	}
-	for _, s := range c.Shards {
-		if s.Issuer == nil || len(s.Issuer.SubjectKeyId) == 0 {
-			return nil, fmt.Errorf("crl: shard %q: an issuer with a subject key identifier is required", s.Shard.Issuer)
-		}
-		if _, err := algorithmOf(s.Issuer.PublicKey); err != nil {
-			return nil, fmt.Errorf("crl: shard %q: %w", s.Shard.Issuer, err)
-		}
-		if err := checkURL(s.URL); err != nil {
-			return nil, fmt.Errorf("crl: shard %q: %w", s.Shard.Issuer, err)
+	for _, shard := range c.Shards {
+		s, err := newPublication(shard)
+		if err != nil {
+			return nil, err
 		}
 		if p.shards[s.Shard] != nil {
-			return nil, fmt.Errorf("crl: shard %q twice", s.Shard.Issuer)
+			return nil, fmt.Errorf("crl: shard %q twice", s.Shard)
 		}
-		pub := &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan *served, 1)}
-		p.shards[s.Shard], p.order = pub, append(p.order, pub)
+		p.shards[s.Shard] = s
 	}
 	return p, nil
 }
@@ -139,9 +135,9 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 // Changed says that a revocation, hold or release became durable. It does not block. The round that follows, in
 // Run, sees the revocation; wake-ups that come during a round cause another one.
 func (p *Publisher) Changed(shard Shard) {
-	s := p.shards[shard]
+	s := p.find(shard)
 	if s == nil {
-		p.log.Error("a certificate was revoked whose CRL is not published here", "issuer", shard.Issuer, "shard", shard.Number)
+		p.log.Error("a certificate was revoked whose CRL is not published here; if it has not expired, servers do not know", "shard", shard.String())
 		return
 	}
 	s.ask(p.now())
@@ -164,29 +160,32 @@ func (s *publication) ask(now time.Time) {
 // retries what fails, compresses what is asked for, and returns nil when ctx ends.
 func (p *Publisher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
-	for _, s := range p.order {
-		running.Go(func() { p.tend(ctx, s) })
-		running.Go(func() { p.compressAsked(ctx, s) })
-		if p.follow > 0 {
-			running.Go(func() { p.followOthers(ctx, s) })
-		}
+	p.mu.Lock()
+	p.start = func(s *publication) { running.Go(func() { p.keep(ctx, s) }) }
+	for _, s := range p.shards {
+		p.start(s)
 	}
+	p.mu.Unlock()
+	<-ctx.Done()
+	p.mu.Lock()
+	p.start = nil
+	p.mu.Unlock()
 	running.Wait()
 	return nil
 }
 
-// tend keeps one shard up to date until ctx ends. It takes the token of a wake-up before it begins the round,
+// tend keeps one shard up to date until ctx ends or its retirement does. It takes the token of a wake-up before it begins the round,
 // so that a wake-up during the round leaves another token, which causes another round.
 func (p *Publisher) tend(ctx context.Context, s *publication) {
 	backoff := minBackoff
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !p.leave(s) {
 		_, err := p.publish(ctx, s, false)
 		pause, wait := breath, min(sweep, p.untilDue(s))
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			p.log.Error("publishing a CRL failed; servers may not know of revocations", "shard", s.Shard.Issuer, "pending_since", s.pendingSince(), "error", err)
+			p.log.Error("publishing a CRL failed; servers may not know of revocations", "shard", s.Shard.String(), "pending_since", s.pendingSince(), "error", err)
 			pause, wait = minBackoff, backoff+rand.N(backoff/2)
 			backoff = min(2*backoff, maxBackoff)
 		default:
@@ -207,7 +206,7 @@ func (p *Publisher) followOthers(ctx context.Context, s *publication) {
 	for sleep(ctx, p.follow) {
 		_, err := p.latest(ctx, s)
 		if err != nil && !failing && ctx.Err() == nil {
-			p.log.Error("reading the newest CRL from the store", "shard", s.Shard.Issuer, "error", err)
+			p.log.Error("reading the newest CRL from the store", "shard", s.Shard.String(), "error", err)
 		}
 		failing = err != nil
 	}
@@ -227,7 +226,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Current returns the newest list that this node knows; false before the first one.
 func (p *Publisher) Current(shard Shard) (Signed, bool) {
-	s := p.shards[shard]
+	s := p.find(shard)
 	if s == nil {
 		return Signed{}, false
 	}
@@ -248,18 +247,21 @@ type ShardStatus struct {
 	Entries      int
 	PendingSince time.Time // since when a revocation waits to be published; zero if none does
 	Err          error     // of the last round; nil if it succeeded
+	Ended        bool      // the certificates have expired: this list is the last, and goes at its nextUpdate
 }
 
-// Status returns the state of every shard, in the order of PublisherConfig.Shards.
+// Status returns the state of every shard, in the order of Shards.
 func (p *Publisher) Status() []ShardStatus {
-	all := make([]ShardStatus, 0, len(p.order))
-	for _, s := range p.order {
+	published := p.published()
+	all := make([]ShardStatus, 0, len(published))
+	for _, s := range published {
 		st := ShardStatus{Shard: s.Shard, URL: s.URL}
 		s.mu.Lock()
 		st.PendingSince, st.Err = s.pending, s.err
 		s.mu.Unlock()
 		if held := s.serving.Load(); held != nil {
 			st.Number, st.ThisUpdate, st.NextUpdate, st.Entries = held.Number, held.ThisUpdate, held.NextUpdate, held.count
+			st.Ended = s.ended(held)
 		}
 		all = append(all, st)
 	}

@@ -31,9 +31,9 @@ var errUnknownShard = errors.New("no such shard is published here")
 // does the same in between, it starts over, and is content with the other's list if that says the same. It
 // returns the newest list, once its number is durable.
 func (p *Publisher) Publish(ctx context.Context, shard Shard) (Signed, error) {
-	s := p.shards[shard]
+	s := p.find(shard)
 	if s == nil {
-		return Signed{}, fmt.Errorf("publishing the CRL of %q: %w", shard.Issuer, errUnknownShard)
+		return Signed{}, fmt.Errorf("publishing the CRL of %q: %w", shard, errUnknownShard)
 	}
 	return p.publish(ctx, s, true)
 }
@@ -45,7 +45,7 @@ func (p *Publisher) publish(ctx context.Context, s *publication, force bool) (Si
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
-		return Signed{}, fmt.Errorf("publishing the CRL of %q: %w", s.Shard.Issuer, ctx.Err())
+		return Signed{}, fmt.Errorf("publishing the CRL of %q: %w", s.Shard, ctx.Err())
 	}
 	asked, began := s.wakeUps(), p.now()
 	next, err := p.round(ctx, s, force)
@@ -53,7 +53,7 @@ func (p *Publisher) publish(ctx context.Context, s *publication, force bool) (Si
 		next, err = p.round(ctx, s, false)
 	}
 	if err != nil {
-		err = fmt.Errorf("publishing the CRL of %q: %w", s.Shard.Issuer, err)
+		err = fmt.Errorf("publishing the CRL of %q: %w", s.Shard, err)
 	}
 	s.finish(asked, began, err)
 	return next, err
@@ -76,7 +76,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	}
 	now := p.now()
 	held := s.serving.Load()
-	due := held == nil || p.due(held, now)
+	due := held == nil || p.due(held, now) && !s.ended(held)
 	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
 		age := now.Sub(v.read)
 		nothingNew := due || v.entries == s.said && (force || !held.says(v.entries))
@@ -130,7 +130,7 @@ func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) 
 		return latest, nil
 	}
 	if next, err := p.read(latest, s); err != nil {
-		p.log.Warn("the newest stored CRL is not usable", "shard", s.Shard.Issuer, "number", latest.Number, "error", err)
+		p.log.Warn("the newest stored CRL is not usable", "shard", s.Shard.String(), "number", latest.Number, "error", err)
 	} else {
 		s.adopt(next)
 	}
@@ -186,7 +186,11 @@ func (p *Publisher) untilDue(s *publication) time.Duration {
 	if held == nil {
 		return 0
 	}
-	return max(held.NextUpdate.Add(-p.renewBefore).Sub(p.now()), 0)
+	due := held.NextUpdate.Add(-p.renewBefore)
+	if s.ended(held) {
+		due = held.NextUpdate
+	}
+	return max(due.Sub(p.now()), 0)
 }
 
 // sign has a list signed, and reads it back as a checker would, but for the entries, which were read back when they

@@ -22,7 +22,7 @@ import (
 // Who prefers gzip gets it once the list was compressed, which Run does after the first one has asked. A range is
 // always one of the list as it is.
 func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
-	s := p.shards[shard]
+	s := p.find(shard)
 	if s == nil {
 		http.NotFound(w, r)
 		return

@@ -40,7 +40,7 @@ func (p *Publisher) look(ctx context.Context, shard Shard, old *view, keep, now 
 			return nil, err
 		}
 		if position < old.position {
-			p.log.Warn("the store's log of changes is shorter than it was: all revocations are read again", "shard", shard.Issuer)
+			p.log.Warn("the store's log of changes is shorter than it was: all revocations are read again", "shard", shard.String())
 			old = nil
 		} else if old, err = old.after(edits, position); err != nil {
 			return nil, err
@@ -148,7 +148,7 @@ func (p *Publisher) compare(shard Shard, followed, read view, edits []edit) erro
 	}
 	if lacks, extra, other := difference(a.entries, b.entries); lacks+extra+other > 0 {
 		p.log.Error("the CRL did not say what the store says; the store's word counts from now on",
-			"shard", shard.Issuer, "lacked", lacks, "had_too_many", extra, "said_otherwise", other)
+			"shard", shard.String(), "lacked", lacks, "had_too_many", extra, "said_otherwise", other)
 	}
 	return nil
 }
