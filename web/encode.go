@@ -24,13 +24,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-// send writes a whole answer. If it does not arrive, there is nobody left to tell. net/http sends what is longer than
-// 2 KiB in chunks unless it is told the length.
-func send(w http.ResponseWriter, status int, kind string, body []byte) {
+// send writes a whole answer, and reports whether that went well. If it does not arrive, there is nobody left to
+// tell. net/http sends what is longer than 2 KiB in chunks unless it is told the length.
+func send(w http.ResponseWriter, status int, kind string, body []byte) (written bool) {
 	h := w.Header()
 	h["Content-Type"], h["Content-Length"] = []string{kind}, []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	_, err := w.Write(body)
+	return err == nil
 }
 
 func pemOf(der []byte) string { return string(appendPEM(nil, der, "\n")) }
@@ -113,16 +114,15 @@ func trust(issuer *ca.Issuer) []byte {
 	return appendPEMString(append(b, `],"root":`...), issuer.Root.Raw)
 }
 
-// answers are buffers for answers in JSON. One comes back when its answer was written, which an http.ResponseWriter
-// does not keep.
+// answers are buffers for answers in JSON. One comes back when its answer was written, and not after a failure: HTTP/2
+// lets the handler go when the stream is reset, while the connection may still be at what it was given.
 var answers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
 // sendJSON writes an answer that write appends to a buffer.
 func sendJSON(w http.ResponseWriter, status int, write func([]byte) []byte) {
 	b := answers.Get().(*[]byte)
 	*b = write((*b)[:0])
-	send(w, status, "application/json", *b)
-	if cap(*b) <= maxBody { // a list may be far longer
+	if send(w, status, "application/json", *b) && cap(*b) <= maxBody { // a list may be far longer
 		answers.Put(b)
 	}
 }
