@@ -78,6 +78,7 @@ type blockWriter struct {
 	done  entries
 	next  block // what is being written
 	limit int   // of its size; blockSize if zero
+	delta bool  // for a delta list, which has one reason more
 }
 
 // merge writes the entries of a block with some edits.
@@ -120,7 +121,11 @@ func (w *blockWriter) add(r *revoked) error {
 	w.next.der = r.appendTo(w.next.der)
 	written := reader(w.next.der[n:])
 	body, _ := written.take(tagSequence)
-	if got, err := parseEntry(body); err != nil || got != *r {
+	valid := validReason
+	if w.delta {
+		valid = validDeltaReason
+	}
+	if got, err := parseEntry(body, valid); err != nil || got != *r {
 		return fmt.Errorf("no list can say that %x was revoked at %s", r.serial, time.Unix(r.at, 0).UTC())
 	}
 	return nil

@@ -173,7 +173,7 @@ func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
 	if list == nil {
 		return fmt.Errorf("%w from %s: %w", ErrUnavailable, s.from, fetching)
 	}
-	if e, ok := find(list.entries, cert.SerialNumber); ok {
+	if e, ok := list.find(cert.SerialNumber); ok {
 		return &RevokedError{Serial: cert.SerialNumber, Reason: int(e.reason), At: time.Unix(e.at, 0).UTC(), CRLNumber: list.Number}
 	}
 	if list.Stale(k.now()) && !k.allowStale {

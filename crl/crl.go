@@ -27,6 +27,7 @@ type Signed struct {
 	ThisUpdate time.Time
 	NextUpdate time.Time
 	DER        DER
+	Delta      DER // the delta CRL that was published with it; nil if there is none
 }
 
 // Entry is one revoked certificate on a CRL.
@@ -52,7 +53,8 @@ type Store interface {
 	Latest(ctx context.Context, shard Shard, have uint64) (Signed, error)
 	// Replace makes next the newest CRL if the newest is still prev, told by its Number; a zero prev means that
 	// there is none yet. Otherwise it returns ErrConflict and changes nothing. Number and times are durable when it
-	// returns; the DER may follow later, and must not be changed.
+	// returns; the DER may follow later, and must not be changed. A store that several nodes publish to keeps Delta
+	// beside the DER, and any other may leave it out: then each start begins with an empty one.
 	Replace(ctx context.Context, prev, next Signed) error
 }
 

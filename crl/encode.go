@@ -1,6 +1,7 @@
 package crl
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -60,13 +61,14 @@ type draft struct {
 	algorithm string
 }
 
-// newDraft writes a TBSCertList (RFC 5280 section 5.1.2), of version 2.
-func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time, e *entries) (*draft, error) {
+// newDraft writes a TBSCertList (RFC 5280 section 5.1.2), of version 2. The extensions are those that every list has,
+// and more.
+func newDraft(s PublishedShard, number uint64, thisUpdate, nextUpdate time.Time, e *entries, more ...[]byte) (*draft, error) {
 	algorithm, err := algorithmOf(s.Issuer.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	extensions, err := extensionsOf(s, number)
+	extensions, err := extensionsOf(s, number, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +106,8 @@ func (d *draft) signed(signature []byte) DER {
 }
 
 // extensionsOf returns the crlExtensions that every list has: authority key identifier, CRL number and
-// issuing distribution point (RFC 5280 sections 5.2.1, 5.2.3 and 5.2.5).
-func extensionsOf(s PublishedShard, number uint64) ([]byte, error) {
+// issuing distribution point (RFC 5280 sections 5.2.1, 5.2.3 and 5.2.5), and more after them.
+func extensionsOf(s PublishedShard, number uint64, more ...[]byte) ([]byte, error) {
 	if len(s.Issuer.SubjectKeyId) == 0 {
 		return nil, errors.New("the issuer has no subject key identifier")
 	}
@@ -113,17 +115,27 @@ func extensionsOf(s PublishedShard, number uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var octets [9]byte // the first for the sign
-	binary.BigEndian.PutUint64(octets[1:], number)
-	extension := func(id asn1.ObjectIdentifier, critical, value []byte) []byte {
-		arcs := []byte{byte(40*id[0] + id[1]), byte(id[2]), byte(id[3])} // 2.5.29.n
-		return wrap(tagSequence, wrap(tagOID, arcs), critical, wrap(tagOctetString, value))
-	}
 	return wrap(tagExtensions, wrap(tagSequence,
 		extension(oidAuthorityKeyID, nil, wrap(tagSequence, wrap(tagKeyIdentifier, s.Issuer.SubjectKeyId))),
-		extension(oidCRLNumber, nil, wrap(tagInteger, octets[8-bits.Len64(number)/8:])),
-		extension(oidIssuingDistributionPoint, []byte{tagBoolean, 1, 0xff}, idp.Value),
+		extension(oidCRLNumber, nil, unsigned(number)),
+		extension(oidIssuingDistributionPoint, isCritical, idp.Value),
+		bytes.Join(more, nil),
 	)), nil
+}
+
+var isCritical = []byte{tagBoolean, 1, 0xff}
+
+// extension encodes one of X.509's own, 2.5.29.n. It is not critical unless critical, which is in DER, says so.
+func extension(id asn1.ObjectIdentifier, critical, value []byte) []byte {
+	arcs := []byte{byte(40*id[0] + id[1]), byte(id[2]), byte(id[3])}
+	return wrap(tagSequence, wrap(tagOID, arcs), critical, wrap(tagOctetString, value))
+}
+
+// unsigned encodes an INTEGER.
+func unsigned(n uint64) []byte {
+	var octets [9]byte // the first for the sign
+	binary.BigEndian.PutUint64(octets[1:], n)
+	return wrap(tagInteger, octets[8-bits.Len64(n)/8:])
 }
 
 // headerSize is that of an entry and of all in it: none is longer than 127 octets.

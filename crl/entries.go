@@ -48,15 +48,19 @@ func sortEntries(entries []revoked) []revoked {
 
 // find returns the entry of a serial number. A number that is no serial is not found.
 func find(entries []revoked, serial *big.Int) (revoked, bool) {
-	var want revoked
+	var octets [maxSerial]byte
 	if serial.Sign() < 0 || serial.BitLen() > 8*maxSerial {
-		return want, false
+		return revoked{}, false
 	}
-	serial.FillBytes(want.serial[:])
+	serial.FillBytes(octets[:])
+	return findSerial(entries, &octets)
+}
+
+func findSerial(entries []revoked, serial *[maxSerial]byte) (revoked, bool) {
 	low, high := 0, len(entries)
 	for low < high { // slices.BinarySearchFunc would copy each entry that it looks at
 		middle := int(uint(low+high) >> 1)
-		switch order := bytes.Compare(entries[middle].serial[:], want.serial[:]); {
+		switch order := bytes.Compare(entries[middle].serial[:], serial[:]); {
 		case order == 0:
 			return entries[middle], true
 		case order < 0:
@@ -65,12 +69,14 @@ func find(entries []revoked, serial *big.Int) (revoked, bool) {
 			high = middle
 		}
 	}
-	return want, false
+	return revoked{}, false
 }
 
 // parseEntries reads the content of revokedCertificates, sorted by serial. It refuses what it does not
 // understand in full: an entry with an unknown critical extension may mean anything (RFC 5280 section 5.3).
-func parseEntries(body []byte) ([]revoked, error) {
+func parseEntries(body []byte) ([]revoked, error) { return parseEntriesWith(body, validReason) }
+
+func parseEntriesWith(body []byte, valid func(reason int) bool) ([]revoked, error) {
 	n, err := countEntries(body)
 	if err != nil {
 		return nil, err
@@ -78,7 +84,7 @@ func parseEntries(body []byte) ([]revoked, error) {
 	entries := make([]revoked, 0, n)
 	for r := reader(body); len(r) > 0; {
 		content, _ := r.take(tagSequence)
-		e, err := parseEntry(content)
+		e, err := parseEntry(content, valid)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", len(entries), err)
 		}
@@ -97,7 +103,7 @@ func countEntries(body []byte) (n int, err error) {
 	return n, nil
 }
 
-func parseEntry(body reader) (e revoked, err error) {
+func parseEntry(body reader, valid func(reason int) bool) (e revoked, err error) {
 	serial, ok := body.take(tagInteger)
 	if !ok || len(serial) == 0 || serial[0]&0x80 != 0 || (len(serial) > 1 && serial[0] == 0 && serial[1]&0x80 == 0) {
 		return e, errors.New("malformed or negative serial number")
@@ -124,7 +130,7 @@ func parseEntry(body reader) (e revoked, err error) {
 	if !ok || len(body) > 0 {
 		return e, errMalformed
 	}
-	e.reason, err = parseEntryExtensions(extensions)
+	e.reason, err = parseEntryExtensions(extensions, valid)
 	return e, err
 }
 
@@ -133,7 +139,7 @@ const (
 	oidCertificateIssuer = "\x55\x1d\x1d" // 2.5.29.29
 )
 
-func parseEntryExtensions(list reader) (reason uint8, err error) {
+func parseEntryExtensions(list reader, valid func(reason int) bool) (reason uint8, err error) {
 	for len(list) > 0 {
 		ext, ok := list.take(tagSequence)
 		r := reader(ext)
@@ -156,8 +162,8 @@ func parseEntryExtensions(list reader) (reason uint8, err error) {
 		case string(oid) == oidReasonCode:
 			v := reader(value)
 			code, ok := v.take(tagEnumerated)
-			if !ok || len(v) > 0 || len(code) != 1 || !validReason(int(code[0])) {
-				return 0, errors.New("reasonCode that a full list cannot have")
+			if !ok || len(v) > 0 || len(code) != 1 || !valid(int(code[0])) {
+				return 0, errors.New("reasonCode that such a list cannot have")
 			}
 			reason = code[0]
 		case critical:

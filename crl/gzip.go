@@ -38,7 +38,10 @@ func (p *Publisher) compressAsked(ctx context.Context, s *publication) {
 			return
 		case held = <-s.compress:
 		}
-		newest := func() bool { return ctx.Err() == nil && s.serving.Load() == held }
+		newest := func() bool {
+			full := s.serving.Load()
+			return ctx.Err() == nil && (full == held || full.delta.Load() == held)
+		}
 		if held.gzipped.Load() != nil || !newest() || !sleep(ctx, calmGzip) || !newest() {
 			continue
 		}

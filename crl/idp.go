@@ -78,6 +78,13 @@ type issuingDistributionPoint struct {
 	OnlyContainsAttributeCerts bool                  `asn1:"optional,tag:5"`
 }
 
+// distributionPoint is one of the sequence in a FreshestCRL extension (RFC 5280 section 4.2.1.13).
+type distributionPoint struct {
+	Name    distributionPointName `asn1:"optional,tag:0"`
+	Reasons asn1.BitString        `asn1:"optional,tag:1"`
+	Issuer  asn1.RawValue         `asn1:"optional,tag:2"`
+}
+
 type distributionPointName struct {
 	FullName     []asn1.RawValue  `asn1:"optional,tag:0"`
 	RelativeName pkix.RDNSequence `asn1:"optional,tag:1"`

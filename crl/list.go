@@ -22,6 +22,7 @@ const maxSkew = 2 * time.Minute
 
 var (
 	oidCRLNumber      = asn1.ObjectIdentifier{2, 5, 29, 20}
+	oidFreshestCRL    = asn1.ObjectIdentifier{2, 5, 29, 46}
 	oidDeltaIndicator = asn1.ObjectIdentifier{2, 5, 29, 27}
 	oidAuthorityKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
 )
@@ -32,13 +33,22 @@ type List struct {
 	ThisUpdate time.Time
 	NextUpdate time.Time
 	URL        string // of its IssuingDistributionPoint; empty if it has none
+	DeltaURL   string // of its FreshestCRL (RFC 5280 section 5.2.6), where changes to it are told; empty if it has none
 
 	entries []revoked         // sorted by serial
 	sum     [sha256.Size]byte // SHA-256 of the signature: two lists of one issuer that differ have different ones
+	scope   []byte            // the content of its IssuingDistributionPoint
+	base    uint64            // the BaseCRLNumber of a delta
+	overlay *overlay          // what a delta said on top; nil in a list as it was fetched
 }
 
 // Len returns how many certificates are on the list.
-func (l *List) Len() int { return len(l.entries) }
+func (l *List) Len() int {
+	if l.overlay != nil {
+		return l.overlay.count
+	}
+	return len(l.entries)
+}
 
 // signedLike reports whether a list bears this one's signature: it is this one, or does not verify.
 func (l *List) signedLike(der []byte) bool {
@@ -52,7 +62,7 @@ func (l *List) signedLike(der []byte) bool {
 
 // Lookup returns a certificate's entry. NotAfter is not set: a CRL does not carry it.
 func (l *List) Lookup(serial *big.Int) (Entry, bool) {
-	r, ok := find(l.entries, serial)
+	r, ok := l.find(serial)
 	if !ok {
 		return Entry{}, false
 	}
@@ -62,7 +72,7 @@ func (l *List) Lookup(serial *big.Int) (Entry, bool) {
 // All yields the entries in the order of their serials, without NotAfter.
 func (l *List) All() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
-		for _, r := range l.entries {
+		for r := range l.all() {
 			if !yield(r.entry()) {
 				return
 			}
@@ -93,7 +103,7 @@ func ParseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now ti
 }
 
 func parseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now time.Time) (*List, error) {
-	l, p, err := verify(DER{der}, issuer, wantURL, now)
+	l, p, err := verify(DER{der}, fullList, issuer, wantURL, now)
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +114,12 @@ func parseAndVerify(der []byte, issuer *x509.Certificate, wantURL string, now ti
 }
 
 // verify checks a list as ParseAndVerify does, but for its entries.
-func verify(der DER, issuer *x509.Certificate, wantURL string, now time.Time) (*List, pieces, error) {
+func verify(der DER, want kind, issuer *x509.Certificate, wantURL string, now time.Time) (*List, pieces, error) {
 	p, err := split(der)
 	if err != nil {
 		return nil, p, err
 	}
-	l, h, err := readBare(p.bare, issuer, wantURL, now)
+	l, h, err := readBare(p.bare, want, issuer, wantURL, now)
 	if err != nil {
 		return nil, p, err
 	}
@@ -121,7 +131,7 @@ func verify(der DER, issuer *x509.Certificate, wantURL string, now time.Time) (*
 }
 
 // readBare reads everything but the entries. Of the signature it reads the octets.
-func readBare(bare []byte, issuer *x509.Certificate, wantURL string, now time.Time) (*List, *x509.RevocationList, error) {
+func readBare(bare []byte, want kind, issuer *x509.Certificate, wantURL string, now time.Time) (*List, *x509.RevocationList, error) {
 	h, err := x509.ParseRevocationList(bare)
 	if err != nil {
 		return nil, nil, err
@@ -133,7 +143,7 @@ func readBare(bare []byte, issuer *x509.Certificate, wantURL string, now time.Ti
 		return nil, nil, fmt.Errorf("signed with key %x, not with the issuer's key %x", h.AuthorityKeyId, issuer.SubjectKeyId)
 	}
 	l := &List{ThisUpdate: h.ThisUpdate, NextUpdate: h.NextUpdate, sum: sha256.Sum256(h.Signature)}
-	if err := l.setExtensions(h, wantURL); err != nil {
+	if err := l.setExtensions(h, want, wantURL); err != nil {
 		return nil, nil, err
 	}
 	if l.ThisUpdate.After(now.Add(maxSkew)) {
@@ -145,21 +155,28 @@ func readBare(bare []byte, issuer *x509.Certificate, wantURL string, now time.Ti
 	return l, h, nil
 }
 
-// setExtensions fills in number and URL, and refuses what makes the list another than the full one wanted.
-func (l *List) setExtensions(h *x509.RevocationList, wantURL string) error {
+// setExtensions fills in numbers and URLs, and refuses what makes the list another than the one wanted.
+func (l *List) setExtensions(h *x509.RevocationList, want kind, wantURL string) error {
 	var idp IDP
+	got := fullList
 	for i, ext := range h.Extensions {
 		if slices.ContainsFunc(h.Extensions[:i], func(e pkix.Extension) bool { return e.Id.Equal(ext.Id) }) {
 			return fmt.Errorf("extension %s twice", ext.Id)
 		}
 		switch {
 		case ext.Id.Equal(oidDeltaIndicator):
-			return errors.New("it is a delta CRL")
+			got = deltaList
+			if err := l.setBase(ext); err != nil {
+				return err
+			}
+		case ext.Id.Equal(oidFreshestCRL) && !ext.Critical:
+			l.DeltaURL = parseFreshest(ext.Value)
 		case ext.Id.Equal(oidIssuingDistributionPoint):
 			var err error
 			if idp, err = ParseIDP(ext.Value); err != nil {
 				return err
 			}
+			l.scope = ext.Value
 			if !idp.Full() || len(idp.URLs) == 0 {
 				return errors.New("its IssuingDistributionPoint limits it to some certificates or reasons, or makes it indirect")
 			}
@@ -171,6 +188,9 @@ func (l *List) setExtensions(h *x509.RevocationList, wantURL string) error {
 		return errors.New("its CRL number is missing, or does not fit 64 bits")
 	}
 	l.Number = h.Number.Uint64()
+	if err := l.checkKind(got, want); err != nil {
+		return err
+	}
 	switch {
 	case wantURL == "" && len(idp.URLs) == 0:
 		return nil

@@ -55,6 +55,9 @@ type PublishedShard struct {
 	Shard  Shard
 	URL    string            // where it is served, as the CRL distribution point of the certificates has it
 	Issuer *x509.Certificate // whose key signs it
+	// DeltaURL, if set, is where the delta CRL is served (see DeltaURL and Publisher.ServeDelta). The full list names it,
+	// and each list costs one signature more.
+	DeltaURL string
 }
 
 // Publisher keeps CRLs up to date in a Store and serves them from memory. All methods may be called at once.
@@ -80,9 +83,10 @@ type Publisher struct {
 type publication struct {
 	PublishedShard
 	wake    chan struct{} // one token: there is work
-	turn    chan struct{} // held by whoever makes a round, one at a time; guards view and said
+	turn    chan struct{} // held by whoever makes a round, one at a time; guards view, said and marks
 	view    *view         // nil before the first round
 	said    *entries      // what stood on the newest list when a round last ended well
+	marks   marks         // what deltas are made from; empty where there are none
 	serving atomic.Pointer[served]
 
 	compress chan *served // one list whose compressed form somebody asked for

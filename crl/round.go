@@ -19,10 +19,13 @@ type served struct {
 	// do as a validator (see Serve).
 	datable bool
 	gzipped atomic.Pointer[DER] // nil until somebody asked for it and it is ready
+
+	deltaURL string                 // that the list names
+	delta    atomic.Pointer[served] // nil if there is none
 }
 
 func newServed(s Signed, in pieces, l *List, count int) *served {
-	return &served{Signed: s, pieces: in, count: count, tag: fmt.Sprintf("%d-%x", l.Number, l.sum[:8])}
+	return &served{Signed: s, pieces: in, count: count, tag: fmt.Sprintf("%d-%x", l.Number, l.sum[:8]), deltaURL: l.DeltaURL}
 }
 
 var errUnknownShard = errors.New("no such shard is published here")
@@ -76,7 +79,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	}
 	now := p.now()
 	held := s.serving.Load()
-	due := held == nil || p.due(held, now) && !s.ended(held)
+	due := held == nil || (p.due(held, now) || held.deltaURL != s.DeltaURL) && !s.ended(held)
 	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
 		age := now.Sub(v.read)
 		nothingNew := due || v.entries == s.said && (force || !held.says(v.entries))
@@ -86,19 +89,29 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 		return Signed{}, err
 	}
 	s.view = v
+	s.marks.follow(v)
 	if !force && !due && held.Number == prev.Number && held.says(v.entries) {
 		s.said = v.entries
-		return s.share(held, v.entries), nil
+		held = s.share(held, v.entries)
+		p.complete(ctx, s, held)
+		return held.Signed, nil
 	}
 	next, err := p.sign(ctx, s, nextNumber(prev, held, now), v.entries, now)
 	if err != nil {
 		return Signed{}, err
+	}
+	if delta := p.delta(ctx, s, next); delta != nil {
+		next.Delta = delta.DER
+		next.delta.Store(delta)
 	}
 	if err := p.store.Replace(ctx, prev, next.Signed); err != nil {
 		return Signed{}, fmt.Errorf("storing it: %w", err)
 	}
 	s.adopt(next)
 	s.said = v.entries
+	if s.DeltaURL != "" {
+		s.marks.signed(next.Number, next.count, due)
+	}
 	if p.onPublish != nil {
 		p.onPublish(next.Signed)
 	}
@@ -132,6 +145,7 @@ func (p *Publisher) latest(ctx context.Context, s *publication) (Signed, error) 
 	if next, err := p.read(latest, s); err != nil {
 		p.log.Warn("the newest stored CRL is not usable", "shard", s.Shard.String(), "number", latest.Number, "error", err)
 	} else {
+		next.delta.Store(p.storedDelta(latest, s))
 		s.adopt(next)
 	}
 	return latest, nil
@@ -142,7 +156,7 @@ func (p *Publisher) read(latest Signed, s *publication) (*served, error) {
 	if latest.DER.Len() == 0 {
 		return nil, errors.New("the store lost it")
 	}
-	l, in, err := verify(latest.DER, s.Issuer, s.URL, p.now())
+	l, in, err := verify(latest.DER, fullList, s.Issuer, s.URL, p.now())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrList, err)
 	}
@@ -193,36 +207,52 @@ func (p *Publisher) untilDue(s *publication) time.Duration {
 	return max(due.Sub(p.now()), 0)
 }
 
-// sign has a list signed, and reads it back as a checker would, but for the entries, which were read back when they
-// were written, and the signature, which the signer has checked.
+// sign has a full list signed.
 func (p *Publisher) sign(ctx context.Context, s *publication, number uint64, e *entries, now time.Time) (*served, error) {
 	thisUpdate := now.UTC().Truncate(time.Second) // what a CRL can say
 	next := Signed{Shard: s.Shard, Number: number, ThisUpdate: thisUpdate, NextUpdate: thisUpdate.Add(p.lifetime)}
-	d, err := newDraft(s.PublishedShard, number, next.ThisUpdate, next.NextUpdate, e)
+	var more [][]byte
+	if s.DeltaURL != "" {
+		more = append(more, freshestCRL(s.DeltaURL))
+	}
+	list, l, err := p.signList(ctx, s, next, fullList, e, more...)
 	if err != nil {
 		return nil, err
 	}
-	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, d.tbs())
-	if err != nil {
-		return nil, fmt.Errorf("signing it: %w", err)
-	}
-	next.DER = d.signed(signature)
-	in, err := split(next.DER)
-	if err != nil {
-		return nil, fmt.Errorf("checking what was signed: %w", err)
-	}
-	l, _, err := readBare(in.bare, s.Issuer, s.URL, now)
-	if err != nil {
-		return nil, fmt.Errorf("checking what was signed: %w", err)
-	}
-	list := newServed(next, in, l, e.count)
-	if l.Number != number || !l.ThisUpdate.Equal(next.ThisUpdate) || !l.NextUpdate.Equal(next.NextUpdate) || !list.says(e) {
-		return nil, errors.New("checking what was signed: it is not the list that was asked for")
+	if l.DeltaURL != s.DeltaURL {
+		return nil, errors.New("checking what was signed: it names another delta")
 	}
 	return list, nil
 }
 
-// adopt serves a list from now on, unless what is served is newer. The caller has told saw of the list that the
+// signList has a list signed, and reads it back as a checker would, but for the entries, which were read back when they
+// were written, and the signature, which the signer has checked.
+func (p *Publisher) signList(ctx context.Context, s *publication, next Signed, k kind, e *entries, more ...[]byte) (*served, *List, error) {
+	d, err := newDraft(s.PublishedShard, next.Number, next.ThisUpdate, next.NextUpdate, e, more...)
+	if err != nil {
+		return nil, nil, err
+	}
+	signature, err := p.signer.SignCRL(ctx, s.Shard.Issuer, d.tbs())
+	if err != nil {
+		return nil, nil, fmt.Errorf("signing it: %w", err)
+	}
+	next.DER = d.signed(signature)
+	in, err := split(next.DER)
+	if err != nil {
+		return nil, nil, fmt.Errorf("checking what was signed: %w", err)
+	}
+	l, _, err := readBare(in.bare, k, s.Issuer, s.URL, next.ThisUpdate)
+	if err != nil {
+		return nil, nil, fmt.Errorf("checking what was signed: %w", err)
+	}
+	list := newServed(next, in, l, e.count)
+	if l.Number != next.Number || !l.ThisUpdate.Equal(next.ThisUpdate) || !l.NextUpdate.Equal(next.NextUpdate) || !list.says(e) {
+		return nil, nil, errors.New("checking what was signed: it is not the list that was asked for")
+	}
+	return list, l, nil
+}
+
+// adopt serves a list, and its delta if there is one, from now on, unless what is served is newer. The caller has told saw of the list that the
 // store held until then; one that the store itself held is thereby not datable, since its predecessor is not
 // known.
 func (s *publication) adopt(next *served) {
@@ -230,6 +260,9 @@ func (s *publication) adopt(next *served) {
 	defer s.mu.Unlock()
 	if held := s.serving.Load(); held == nil || held.Number < next.Number {
 		next.datable = next.ThisUpdate.After(s.newest)
+		if delta := next.delta.Load(); delta != nil {
+			delta.datable = next.datable
+		}
 		s.serving.Store(next)
 	}
 	s.newest = later(s.newest, next.ThisUpdate)
@@ -237,17 +270,18 @@ func (s *publication) adopt(next *served) {
 
 // share lets a list that came from the store, in one part, have its entries in common with the view that says the
 // same, so that they take memory once.
-func (s *publication) share(held *served, e *entries) Signed {
+func (s *publication) share(held *served, e *entries) *served {
 	if len(held.entries) == len(e.blocks) {
-		return held.Signed
+		return held
 	}
-	next := &served{Signed: held.Signed, count: held.count, tag: held.tag, datable: held.datable}
+	next := &served{Signed: held.Signed, count: held.count, tag: held.tag, datable: held.datable, deltaURL: held.deltaURL}
+	next.delta.Store(held.delta.Load())
 	next.front, next.entries, next.back = DER{slices.Concat(held.front...)}, e.parts(), DER{slices.Concat(held.back...)}
 	next.DER = slices.Concat(next.front, next.entries, next.back)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serving.CompareAndSwap(held, next)
-	return next.Signed
+	return next
 }
 
 // saw notes a thisUpdate of a list that may have been served somewhere.

@@ -22,7 +22,25 @@ import (
 // Who prefers gzip gets it once the list was compressed, which Run does after the first one has asked. A range is
 // always one of the list as it is.
 func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
+	p.serve(w, r, p.find(shard), fullList)
+}
+
+// maxAge is for how long a cache may keep a delta list: clients ask for it in order to know of a revocation at once, and
+// one question in a second for all of them is few enough.
+const maxAge = time.Second
+
+// ServeDelta answers as Serve does, with the delta list that was published with the newest list of a shard, or 404 if
+// the shard has none. A cache may keep it for a second. When there is none beside the list that is served, the answer is
+// 503, and the full list says everything.
+func (p *Publisher) ServeDelta(w http.ResponseWriter, r *http.Request, shard Shard) {
 	s := p.find(shard)
+	if s != nil && s.DeltaURL == "" {
+		s = nil
+	}
+	p.serve(w, r, s, deltaList)
+}
+
+func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, s *publication, k kind) {
 	if s == nil {
 		http.NotFound(w, r)
 		return
@@ -35,10 +53,13 @@ func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 	h := w.Header()
 	h.Set("Vary", "Accept-Encoding")
 	held := s.serving.Load()
+	if held != nil && k == deltaList {
+		held = held.delta.Load()
+	}
 	if held == nil {
 		h.Set("Retry-After", "1")
 		h.Set("Cache-Control", "no-store")
-		http.Error(w, "no CRL has been published yet", http.StatusServiceUnavailable)
+		http.Error(w, "no CRL is published yet", http.StatusServiceUnavailable)
 		return
 	}
 	body, tag := held.DER, `"`+held.tag+`"`
@@ -49,10 +70,13 @@ func (p *Publisher) Serve(w http.ResponseWriter, r *http.Request, shard Shard) {
 		}
 	}
 	age := max(held.NextUpdate.Sub(p.now()), 0)
+	if k == deltaList {
+		age = min(age, maxAge)
+	}
 	h.Set("Content-Type", "application/pkix-crl") // RFC 2585 section 4.2
 	h.Set("ETag", tag)
 	h.Set("Last-Modified", held.ThisUpdate.UTC().Format(http.TimeFormat))
-	h.Set("Expires", held.NextUpdate.UTC().Format(http.TimeFormat))
+	h.Set("Expires", p.now().Add(age).UTC().Format(http.TimeFormat))
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(age/time.Second))+", must-revalidate, no-transform")
 	modified := held.ThisUpdate
 	if !held.datable {

@@ -28,6 +28,14 @@ func newPublication(s PublishedShard) (*publication, error) {
 	if err := checkURL(s.URL); err != nil {
 		return nil, fmt.Errorf("crl: shard %q: %w", s.Shard, err)
 	}
+	if s.DeltaURL != "" {
+		if err := checkURL(s.DeltaURL); err != nil {
+			return nil, fmt.Errorf("crl: shard %q: delta: %w", s.Shard, err)
+		}
+		if s.DeltaURL == s.URL {
+			return nil, fmt.Errorf("crl: shard %q: the delta is at the URL of the full list", s.Shard)
+		}
+	}
 	return &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan *served, 1)}, nil
 }
 

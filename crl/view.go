@@ -17,13 +17,21 @@ type view struct {
 	position uint64
 	since    time.Time // the earliest expiry
 	read     time.Time // when everything was read
+
+	news []edit // what it has otherwise than the view before it, for marks.follow to take
+	anew bool   // what it has otherwise is not known
 }
 
 // after returns the view after changes.
 func (v view) after(edits []edit, position uint64) (*view, error) {
 	mine := slices.Clone(edits)
+	v.news = slices.Clip(v.news)
 	for i := range mine {
-		mine[i].released = mine[i].released || mine[i].notAfter.Before(v.since)
+		expired := mine[i].notAfter.Before(v.since)
+		if !expired || mine[i].released {
+			v.news = append(v.news, mine[i])
+		}
+		mine[i].released = mine[i].released || expired
 	}
 	var err error
 	v.entries, err = v.entries.with(mine)
@@ -123,9 +131,17 @@ func (p *Publisher) readAll(ctx context.Context, shard Shard, old *view, keep, n
 	if err != nil {
 		return nil, err
 	}
+	fresh.anew = true
 	if old != nil {
-		if err := p.compare(shard, *old, fresh, edits); err != nil {
+		same, err := p.compare(shard, *old, fresh, edits)
+		if err != nil {
 			return nil, err
+		}
+		fresh.anew = !same
+	}
+	for _, x := range turned {
+		if !x.released {
+			fresh.news = append(fresh.news, x)
 		}
 	}
 	fresh.since, fresh.read = keep, now
@@ -135,20 +151,21 @@ func (p *Publisher) readAll(ctx context.Context, shard Shard, old *view, keep, n
 	return fresh.after(edits, position)
 }
 
-// compare logs what a view that followed the changes got wrong, which a full reading has found. Both lack the changes
-// that came since.
-func (p *Publisher) compare(shard Shard, followed, read view, edits []edit) error {
+// compare logs what a view that followed the changes got wrong, which a full reading has found, and reports whether
+// that is nothing. Both lack the changes that came since.
+func (p *Publisher) compare(shard Shard, followed, read view, edits []edit) (same bool, err error) {
 	a, err := read.after(edits, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
 	b, err := followed.after(edits, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if lacks, extra, other := difference(a.entries, b.entries); lacks+extra+other > 0 {
+	lacks, extra, other := difference(a.entries, b.entries)
+	if lacks+extra+other > 0 {
 		p.log.Error("the CRL did not say what the store says; the store's word counts from now on",
 			"shard", shard.String(), "lacked", lacks, "had_too_many", extra, "said_otherwise", other)
 	}
-	return nil
+	return lacks+extra+other == 0, nil
 }
