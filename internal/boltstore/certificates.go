@@ -40,6 +40,7 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 			}
 		}
 		t.added = append(t.added, entry)
+		t.count(rec)
 		return errors.Join(
 			t.spend(spend, rec.Serial),
 			t.put(certificates, rec.Serial[:], value),

@@ -23,7 +23,7 @@ var (
 	}
 	detailKeys = []string{
 		"client", "profile", "not_after", "x5t#S256", "renews", "invitation", "reason", "lineage", "names", "expires_at",
-		"changed", "root", "key_type",
+		"changed", "root", "key_type", "auth",
 	}
 )
 

@@ -10,11 +10,12 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/audit"
 )
 
 // schemaVersion is the layout below. A store of another version is refused.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // pageSize holds about twelve certificates. A larger page wastes a little less room and makes each commit write more,
 // since it writes the last page of each bucket again.
@@ -47,6 +48,7 @@ var (
 	revokedThumb = bucket{[]byte("thumbprints"), anywhere}   // thumbprint of what is in revoked -> 1
 	changes      = bucket{[]byte("changes"), rightEdge}      // position -> what became of a certificate; see changes.go
 	crls         = bucket{[]byte("crl"), anywhere}           // issuer, NUL, shard -> number, times, which text; see crls.go
+	shards       = bucket{[]byte("shards"), anywhere}        // issuer, NUL, shard -> certificates that name it, notAfter of the last in s
 	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> invitations.go's form, written once
 	spent        = bucket{[]byte("spent"), anywhere}         // id of an invitation -> serial, use
 	clients      = bucket{[]byte("clients"), anywhere}       // id -> JSON
@@ -59,7 +61,7 @@ var (
 )
 
 var buckets = []bucket{
-	certificates, patternsOf, blocks, spans, byExpiry, revoked, revokedThumb, changes, crls, invitations, spent, clients,
+	certificates, patternsOf, blocks, spans, byExpiry, revoked, revokedThumb, changes, crls, shards, invitations, spent, clients,
 	replays, proofs, tokens, due, log, meta,
 }
 
@@ -81,9 +83,10 @@ type tx struct {
 	b        *bolt.Tx
 	head     audit.Head // of the audit log; read when the transaction began
 	writes   int
-	patterns *patterns // with those that this transaction made
-	newest   *newest   // the certificates that are in no block; durable no later than the transaction began
-	added    []indexed // those that this transaction made
+	patterns *patterns                // with those that this transaction made
+	newest   *newest                  // the certificates that are in no block; durable no later than the transaction began
+	added    []indexed                // those that this transaction made
+	counts   map[crl.Shard]shardCount // of these
 }
 
 func (t *tx) get(b bucket, key []byte) []byte { return t.b.Bucket(b.name).Get(key) }

@@ -174,7 +174,7 @@ func (s *Store) transact(work func(*tx) error) error {
 	if err := work(t); err != nil || t.writes == 0 {
 		return err
 	}
-	if err := t.storeHead(); err != nil {
+	if err := errors.Join(t.storeHead(), t.storeCounts()); err != nil {
 		return err
 	}
 	now, err := t.index()
