@@ -67,8 +67,9 @@ type CheckerConfig struct {
 	// InsecureAllowStale goes on believing a list past its nextUpdate until Run or Refresh gets a newer one:
 	// whoever can cut the server off from the CA can then use a revoked certificate for as long.
 	InsecureAllowStale bool
-	// Dir, if set, is a directory (made if missing) where the newest lists are kept, so that a restart
-	// neither needs the CA nor goes back to an older list. It must not be writable by others.
+	// Dir, if set, is a directory (made if missing) where the newest full lists are kept, so that a restart
+	// neither needs the CA nor goes back to an older list. It must not be writable by others. What deltas told since
+	// is not kept: after a restart, the first poll learns it again.
 	Dir string
 	// HTTPClient fetches the lists. By default, and if it has no CheckRedirect, redirects are refused: a
 	// signed list may come from anywhere, but a server should not be sent around its own network.
@@ -84,6 +85,9 @@ type Point struct {
 	Issuer *x509.Certificate // one of CheckerConfig.Issuers
 	URL    string            // as it stands in the certificates and in the list
 	From   string            // where to fetch the list, if not at URL: a mirror, another name of the same host
+	// DeltaFrom is where to fetch the delta list. If it is empty, that is where the full list says, on the host of From;
+	// but a list that names another host than its own, URL's, has no delta here.
+	DeltaFrom string
 }
 
 // Checker tells a server whether a client's certificate was revoked, from lists that it fetches, verifies
@@ -143,14 +147,16 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("crl: distribution point %s: its issuer is not among Issuers", p.URL)
 		}
-		for _, u := range []string{p.URL, cmp.Or(p.From, p.URL)} {
+		for _, u := range []string{p.URL, cmp.Or(p.From, p.URL), cmp.Or(p.DeltaFrom, p.URL)} {
 			if err := checkURL(u); err != nil {
 				return nil, fmt.Errorf("crl: distribution point: %w", err)
 			}
 		}
-		if _, err := k.source(sourceKey{i, p.URL}, p.From); err != nil {
+		s, err := k.source(sourceKey{i, p.URL}, p.From)
+		if err != nil {
 			return nil, err
 		}
+		s.deltaFrom = p.DeltaFrom
 	}
 	return k, nil
 }

@@ -25,12 +25,15 @@ type source struct {
 	from   string // where it is fetched
 	list   atomic.Pointer[List]
 
+	deltaFrom string // where its delta is fetched; empty: where the list says, on the host of from
+
 	// turn is held by whoever fetches: one at a time, and whoever waits for it shares the outcome. It guards
-	// the validators and loaded.
-	turn         chan struct{}
-	loaded       bool // from disk, or tried to
-	etag         string
-	lastModified string
+	// what follows.
+	turn        chan struct{}
+	loaded      bool       // from disk, or tried to
+	full, delta validators // of what was fetched last
+	renew       time.Time  // when the full list is fetched again though deltas do
+	noDelta     string     // why the delta did not do; empty if it did
 
 	mu    sync.Mutex // guards what follows
 	done  uint64     // attempts that ran to their end
@@ -125,52 +128,78 @@ func (k *Checker) attempt(ctx context.Context, s *source) error {
 	return err
 }
 
+// fetch asks for the delta where the list at hand names one, and for the full list where there is none or it does not
+// fit.
 func (k *Checker) fetch(ctx context.Context, s *source) error {
 	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.from, nil)
+	if k.followDelta(ctx, s) {
+		return nil
+	}
+	return k.fetchFull(ctx, s)
+}
+
+func (k *Checker) fetchFull(ctx context.Context, s *source) error {
+	held := s.list.Load()
+	der, seen, err := k.get(ctx, s.from, s.full, held != nil)
+	switch {
+	case err != nil:
+		return err
+	case der == nil && held.overlay != nil:
+		return fmt.Errorf("%w: number %d after %d", ErrRollback, held.full().Number, held.Number)
+	case der == nil:
+		return nil
+	}
+	if err := k.adopt(s, der); err != nil {
+		return err
+	}
+	s.full = seen
+	return nil
+}
+
+// validators tell one answer from the next.
+type validators struct{ etag, lastModified string }
+
+// get fetches a list. If the one that the validators are of is at hand, and is still the newest, there is no DER.
+func (k *Checker) get(ctx context.Context, from string, have validators, atHand bool) (der []byte, seen validators, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return fmt.Errorf("fetching: %w", err)
+		return nil, seen, fmt.Errorf("fetching: %w", err)
 	}
 	req.Header.Set("Accept", "application/pkix-crl")
 	// Not compressed: a new list is wanted at once, and the compressed form comes later. Without this header, a
 	// http.Transport asks for it by itself.
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Cache-Control", "no-cache") // a cache on the way may keep a list until its nextUpdate
-	held := s.list.Load()
-	if held != nil && s.etag != "" {
-		req.Header.Set("If-None-Match", s.etag)
-	} else if held != nil && s.lastModified != "" {
-		req.Header.Set("If-Modified-Since", s.lastModified)
+	if atHand && have.etag != "" {
+		req.Header.Set("If-None-Match", have.etag)
+	} else if atHand && have.lastModified != "" {
+		req.Header.Set("If-Modified-Since", have.lastModified)
 	}
 	resp, err := k.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("fetching: %w", err)
+		return nil, seen, fmt.Errorf("fetching: %w", err)
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotModified && held != nil:
-		return nil
+	case resp.StatusCode == http.StatusNotModified && atHand:
+		return nil, have, nil
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("fetching: the answer is %s", resp.Status)
+		return nil, seen, fmt.Errorf("fetching: the answer is %s", resp.Status)
 	case cmp.Or(resp.Header.Get("Content-Encoding"), "identity") != "identity":
-		return fmt.Errorf("%w: it comes in an encoding that was not asked for", ErrList)
+		return nil, seen, fmt.Errorf("%w: it comes in an encoding that was not asked for", ErrList)
 	}
-	der, err := readBounded(resp.Body, resp.ContentLength, k.maxSize)
-	if err != nil {
-		return fmt.Errorf("fetching: %w", err)
+	if der, err = readBounded(resp.Body, resp.ContentLength, k.maxSize); err != nil {
+		return nil, seen, fmt.Errorf("fetching: %w", err)
 	}
-	if err := k.adopt(s, der); err != nil {
-		return err
-	}
-	s.etag, s.lastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
-	return nil
+	return der, validators{resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")}, nil
 }
 
-// adopt verifies a list and uses it if it is newer than the one at hand.
+// adopt verifies a full list and uses it if it is newer than the one at hand, or says the same as that one with a
+// delta.
 func (k *Checker) adopt(s *source, der []byte) error {
 	held := s.list.Load()
-	if held != nil && held.signedLike(der) {
+	if held != nil && held.overlay == nil && held.signedLike(der) {
 		return nil
 	}
 	list, err := ParseAndVerify(der, s.issuer, s.url, k.now())
@@ -179,6 +208,7 @@ func (k *Checker) adopt(s *source, der []byte) error {
 	}
 	switch {
 	case held == nil || list.Number > held.Number:
+	case list.Number == held.Number && held.overlay != nil:
 	case list.Number == held.Number:
 		return fmt.Errorf("%w: two lists have the number %d", ErrRollback, list.Number)
 	default:
@@ -189,11 +219,16 @@ func (k *Checker) adopt(s *source, der []byte) error {
 	if err := k.keep(s, der); err != nil {
 		k.log.Error("keeping the CRL on disk; a restart now would go back to an older one", "url", s.from, "error", err)
 	}
+	s.delta, s.renew = validators{}, renewal(list)
+	k.use(s, list)
+	return nil
+}
+
+func (k *Checker) use(s *source, list *List) {
 	s.list.Store(list)
 	if k.onUpdate != nil {
 		k.onUpdate(s.info())
 	}
-	return nil
 }
 
 // file is where a source's list is kept: issuer key and URL make the name, so that lists cannot be mixed up.
@@ -215,6 +250,7 @@ func (k *Checker) load(s *source) {
 	if err == nil {
 		var list *List
 		if list, err = ParseAndVerify(der, s.issuer, s.url, k.now()); err == nil {
+			s.renew = renewal(list)
 			s.list.Store(list)
 			return
 		}

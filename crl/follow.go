@@ -1,0 +1,106 @@
+package crl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// A Checker whose full list names a delta in FreshestCRL polls that one: a change among a million entries then costs
+// kilobytes. Whatever is wrong with a delta, the full list is asked for in the same attempt, as if there were no deltas.
+
+// renewRetry is how long after an attempt to renew the full list the next one comes.
+const renewRetry = time.Minute
+
+// renewal is when a full list is fetched again though deltas keep it up to date: in the last quarter of its time, not at
+// the same moment in all servers that fetched it together. So what is kept on disk is good after a restart, what
+// expired leaves the list, and what a delta got wrong does not stay.
+func renewal(l *List) time.Time {
+	lifetime := l.NextUpdate.Sub(l.ThisUpdate)
+	return l.NextUpdate.Add(-rand.N(max(lifetime/4, 1)))
+}
+
+var errNoDelta = errors.New("the list names no delta")
+
+// followDelta reports whether a delta made the list at hand the newest one.
+func (k *Checker) followDelta(ctx context.Context, s *source) bool {
+	err := k.fetchDelta(ctx, s)
+	if errors.Is(err, errNoDelta) || err != nil && ctx.Err() != nil {
+		return false
+	}
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if why != s.noDelta {
+		k.log.Info("following a CRL by its deltas", "url", s.from, "error", err)
+		s.noDelta = why
+	}
+	if err == nil && k.now().After(s.renew) {
+		s.renew = k.now().Add(renewRetry)
+		if err := k.fetchFull(ctx, s); err != nil {
+			k.log.Info("the full CRL is not renewed, its deltas are", "url", s.from, "error", err)
+		}
+	}
+	return err == nil
+}
+
+// fetchDelta takes no more than half of the time, and leaves the rest for the full list.
+func (k *Checker) fetchDelta(ctx context.Context, s *source) error {
+	held := s.list.Load()
+	if held == nil || held.DeltaURL == "" {
+		return errNoDelta
+	}
+	from, err := s.deltaOf(held)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, k.timeout/2)
+	defer cancel()
+	der, seen, err := k.get(ctx, from, s.delta, s.delta != validators{})
+	if err != nil || der == nil {
+		return err
+	}
+	delta, err := parseDelta(der, s.issuer, s.url, k.now())
+	if err != nil {
+		return err
+	}
+	next, err := held.with(delta)
+	if err != nil {
+		return err
+	}
+	s.delta = seen
+	if next != held {
+		k.use(s, next)
+	}
+	return nil
+}
+
+// deltaOf returns where the delta is fetched to a list at hand. A list is signed, and yet must not send a server around
+// its own network: unless Point says otherwise, it is only believed about paths on its own host.
+func (s *source) deltaOf(l *List) (string, error) {
+	if s.deltaFrom != "" {
+		return s.deltaFrom, nil
+	}
+	own, err := url.Parse(s.url)
+	if err != nil {
+		return "", err
+	}
+	delta, err := url.Parse(l.DeltaURL)
+	if err != nil {
+		return "", err
+	}
+	if own.Scheme != delta.Scheme || !strings.EqualFold(own.Host, delta.Host) {
+		return "", fmt.Errorf("%w: its delta is on another host, %s", ErrList, delta.Host)
+	}
+	from, err := url.Parse(s.from)
+	if err != nil {
+		return "", err
+	}
+	delta.Scheme, delta.Host, delta.User = from.Scheme, from.Host, from.User
+	return delta.String(), nil
+}
