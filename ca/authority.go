@@ -19,13 +19,19 @@ import (
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// Config is what an Authority needs. All of it is required but Now and Changed.
+// Config is what an Authority needs. Issuer, Store and Profiles are required.
 type Config struct {
 	Issuer   *Issuer
 	Store    Store
 	Profiles []*Profile
 	// Changed is told which CRL is out of date, after a revocation or release became durable. It must not block.
 	Changed func(issuer string, shard uint32)
+	// ShardSize is how many certificates share one CRL; then the next shard is opened. Zero: no shard is ever full.
+	ShardSize uint64
+	// OpenShard returns nil when that shard's first CRL is durable and served, so that certificates may name it. It is
+	// required with ShardSize. An error of its own it tells the operator: here it only means that certificates go on
+	// into the shard before it.
+	OpenShard func(ctx context.Context, issuer string, shard uint32) error
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -35,6 +41,7 @@ type Authority struct {
 	issuer   *Issuer
 	id       string // the issuer's
 	leaf     *leafWriter
+	shards   *shards
 	chain    []*x509.Certificate
 	store    Store
 	profiles map[string]*Profile
@@ -51,6 +58,9 @@ func New(c Config) (*Authority, error) {
 	if c.Issuer.CRLURL == "" || c.Issuer.AIAURL == "" {
 		return nil, errors.New("ca: the issuer's CRLURL and AIAURL are required: they stand in every certificate")
 	}
+	if c.ShardSize > 0 && c.OpenShard == nil {
+		return nil, errors.New("ca: OpenShard is required with ShardSize: a certificate must not name a CRL that is not published")
+	}
 	cert := c.Issuer.Signer.Certificate()
 	if err := cert.CheckSignatureFrom(c.Issuer.Root); err != nil {
 		return nil, fmt.Errorf("ca: issuing CA %q is not signed by root %q: %w", cert.Subject, c.Issuer.Root.Subject, err)
@@ -59,8 +69,12 @@ func New(c Config) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
+	shards, err := newShards(c)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
 	a := &Authority{
-		issuer: c.Issuer, id: c.Issuer.ID(), leaf: leaf, chain: c.Issuer.Chain(),
+		issuer: c.Issuer, id: c.Issuer.ID(), leaf: leaf, shards: shards, chain: c.Issuer.Chain(),
 		store: c.Store, profiles: map[string]*Profile{}, changed: c.Changed, clock: c.Now,
 	}
 	if a.clock == nil {
@@ -105,7 +119,7 @@ type Issued struct {
 // Issue signs a certificate for a grant. A retry, the same Spend with the same Use, returns the certificate
 // of the first time; another Use is a *SpentError.
 func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
-	d, err := a.decide(r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
+	d, err := a.decide(ctx, r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +153,7 @@ func (a *Authority) Renew(ctx context.Context, r Renewal) (*Issued, error) {
 	if p := a.profiles[old.Profile]; p != nil {
 		lifetime = min(lifetime, p.c.MaxLifetime) // the profile may have been tightened since
 	}
-	d, err := a.decide(old.Profile, old.ClientID, NamesOf(r.Current), r.Key, lifetime)
+	d, err := a.decide(ctx, old.Profile, old.ClientID, NamesOf(r.Current), r.Key, lifetime)
 	if err != nil {
 		return nil, err
 	}

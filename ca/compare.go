@@ -47,7 +47,7 @@ func (a *Authority) compare(got *x509.Certificate, d *decision, serial Serial) e
 		return errors.New("issuer")
 	case len(got.SubjectKeyId) == 0:
 		return errors.New("subject key identifier")
-	case !one(got.CRLDistributionPoints, a.issuer.CRLURL) || !one(got.IssuingCertificateURL, a.issuer.AIAURL) || len(got.OCSPServer) > 0:
+	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, a.issuer.AIAURL) || len(got.OCSPServer) > 0:
 		return errors.New("CRL distribution point or AIA")
 	}
 	if err := compareExtensions(got.Extensions, d.names); err != nil {

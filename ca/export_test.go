@@ -4,7 +4,7 @@ import "context"
 
 // Check decides on r and has it signed, and holds what forge makes of the certificate against the decision.
 func (a *Authority) Check(ctx context.Context, r Request, forge func(der []byte) []byte) error {
-	d, err := a.decide(r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
+	d, err := a.decide(ctx, r.Profile, r.ClientID, r.Names, r.Key, r.Lifetime)
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,10 @@ type decision struct {
 	now                 time.Time // milliseconds
 	notBefore, notAfter time.Time // seconds
 	parent              Serial
+	shard               *shard // which CRL is to speak of it
 }
 
-func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey, lifetime time.Duration) (*decision, error) {
+func (a *Authority) decide(ctx context.Context, profile, clientID string, names Names, key ProvenKey, lifetime time.Duration) (*decision, error) {
 	p, lifetime, err := a.checkGrant(profile, names, lifetime)
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func (a *Authority) decide(profile, clientID string, names Names, key ProvenKey,
 	return &decision{
 		profile: p, clientID: clientID, names: names, key: key.pub,
 		now: now.UTC().Truncate(time.Millisecond), notBefore: now.UTC().Add(-backdate).Truncate(time.Second), notAfter: notAfter,
+		shard: a.shards.assign(ctx),
 	}, nil
 }
 
@@ -126,7 +128,7 @@ func (a *Authority) signOnce(ctx context.Context, d *decision) (*Record, error) 
 		return nil, err
 	}
 	return &Record{
-		Serial: serial, Issuer: a.id, ClientID: d.clientID, Profile: d.profile.Name(),
+		Serial: serial, Issuer: a.id, Shard: d.shard.number, ClientID: d.clientID, Profile: d.profile.Name(),
 		Thumbprint: thumbprint.OfDER(der), NotBefore: d.notBefore, NotAfter: d.notAfter, IssuedAt: d.now,
 		Parent: d.parent, Names: d.names.Text(), DER: der,
 	}, nil

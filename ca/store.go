@@ -39,6 +39,9 @@ type Store interface {
 	// both, all in one serializable transaction. decide may be called again after a conflict; its error
 	// ends the transaction and is returned as it is. The result is the record as kept.
 	Decide(ctx context.Context, serial Serial, decide func(*Record) (*Revocation, audit.Event, error)) (*Record, error)
+	// Shards returns the CRLs of an issuer that some certificate names or named, in the order of their numbers.
+	// The counts are those of every Insert that was durable when it was called.
+	Shards(ctx context.Context, issuer string) ([]ShardCount, error)
 	// List returns records in the order of their serials, newest first, that match q; at most q.Limit.
 	List(ctx context.Context, q Query) (*Page, error)
 }

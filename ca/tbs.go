@@ -64,7 +64,6 @@ type leafWriter struct {
 	algorithm crlAlgorithm
 	issuer    []byte // its name
 	authority []byte // the extensions that lead to it: its key identifier and where its certificate is
-	crl       []byte // the extension that says where its CRL is
 }
 
 func newLeafWriter(i *Issuer) (*leafWriter, error) {
@@ -84,18 +83,22 @@ func newLeafWriter(i *Issuer) (*leafWriter, error) {
 			})
 		})
 	})
-	w.crl = extension(nil, oidCRLPoints, false, func(b []byte) []byte {
+	return w, nil
+}
+
+// crlPoint is the extension that says where a certificate's CRL is.
+func crlPoint(url string) []byte {
+	return extension(nil, oidCRLPoints, false, func(b []byte) []byte {
 		return element(b, tagSequence, func(b []byte) []byte { // of points, of which there is one
 			return element(b, tagSequence, func(b []byte) []byte {
 				return element(b, contextTag(0)|0x20, func(b []byte) []byte { // distributionPoint
 					return element(b, contextTag(0)|0x20, func(b []byte) []byte { // fullName
-						return primitive(b, contextTag(generalURI), i.CRLURL)
+						return primitive(b, contextTag(generalURI), url)
 					})
 				})
 			})
 		})
 	})
-	return w, nil
 }
 
 // usageExtensions are those that say what a profile's certificates are for: signatures, by keys that are no CA's.
@@ -138,7 +141,7 @@ func (w *leafWriter) write(d *decision, serial Serial) (TBSCertificate, error) {
 				b = keyIdentifier(b, key)
 				b = append(b, w.authority...)
 				b = alternativeNames(b, d.names)
-				return append(b, w.crl...)
+				return append(b, d.shard.extension...)
 			})
 		})
 	})
