@@ -52,7 +52,7 @@ func (m *marks) follow(v *view) {
 			*m = marks{}
 		}
 	}
-	v.news = nil
+	v.news, v.anew = nil, false
 }
 
 // signed says that this node signed a list of n entries from the view that it followed last.

@@ -132,7 +132,7 @@ func (f *fixture) setup() {
 		Changed: func(issuer string, shard uint32) { publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
 	}))
 	publisher = must[*crl.Publisher](t)(crl.NewPublisher(crl.PublisherConfig{
-		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, Issuer: cert}},
+		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, DeltaURL: crl.DeltaURL(issuer.CRLURL), Issuer: cert}},
 		Store:  f.store, Revocations: f.store, Signer: authority, Logger: slog.New(slog.DiscardHandler),
 	}))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

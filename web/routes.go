@@ -118,6 +118,7 @@ func (s *Server) routes() []Route {
 
 		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL},
 		{"GET", "/crl/" + issuer + ".crl", "crl", Status, Anyone, s.getCRL},
+		{"GET", "/crl/" + issuer + "-delta.crl", "crl.delta", Status, Anyone, s.getDeltaCRL},
 		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate},
 		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate},
 

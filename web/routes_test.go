@@ -130,7 +130,8 @@ func TestRoutes_EveryMethodOnEveryPath(t *testing.T) {
 			if route.Listeners&l == 0 {
 				continue
 			}
-			path := strings.Replace(example(route.Path), "ab.", f.c.Authority.Issuer().ID()+".", 1)
+			id := f.c.Authority.Issuer().ID()
+			path := strings.NewReplacer("/ab.", "/"+id+".", "/ab-", "/"+id+"-").Replace(example(route.Path))
 			var allow []string
 			for _, m := range all {
 				if slices.ContainsFunc(f.table, func(r Route) bool {

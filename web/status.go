@@ -21,11 +21,19 @@ func fingerprint(c *x509.Certificate) string {
 }
 
 func (s *Server) getCRL(w http.ResponseWriter, r *http.Request) error {
+	return s.serveCRL(w, r, s.c.CRL.Serve)
+}
+
+func (s *Server) getDeltaCRL(w http.ResponseWriter, r *http.Request) error {
+	return s.serveCRL(w, r, s.c.CRL.ServeDelta)
+}
+
+func (s *Server) serveCRL(w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter, *http.Request, crl.Shard)) error {
 	shard := crl.Shard{Issuer: callOf(r.Context()).vars["issuer"]}
 	if shard.Issuer != s.c.Authority.Issuer().ID() {
 		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
 	}
-	s.c.CRL.Serve(w, r, shard)
+	serve(w, r, shard)
 	return nil
 }
 

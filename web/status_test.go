@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
 )
 
 // eventually waits for what another goroutine does.
@@ -47,6 +49,42 @@ func TestStatus_CRL(t *testing.T) {
 	})
 	f.do(request{url: f.status.URL + "/crl/0000000000000000.crl"}).problem(t, http.StatusNotFound, "no-route")
 }
+
+// TestStatus_DeltaCRL: the CRL names its delta, which has what was revoked since the daemon's start, and a checker asks
+// for that one alone.
+func TestStatus_DeltaCRL(t *testing.T) {
+	f := newFixture(t)
+	issuer := f.c.Authority.Issuer()
+	victim := f.certificate("victim", "client")
+	var asked []string
+	client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		asked = append(asked, r.URL.Path)
+		return http.DefaultTransport.RoundTrip(r)
+	})}
+	checker := must[*crl.Checker](t)(crl.NewChecker(crl.CheckerConfig{Issuers: []*x509.Certificate{issuer.Signer.Certificate()}, HTTPClient: client}))
+	if err := checker.Check(t.Context(), victim.Leaf); err != nil {
+		t.Fatal(err)
+	}
+	f.operate("POST", "/v1/certificates/"+serialOf(victim)+"/revoke", "").want(t, http.StatusOK, nil)
+	eventually(t, func() error {
+		if err := checker.Refresh(t.Context()); err != nil {
+			return err
+		}
+		if err := checker.Check(t.Context(), victim.Leaf); err == nil {
+			return errors.New("the checker does not know of the revocation")
+		}
+		return nil
+	})
+	full := "/crl/" + issuer.ID() + ".crl"
+	if asked[0] != full || slices.Contains(asked[1:], full) || !slices.Contains(asked, crl.DeltaURL(full)) {
+		t.Errorf("the checker asked for %q", asked)
+	}
+	f.do(request{url: f.status.URL + "/crl/0000000000000000-delta.crl"}).problem(t, http.StatusNotFound, "no-route")
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestStatus_RootCRLAndCertificates(t *testing.T) {
 	f := newFixture(t)

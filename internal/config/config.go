@@ -119,6 +119,10 @@ type CRL struct {
 	// Lifetime is nextUpdate - thisUpdate: 10m to 168h. A CRL is signed again at half of it, and as soon as
 	// something is revoked. Servers go on with the last one for what is left of it while the CA is away. Default 24h.
 	Lifetime time.Duration `yaml:"lifetime,omitempty"`
+	// Deltas publishes beside each CRL a delta CRL, at the same URL with -delta before .crl, which the CRL names. It has
+	// what changed lately, so that a server that polls for revocations fetches kilobytes where the CRL has megabytes.
+	// It costs one signature more for each CRL, and is of no use below some 10,000 revoked certificates. Default false.
+	Deltas bool `yaml:"deltas,omitempty"`
 }
 
 // Profile bounds what certificates of its name may be.

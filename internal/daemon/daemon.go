@@ -95,7 +95,7 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 		return err
 	}
 	d.publisher, err = crl.NewPublisher(crl.PublisherConfig{
-		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: d.issuer.ID()}, URL: d.issuer.CRLURL, Issuer: d.issuer.Signer.Certificate()}},
+		Shards: []crl.PublishedShard{d.published(crl.Shard{Issuer: d.issuer.ID()}, d.issuer.CRLURL)},
 		Store:  d.store, Revocations: d.store, Signer: d.authority, Lifetime: cfg.CRL.Lifetime, Logger: d.log,
 	})
 	if err != nil {
@@ -103,6 +103,15 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	}
 	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.log)
 	return err
+}
+
+// published says how the CRL of a shard is published that certificates look for at a URL.
+func (d *Daemon) published(shard crl.Shard, url string) crl.PublishedShard {
+	p := crl.PublishedShard{Shard: shard, URL: url, Issuer: d.issuer.Signer.Certificate()}
+	if d.cfg.CRL.Deltas {
+		p.DeltaURL = crl.DeltaURL(url)
+	}
+	return p
 }
 
 func (d *Daemon) checkClock(ctx context.Context) error {
