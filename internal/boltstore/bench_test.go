@@ -26,7 +26,7 @@ import (
 // BenchmarkInsert has 1024 callers insert certificates, each durable before the next, into a store that has none or
 // many. It reports how many octets of the file one certificate takes, with all that comes with it.
 func BenchmarkInsert(b *testing.B) {
-	for _, before := range []int{0, 200_000} {
+	for _, before := range []int{0, 1_000_000} {
 		b.Run(fmt.Sprintf("into=%d", before), func(b *testing.B) {
 			path := filepath.Join(b.TempDir(), "pkid.db")
 			s := openTest(b, path)
@@ -37,7 +37,7 @@ func BenchmarkInsert(b *testing.B) {
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "inserts/s")
 			b.ReportMetric(float64(b.N)/float64(transactionsOf(b, s)-used), "inserts/tx")
-			report(b, s, path, before+b.N)
+			report(b, s, before+b.N)
 		})
 	}
 }
@@ -62,11 +62,14 @@ func BenchmarkIssuance(b *testing.B) {
 
 var sink [32]byte
 
-// fill inserts n certificates of as many clients by so many callers, who do work before each.
+// fill inserts n certificates of as many clients by so many callers, who do work before each. They are copies of one,
+// with another serial number, name, key, subject key identifier and signature.
 func fill(b *testing.B, s *Store, callers, n int, work ...func()) {
 	b.Helper()
 	der := clientCertificate(b)
-	serial := bytes.Index(der, []byte("serial-number-of")) // see clientCertificate
+	serial := bytes.Index(der, []byte(placeholder))
+	keyID := serial + 1 + bytes.Index(der[serial+1:], []byte(placeholder))
+	name := bytes.Index(der, []byte("client-12"))
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range callers {
@@ -78,7 +81,9 @@ func fill(b *testing.B, s *Store, callers, n int, work ...func()) {
 				r := newRecord("client-" + strconv.FormatInt(i, 10))
 				r.DER = bytes.Clone(der)
 				copy(r.DER[serial:], r.Serial[:])
-				rand.Read(r.DER[serial+200:][:64]) // where a key would be
+				copy(r.DER[name:], fmt.Sprintf("%09d", i))
+				rand.Read(r.DER[keyID:][:len(placeholder)])
+				rand.Read(r.DER[name+50:][:64]) // about where the key is
 				rand.Read(r.DER[len(der)-64:])
 				r.Thumbprint = thumbprint.OfDER(r.DER)
 				if err := s.Insert(b.Context(), r, nil, issueEvent(r)); err != nil {
@@ -98,7 +103,7 @@ func transactionsOf(b *testing.B, s *Store) (id int) {
 	return id
 }
 
-func report(b *testing.B, s *Store, path string, n int) {
+func report(b *testing.B, s *Store, n int) {
 	b.Helper()
 	err := s.db.View(func(tx *bolt.Tx) error {
 		octets := func(buckets ...bucket) float64 {
@@ -121,6 +126,9 @@ func report(b *testing.B, s *Store, path string, n int) {
 	}
 }
 
+// placeholder stands for the serial number, and for the key identifiers after it.
+const placeholder = "serial-number-of"
+
 // clientCertificate returns a certificate like those that package ca signs, for its size.
 func clientCertificate(b testing.TB) []byte {
 	b.Helper()
@@ -128,7 +136,7 @@ func clientCertificate(b testing.TB) []byte {
 	if err != nil {
 		b.Fatal(err)
 	}
-	serial := ca.Serial([]byte("serial-number-of"))
+	serial := ca.Serial([]byte(placeholder))
 	issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "pkid Issuing CA"}, SubjectKeyId: serial[:], SerialNumber: big.NewInt(1)}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial.Int(), Subject: pkix.Name{CommonName: "client-12"}, NotBefore: time.Now(), NotAfter: time.Now().Add(24 * time.Hour),

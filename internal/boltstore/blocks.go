@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sort"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/pkid/pkid/ca"
 )
 
@@ -146,11 +148,12 @@ func (t *tx) spans(after ca.Serial, bound []byte) ([]span, error) {
 func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq2[ca.Serial, error] {
 	return func(yield func(ca.Serial, error) bool) {
 		left, err := t.spans(after, bound)
+		in := t.b.Bucket(blocks.name)
 		found := t.unblocked(key, hash)
 		for err == nil {
 			slices.SortFunc(found, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })
 			if n := len(left); n > 0 && (len(found) == 0 || bytes.Compare(left[n-1].high[:], found[len(found)-1][:]) > 0) {
-				found, err = t.blockMatches(found, left[n-1].number, key, hash)
+				found, err = blockMatches(found, in, left[n-1].number, key, hash)
 				left = left[:n-1]
 				continue
 			}
@@ -167,8 +170,8 @@ func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq
 	}
 }
 
-func (t *tx) blockMatches(found []ca.Serial, number uint64, key by, hash uint32) ([]ca.Serial, error) {
-	found, err := appendMatches(found, t.get(blocks, ordered(int64(number))), key, hash) //nolint:gosec // G115: read from one
+func blockMatches(found []ca.Serial, in *bolt.Bucket, number uint64, key by, hash uint32) ([]ca.Serial, error) {
+	found, err := appendMatches(found, in.Get(ordered(int64(number))), key, hash) //nolint:gosec // G115: read from one
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", number, err)
 	}

@@ -264,17 +264,18 @@ func hashes(entries []indexed, key by) []uint32 {
 	return out
 }
 
-// BenchmarkSearch looks for one certificate among a million, through every block.
-func BenchmarkSearch(b *testing.B) {
-	s := openTest(b, filepath.Join(b.TempDir(), "pkid.db"))
+// BenchmarkMillion looks for one certificate among a million, through every block, reads it, and opens the store.
+func BenchmarkMillion(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "pkid.db")
+	s := openTest(b, path)
 	fill(b, s, 1024, 1_000_000)
 	first, err := s.List(b.Context(), ca.Query{ClientID: "client-1", Limit: 1})
 	if err != nil || len(first.Records) != 1 {
 		b.Fatal(err)
 	}
 	for name, q := range map[string]ca.Query{
-		"thumbprint": {Thumbprint: first.Records[0].Thumbprint},
-		"client":     {ClientID: "client-1"},
+		"by thumbprint": {Thumbprint: first.Records[0].Thumbprint},
+		"by client":     {ClientID: "client-1"},
 	} {
 		q.Limit = 10
 		b.Run(name, func(b *testing.B) {
@@ -286,4 +287,32 @@ func BenchmarkSearch(b *testing.B) {
 			}
 		})
 	}
+	b.Run("by serial", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Certificate(b.Context(), first.Records[0].Serial); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("revoked thumbprint", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if revoked, err := s.RevokedThumbprint(b.Context(), first.Records[0].Thumbprint); err != nil || revoked {
+				b.Fatal(revoked, err)
+			}
+		}
+	})
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			if err := s.Close(); err != nil {
+				b.Fatal(err)
+			}
+			if s, err = Open(path, Options{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StopTimer()
+		report(b, s, 1_000_000)
+	})
 }

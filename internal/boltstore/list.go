@@ -146,8 +146,9 @@ func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[candidate, error] {
 // valued reads the records of serials.
 func (t *tx) valued(serials iter.Seq2[ca.Serial, error]) iter.Seq2[candidate, error] {
 	return func(yield func(candidate, error) bool) {
+		in := t.b.Bucket(certificates.name)
 		for serial, err := range serials {
-			if !yield(candidate{serial, t.get(certificates, serial[:])}, err) {
+			if !yield(candidate{serial, in.Get(serial[:])}, err) {
 				return
 			}
 		}
