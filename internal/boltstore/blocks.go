@@ -73,14 +73,14 @@ func encodeBlock(entries []indexed) []byte {
 	sorted := make([]uint64, len(entries))
 	for _, key := range []by{byThumb, byClient} {
 		for i := range entries {
-			sorted[i] = uint64(entries[i].hash(key))<<16 | uint64(i) //nolint:gosec // G115: i < 65536
+			sorted[i] = uint64(entries[i].hash(key))<<16 | uint64(i)
 		}
 		slices.Sort(sorted)
 		for _, s := range sorted {
-			b = binary.LittleEndian.AppendUint32(b, uint32(s>>16)) //nolint:gosec // G115: what was shifted in
+			b = binary.LittleEndian.AppendUint32(b, uint32(s>>16))
 		}
 		for _, s := range sorted {
-			b = binary.LittleEndian.AppendUint16(b, uint16(s)) //nolint:gosec // G115: the lower half
+			b = binary.LittleEndian.AppendUint16(b, uint16(s))
 		}
 	}
 	return b
@@ -108,7 +108,7 @@ func appendMatches(found []ca.Serial, block []byte, key by, hash uint32) ([]ca.S
 // firstAtLeast searches n sorted hashes. Hashes are spread evenly, so it begins where this one should be, and
 // touches two or three lines of memory where a search by halves touches ten.
 func firstAtLeast(n int, hash uint32, at func(int) uint32) int {
-	low := int(uint64(hash) * uint64(n) >> 32) //nolint:gosec // G115: less than n
+	low := int(uint64(hash) * uint64(n) >> 32)
 	high := low
 	for step := 16; low > 0 && at(low) >= hash; step *= 2 {
 		high, low = low, max(low-step, 0)
@@ -171,7 +171,7 @@ func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq
 }
 
 func blockMatches(found []ca.Serial, in *bolt.Bucket, number uint64, key by, hash uint32) ([]ca.Serial, error) {
-	found, err := appendMatches(found, in.Get(ordered(int64(number))), key, hash) //nolint:gosec // G115: read from one
+	found, err := appendMatches(found, in.Get(ordered(int64(number))), key, hash)
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", number, err)
 	}
@@ -203,11 +203,11 @@ func (t *tx) nextBlock() uint64 {
 // index returns what newest is to be once the transaction is committed, and writes a block if that has grown enough.
 func (t *tx) index() (*newest, error) {
 	now := &newest{block: t.newest.block, entries: append(t.newest.entries, t.added...)}
-	unread := int64(t.head.Seq) - number(t.get(meta, markKey)) //nolint:gosec // G115: far below the sign bit
+	unread := int64(t.head.Seq) - number(t.get(meta, markKey))
 	if len(now.entries) < blockSize && unread < maxUnread {
 		return now, nil
 	}
-	if err := t.put(meta, markKey, ordered(int64(t.head.Seq))); err != nil || len(now.entries) == 0 { //nolint:gosec // G115: as above
+	if err := t.put(meta, markKey, ordered(int64(t.head.Seq))); err != nil || len(now.entries) == 0 {
 		return now, err
 	}
 	first, last := now.entries[0].serial, now.entries[0].serial
@@ -218,7 +218,7 @@ func (t *tx) index() (*newest, error) {
 			last = *s
 		}
 	}
-	key := ordered(int64(now.block)) //nolint:gosec // G115: a count
+	key := ordered(int64(now.block))
 	err := errors.Join(t.put(blocks, key, encodeBlock(now.entries)), t.put(spans, key, join(first[:], last[:])))
 	return &newest{block: now.block + 1}, err
 }

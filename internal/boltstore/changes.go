@@ -24,7 +24,7 @@ func (t *tx) logChange(key, value []byte, released bool) error {
 	if released {
 		kind[0] = 1
 	}
-	return t.put(changes, ordered(int64(position)), join(kind, value, key)) //nolint:gosec // G115: counts from 1
+	return t.put(changes, ordered(int64(position)), join(kind, value, key))
 }
 
 // Position implements crl.Revocations.
@@ -64,8 +64,8 @@ func (s *Store) changesChunk(ctx context.Context, prefix []byte, after, end uint
 	upTo = end
 	err = s.view(ctx, func(t *tx) error {
 		c, seen := t.cursor(changes), 0
-		for k, v := c.Seek(ordered(int64(after) + 1)); k != nil; k, v = c.Next() { //nolint:gosec // G115: Changes checked
-			position := uint64(number(k)) //nolint:gosec // G115: counts from 1
+		for k, v := c.Seek(ordered(int64(after) + 1)); k != nil; k, v = c.Next() {
+			position := uint64(number(k))
 			if position > end {
 				return nil
 			}

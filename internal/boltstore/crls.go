@@ -24,7 +24,7 @@ func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
 	err := s.update(ctx, func(t *tx) error {
 		latest := uint64(0) // none
 		if v := t.get(crls, key); v != nil {
-			latest = uint64(number(v)) //nolint:gosec // G115: as it was written
+			latest = uint64(number(v))
 		}
 		if latest != prev.Number {
 			return fmt.Errorf("%w: number %d stands, not %d", crl.ErrConflict, latest, prev.Number)
@@ -39,15 +39,15 @@ func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
 func (s *Store) Latest(ctx context.Context, shard crl.Shard, have uint64) (crl.Signed, error) {
 	for before := uint64(0); ; {
 		var found crl.Signed
-		var print fingerprint
+		var mark fingerprint
 		err := s.view(ctx, func(t *tx) (err error) {
-			found, print, err = decodeCRL(shard, t.get(crls, shardKey(shard)))
+			found, mark, err = decodeCRL(shard, t.get(crls, shardKey(shard)))
 			return err
 		})
 		if err != nil || found.Number == have || found.Number == before {
 			return found, err
 		}
-		if found.DER = s.texts.get(shard, print); found.DER != nil {
+		if found.DER = s.texts.get(shard, mark); found.DER != nil {
 			return found, nil
 		}
 		before = found.Number // its text is lost, or is that of a newer list by now: look again, and once only if not
@@ -68,8 +68,8 @@ func fingerprintOf(der crl.DER) fingerprint {
 }
 
 func encodeCRL(c crl.Signed) []byte {
-	print := fingerprintOf(c.DER)
-	return join(ordered(int64(c.Number)), ordered(c.ThisUpdate.UnixMilli()), ordered(c.NextUpdate.UnixMilli()), print[:]) //nolint:gosec // G115: decodeCRL turns it back
+	mark := fingerprintOf(c.DER)
+	return join(ordered(int64(c.Number)), ordered(c.ThisUpdate.UnixMilli()), ordered(c.NextUpdate.UnixMilli()), mark[:])
 }
 
 // decodeCRL reads what encodeCRL wrote; nil is a CRL that was never published.
@@ -83,7 +83,7 @@ func decodeCRL(shard crl.Shard, v []byte) (crl.Signed, fingerprint, error) {
 	}
 	return crl.Signed{
 		Shard:      shard,
-		Number:     uint64(number(v)), //nolint:gosec // G115: as it was written
+		Number:     uint64(number(v)),
 		ThisUpdate: time.UnixMilli(number(v[8:])).UTC(),
 		NextUpdate: time.UnixMilli(number(v[16:])).UTC(),
 	}, fingerprint(bytes.Clone(v[head:])), nil

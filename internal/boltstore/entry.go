@@ -36,7 +36,7 @@ func (t *tx) seal(ev audit.Event) error { return t.sealWith(ev, nil) }
 func (t *tx) sealWith(ev audit.Event, serial *ca.Serial) error {
 	e := audit.Seal(t.head, ev)
 	t.head = e.Head()
-	return t.put(log, ordered(int64(e.Seq)), encodeEntry(&e, serial)) //nolint:gosec // G115: counts from 1
+	return t.put(log, ordered(int64(e.Seq)), encodeEntry(&e, serial))
 }
 
 func encodeEntry(e *audit.Entry, serial *ca.Serial) []byte {

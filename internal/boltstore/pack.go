@@ -30,12 +30,12 @@ const (
 
 func (p *packer) append(b []byte, s string) []byte {
 	start := len(b)
-	switch {
-	case s == "":
+	switch s {
+	case "":
 		return append(b, 0)
-	case s == p.serial:
+	case p.serial:
 		return append(b, serialText)
-	case s == p.actor:
+	case p.actor:
 		return append(b, actorText)
 	}
 	if packed := appendForm(b, s); len(packed) > start {

@@ -8,7 +8,7 @@ import (
 // FuzzDifference: what was taken apart comes together again, and damaged steps do no harm.
 func FuzzDifference(f *testing.F) {
 	cert := clientCertificate(f)
-	other := bytes.Replace(clientCertificate(f), []byte("client-12"), []byte("a longer name"), -1)
+	other := bytes.ReplaceAll(clientCertificate(f), []byte("client-12"), []byte("a longer name"))
 	f.Add(cert, other)
 	f.Add(cert, cert)
 	f.Add([]byte{}, cert)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/pkid/pkid/ca"
 )
@@ -26,7 +27,7 @@ func (s *patterns) of(r *ca.Record) *pattern { return s.byKind[kind{r.Issuer, r.
 
 // with returns a set that has p too.
 func (s *patterns) with(p *pattern) *patterns {
-	out := &patterns{byKind: maps.Clone(s.byKind), byID: append(s.byID[:len(s.byID):len(s.byID)], p)}
+	out := &patterns{byKind: maps.Clone(s.byKind), byID: append(slices.Clip(s.byID), p)}
 	out.byKind[kind{string(p.issuer), string(p.profile)}] = p
 	return out
 }
@@ -37,7 +38,7 @@ func (t *tx) pattern(id uint64) (*pattern, error) {
 	if id-1 < uint64(len(t.patterns.byID)) {
 		return t.patterns.byID[id-1], nil
 	}
-	v := t.get(patternsOf, ordered(int64(id))) //nolint:gosec // G115: looked up, and not found if it is too large
+	v := t.get(patternsOf, ordered(int64(id)))
 	if v == nil {
 		return nil, fmt.Errorf("pattern %d: %w", id, errDamaged)
 	}
@@ -50,7 +51,7 @@ func (t *tx) encode(r *ca.Record) ([]byte, error) {
 	if p == nil && len(t.patterns.byID) < maxPatterns && len(r.DER) <= maxPattern {
 		p = newPattern(uint64(len(t.patterns.byID))+1, []byte(r.Issuer), []byte(r.Profile), bytes.Clone(r.DER))
 		t.patterns = t.patterns.with(p)
-		if err := t.put(patternsOf, ordered(int64(p.id)), encodePattern(p)); err != nil { //nolint:gosec // G115: at most maxPatterns
+		if err := t.put(patternsOf, ordered(int64(p.id)), encodePattern(p)); err != nil {
 			return nil, err
 		}
 	}

@@ -118,7 +118,7 @@ func (t *tx) certificateRecord(serial ca.Serial, b []byte) (record, error) {
 	r.issuedAt = serialTime(serial) + f.number()
 	r.notBefore = r.issuedAt/1000 + f.number()
 	r.notAfter = r.notBefore + f.number()
-	r.shard = uint32(f.count()) //nolint:gosec // G115: written from one
+	r.shard = uint32(f.count())
 	r.client = f.text()
 	if flags&hasParent != 0 {
 		copy(r.parent[:], f.take(len(r.parent)))
@@ -217,7 +217,7 @@ func (f *fields) text() []byte {
 		f.skip(-1)
 		return nil
 	}
-	return f.take(int(size)) //nolint:gosec // G115: at most len(f.rest)
+	return f.take(int(size))
 }
 
 // name reads what appendNames wrote for one name.
@@ -230,7 +230,7 @@ func (f *fields) name(client []byte) []byte {
 		f.skip(-1)
 		return nil
 	}
-	return f.take(int(size) - 1) //nolint:gosec // G115: at most len(f.rest)
+	return f.take(int(size) - 1)
 }
 
 // take reads n octets, or returns nil.

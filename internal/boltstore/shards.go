@@ -45,7 +45,7 @@ func (t *tx) storeCounts() error {
 			return err
 		}
 		now := old.with(more)
-		if err := t.put(shards, key, join(ordered(int64(now.certificates)), ordered(now.notAfter))); err != nil { //nolint:gosec // G115: a count
+		if err := t.put(shards, key, join(ordered(int64(now.certificates)), ordered(now.notAfter))); err != nil {
 			return err
 		}
 	}
@@ -58,7 +58,7 @@ func decodeShardCount(v []byte) (shardCount, error) {
 	case 0:
 		return shardCount{}, nil
 	case shardCountLen:
-		return shardCount{uint64(number(v)), number(v[8:])}, nil //nolint:gosec // G115: as it was written
+		return shardCount{uint64(number(v)), number(v[8:])}, nil
 	}
 	return shardCount{}, fmt.Errorf("counts of a CRL: %w", errDamaged)
 }

@@ -215,7 +215,9 @@ func testShards(t *testing.T, s *store) {
 		t.Fatalf("Shards of an empty store = %v, %v", got, err)
 	}
 	in := func(shard uint32, hours int) func(*ca.Record) {
-		return func(r *ca.Record) { r.Shard, r.NotAfter = shard, start.Add(time.Duration(hours)*time.Hour).Truncate(time.Second) }
+		return func(r *ca.Record) {
+			r.Shard, r.NotAfter = shard, start.Add(time.Duration(hours)*time.Hour).Truncate(time.Second)
+		}
 	}
 	last := record("alice", 2, in(300, 5))
 	insert(t, s, record("alice", 0, in(0, 3)), record("alice", 1, in(0, -30)), record("bob", 1, in(7, -9)), last)
@@ -225,14 +227,16 @@ func testShards(t *testing.T, s *store) {
 	}
 	revoke(t, s, last.Serial, &ca.Revocation{At: start})
 	errs := together(20, func(i int) error {
-		r := record(subject(i), time.Duration(i), in(uint32(i%2)*7, 1)) //nolint:gosec // G115: 0 or 7
+		r := record(subject(i), time.Duration(i), in(uint32(i%2)*7, 1))
 		return s.Insert(t.Context(), r, nil, event(audit.Issue, r.Serial.String()))
 	})
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
 	at := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour).Truncate(time.Second) }
-	want := []ca.ShardCount{{0, 12, at(3)}, {7, 11, at(1)}, {300, 1, at(5)}}
+	want := []ca.ShardCount{
+		{Number: 0, Certificates: 12, NotAfter: at(3)}, {Number: 7, Certificates: 11, NotAfter: at(1)}, {Number: 300, Certificates: 1, NotAfter: at(5)},
+	}
 	for range 2 {
 		if got, err := s.Shards(t.Context(), issuerID); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("Shards = %v, %v; want %v", got, err, want)
