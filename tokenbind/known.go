@@ -42,8 +42,8 @@ func (q *request) recall() {
 		return
 	}
 	q.hash = sum256(q.token)
-	t := q.v.tokens.get(q.hash)
-	if t == nil {
+	t, found := q.v.tokens.Get(q.hash)
+	if !found {
 		return
 	}
 	keys, err := q.v.keys.Keys(q.ctx, t.kid)
@@ -56,21 +56,21 @@ func (q *request) recall() {
 			return
 		}
 	}
-	q.v.tokens.drop(q.hash)
+	q.v.tokens.Drop(q.hash)
 }
 
 // remember keeps a token whose request passed every rule, so that nothing gets in which its holder did not
 // prove to hold.
 func (q *request) remember() {
 	if !q.known() && !q.hash.IsZero() { // it is zero where recall did not look
-		q.v.tokens.put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key, weak.Make(q.cert)})
+		q.v.tokens.Put(q.hash, &knownToken{q.claims, q.alg, q.kid, q.key, weak.Make(q.cert)})
 	}
 }
 
 // forget is for a token that ended, or whose certificate did.
 func (q *request) forget() {
 	if q.known() {
-		q.v.tokens.drop(q.hash)
+		q.v.tokens.Drop(q.hash)
 	}
 }
 
@@ -109,15 +109,16 @@ func (p *proofRun) recall(header string) bool {
 		return false
 	}
 	p.header = sum256(header)
-	if p.seen = p.c.headers.get(p.header); p.seen != nil {
-		p.alg, p.publicKey, p.key = p.seen.alg, p.seen.publicKey, p.seen.key
+	seen, found := p.c.headers.Get(p.header)
+	if found {
+		p.seen, p.alg, p.publicKey, p.key = seen, seen.alg, seen.publicKey, seen.key
 	}
-	return p.known()
+	return found
 }
 
 // remember keeps a header that passed its rules, and whose key made the proof's signature.
 func (p *proofRun) remember() {
 	if !p.known() && p.header != [32]byte{} {
-		p.c.headers.put(p.header, &knownHeader{p.alg, p.publicKey, p.key})
+		p.c.headers.Put(p.header, &knownHeader{p.alg, p.publicKey, p.key})
 	}
 }

@@ -39,7 +39,8 @@ func tokenOf(r *http.Request) string {
 }
 
 func (v *Verifier) knows(r *http.Request) bool {
-	return v.tokens.get(thumbprint.OfToken(tokenOf(r))) != nil
+	_, found := v.tokens.Get(thumbprint.OfToken(tokenOf(r)))
+	return found
 }
 
 // A token that is known is refused for everything that may change, and Explain says the same.
@@ -186,7 +187,7 @@ func TestRefusedTokensAreNotKept(t *testing.T) {
 		if _, err := v.Verify(r); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
-		if v.tokens.size() != 0 {
+		if v.tokens.Len() != 0 {
 			t.Fatalf("%s: kept", name)
 		}
 	}
@@ -351,14 +352,18 @@ func TestKnownTokensAtOnce(t *testing.T) {
 	}
 	stop.Store(true)
 	wg.Wait()
-	if v.tokens.size() > 4 {
-		t.Errorf("%d are kept", v.tokens.size())
+	if v.tokens.Len() > 4 {
+		t.Errorf("%d are kept", v.tokens.Len())
 	}
 }
 
 func (k *proofKit) knowsHeader(proof string) bool {
 	header, _, _ := strings.Cut(proof, ".")
-	return k.checker.headers != nil && k.checker.headers.get(sum256(header)) != nil
+	if k.checker.headers == nil {
+		return false
+	}
+	_, found := k.checker.headers.Get(sum256(header))
+	return found
 }
 
 // The header of a proof is known by its signature, and its rules alone are then taken as passed.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -76,9 +77,9 @@ type ProofChecker struct {
 	Since time.Time
 	Now   func() time.Time // time.Now by default
 
-	once    sync.Once // guards making the two below
-	fresh   *Nonces   // for judgeRestart, made after Since; nil without a Since
-	headers *recent[knownHeader]
+	once    sync.Once                             // guards making the two below
+	fresh   *Nonces                               // for judgeRestart, made after Since; nil without a Since
+	headers *recent.Cache[[32]byte, *knownHeader] // by the SHA-256 of their text
 }
 
 // ProofError reports a proof that was refused.
@@ -175,7 +176,7 @@ func (c *ProofChecker) run(ctx context.Context, r ProofRequest, t *trail) (*proo
 
 // begin makes what a checker keeps for itself, at its first proof.
 func (c *ProofChecker) begin() {
-	c.headers = newRecent[knownHeader](maxHeaders)
+	c.headers = recent.New[[32]byte, *knownHeader](maxHeaders)
 	if c.Since.IsZero() {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -53,8 +54,9 @@ type Config struct {
 	MaxProofs int
 	// MaxTokens bounds how many tokens that were verified are remembered, so that a token's signature costs
 	// once; 16,384 by default, at some 2 KiB each for tokens as pkid makes them, the latest used first. A
-	// negative number: none. Whatever may change between two requests is judged on each: the token's lifetime,
-	// the issuer's keys, the certificate and its revocation, the proof. Tokens beyond 4 KiB are not remembered.
+	// negative number: none, and 1 is none too, because they are kept in two halves. Whatever may change between
+	// two requests is judged on each: the token's lifetime, the issuer's keys, the certificate and its revocation,
+	// the proof. Tokens beyond 4 KiB are not remembered.
 	MaxTokens int
 	// RequireNonce demands a nonce of ours in every proof (RFC 9449 section 9).
 	RequireNonce bool
@@ -90,7 +92,7 @@ type Verifier struct {
 	conf      Config
 	keys      KeySource
 	proofs    *ProofChecker
-	tokens    *recent[knownToken]
+	tokens    *recent.Cache[thumbprint.Token, *knownToken]
 	tolerance time.Duration
 	base      string // of proofs' htu; empty with InsecureHostFromRequest and NoDPoP
 }
@@ -105,7 +107,7 @@ func NewVerifier(c Config) (*Verifier, error) {
 	if err := c.fill(); err != nil {
 		return nil, fmt.Errorf("setting up a verifier: %w", err)
 	}
-	v := &Verifier{conf: c, keys: c.Keys, tokens: newRecent[knownToken](c.MaxTokens), tolerance: c.Tolerance}
+	v := &Verifier{conf: c, keys: c.Keys, tokens: recent.New[thumbprint.Token, *knownToken](c.MaxTokens), tolerance: c.Tolerance}
 	var err error
 	if v.base, err = c.base(); err != nil {
 		return nil, fmt.Errorf("setting up a verifier: %w", err)

@@ -53,7 +53,7 @@ const maxVetted = 16 << 10
 // wrong. What was found good of this very certificate is not checked again while it cannot have changed.
 func (s *Server) vet(c *call, client *Client) error {
 	against := standards{s.c.Anchors(), s.c.Intermediates(), client.SubjectKind, client.Subject}
-	known, found := s.vetted.get(c.x5t)
+	known, found := s.vetted.Get(c.x5t)
 	if found && known.against == against && !c.now.Before(known.from) && !c.now.After(known.until) {
 		return nil
 	}
@@ -65,7 +65,7 @@ func (s *Server) vet(c *call, client *Client) error {
 		return invalidClient("the certificate presented does not have the %s that the client is registered with", client.SubjectKind)
 	}
 	from, until := validity(chain)
-	s.vetted.put(c.x5t, vetted{against, from, until})
+	s.vetted.Put(c.x5t, vetted{against, from, until})
 	return nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/pkid/pkid/internal/recent"
 )
 
 const (
@@ -41,11 +43,11 @@ func (s *Server) anyKey(ctx context.Context, client *Client, will func(jose.JSON
 
 // registeredKeys remembers what the jwks of clients' records parse to.
 type registeredKeys struct {
-	sets *recent[string, registeredSet] // by client id
+	sets *recent.Cache[string, registeredSet] // by client id
 }
 
 func newRegisteredKeys() *registeredKeys {
-	return &registeredKeys{newRecent[string, registeredSet](maxRegistered)}
+	return &registeredKeys{recent.New[string, registeredSet](maxRegistered)}
 }
 
 type registeredSet struct {
@@ -55,14 +57,14 @@ type registeredSet struct {
 
 // keys returns the client's keys, which are not to be changed.
 func (r *registeredKeys) keys(client *Client) ([]jose.JSONWebKey, error) {
-	if set, known := r.sets.get(client.ID); known && set.version == client.Version {
+	if set, known := r.sets.Get(client.ID); known && set.version == client.Version {
 		return set.keys, nil
 	}
 	keys, err := parseKeySet(client.JWKS, nil)
 	if err != nil {
 		return nil, err
 	}
-	r.sets.put(client.ID, registeredSet{client.Version, keys})
+	r.sets.Put(client.ID, registeredSet{client.Version, keys})
 	return keys, nil
 }
 

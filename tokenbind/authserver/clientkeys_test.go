@@ -68,7 +68,7 @@ func TestRegisteredKeys_FollowTheRecord(t *testing.T) {
 	h.set("a", func(c *Client) { c.JWKS = next })
 	mustIssue(t, h.token(clientID("a"), presenting(second)))
 	h.mustFail(h.token(clientID("a"), presenting(first)), "not in the client's jwks")
-	if n := h.registered.sets.size(); n != 1 {
+	if n := h.registered.sets.Len(); n != 1 {
 		t.Errorf("%d sets for one client", n)
 	}
 	for i := range maxRegistered + 10 {
@@ -76,7 +76,7 @@ func TestRegisteredKeys_FollowTheRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := h.registered.sets.size(); n < maxRegistered/2 || n > maxRegistered {
+	if n := h.registered.sets.Len(); n < maxRegistered/2 || n > maxRegistered {
 		t.Errorf("%d sets are kept, at most %d", n, maxRegistered)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -81,7 +82,7 @@ type Server struct {
 	keys       *signingKeys
 	proofs     *tokenbind.ProofChecker
 	nonces     *tokenbind.Nonces
-	vetted     *recent[thumbprint.Cert, vetted]
+	vetted     *recent.Cache[thumbprint.Cert, vetted]
 	registered *registeredKeys // in clients' records
 	remote     *remoteKeys     // at clients' jwks_uri
 	tokenURLs  []string
@@ -104,7 +105,7 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
 	s := &Server{
-		c: c, keys: keys, nonces: nonces, vetted: newRecent[thumbprint.Cert, vetted](maxVetted),
+		c: c, keys: keys, nonces: nonces, vetted: recent.New[thumbprint.Cert, vetted](maxVetted),
 		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: newRegisteredKeys(),
 		tokenURLs: []string{c.Issuer + TokenPath, c.MTLSBase + TokenPath},
 	}

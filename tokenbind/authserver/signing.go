@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -42,7 +43,7 @@ type SigningKey struct {
 // with them.
 type signingKeys struct {
 	set      []signingKey
-	verified *recent[thumbprint.Token, *accessClaims] // by the hash of the whole token
+	verified *recent.Cache[thumbprint.Token, *accessClaims] // by the hash of the whole token
 }
 
 // signingKey is a SigningKey that fits its algorithm.
@@ -56,7 +57,7 @@ func newSigningKeys(keys []SigningKey) (*signingKeys, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("Keys is empty: a key to sign tokens with is required")
 	}
-	k := &signingKeys{verified: newRecent[thumbprint.Token, *accessClaims](verifiedTokens)}
+	k := &signingKeys{verified: recent.New[thumbprint.Token, *accessClaims](verifiedTokens)}
 	for i, key := range keys {
 		jwk, err := key.public()
 		if err != nil {
@@ -187,12 +188,12 @@ func (k *signingKeys) verify(token string) *accessClaims {
 		return k.read(token)
 	}
 	id := thumbprint.OfToken(token)
-	claims, known := k.verified.get(id)
+	claims, known := k.verified.Get(id)
 	if known {
 		return claims
 	}
 	if claims = k.read(token); claims != nil {
-		k.verified.put(id, claims)
+		k.verified.Put(id, claims)
 	}
 	return claims
 }

@@ -178,8 +178,8 @@ func TestVerify_RemembersShortTokensOnly(t *testing.T) {
 			t.Errorf("%d octets: remembered: %t", len(token), first == second)
 		}
 	}
-	if keys.verify("x") != nil || keys.verified.size() != 1 {
-		t.Errorf("%d texts are remembered; want the one token", keys.verified.size())
+	if keys.verify("x") != nil || keys.verified.Len() != 1 {
+		t.Errorf("%d texts are remembered; want the one token", keys.verified.Len())
 	}
 }
 

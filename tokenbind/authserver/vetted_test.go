@@ -86,12 +86,12 @@ func TestVet_IsBounded(t *testing.T) {
 	for range 3 {
 		mustIssue(t, h.token(clientID("a"), presenting(cert)))
 	}
-	if n := h.vetted.size(); n != 1 {
+	if n := h.vetted.Len(); n != 1 {
 		t.Errorf("%d certificates are remembered; want one", n)
 	}
 	other := h.issue("a", leafTemplate("b", h.clock.now()))
 	mustRefuse(t, h.token(clientID("a"), presenting(other)), 401, "invalid_client", "does not have")
-	if n := h.vetted.size(); n != 1 {
+	if n := h.vetted.Len(); n != 1 {
 		t.Errorf("%d certificates are remembered, one that was refused among them", n)
 	}
 }
