@@ -123,7 +123,16 @@ type CRL struct {
 	// what changed lately, so that a server that polls for revocations fetches kilobytes where the CRL has megabytes.
 	// It costs one signature more for each CRL, and is of no use below some 10,000 revoked certificates. Default false.
 	Deltas bool `yaml:"deltas,omitempty"`
+	// ShardSize is how many certificates share one CRL, counted as they are issued; then they name the next one, at the
+	// same URL with -1, -2 and so on before .crl. No list then grows beyond that, and who checks a certificate fetches
+	// the one list that it names. Go's crl.Checker and clients of its kind learn that from the certificates; servers
+	// that read CRLs from files, such as nginx, need every shard's, also of those that are opened later. 0, or at least
+	// 100; a change holds for certificates issued from then on. Default 0: one CRL for all.
+	ShardSize int `yaml:"shard_size,omitempty"`
 }
+
+// minShardSize keeps the lists fewer than their entries: each takes a signature in half of its lifetime.
+const minShardSize = 100
 
 // Profile bounds what certificates of its name may be.
 type Profile struct {
@@ -332,6 +341,9 @@ func (c *Config) validate() error {
 	}
 	if c.CRL.Lifetime < 10*time.Minute || c.CRL.Lifetime > 168*time.Hour {
 		return fmt.Errorf("crl.lifetime: want 10m to 168h, not %s", c.CRL.Lifetime)
+	}
+	if n := c.CRL.ShardSize; n != 0 && n < minShardSize {
+		return fmt.Errorf("crl.shard_size: want 0 or at least %d, not %d", minShardSize, n)
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		return fmt.Errorf("log.level: want debug, info, warn or error, not %q", c.Log.Level)

@@ -55,6 +55,8 @@ func TestRefusals(t *testing.T) {
 		{"store", "store: mysql:x", "store: want bolt:PATH"},
 		{"lifetime without unit", "crl: {lifetime: 5}", "a duration such as 24h"},
 		{"lifetime", "crl: {lifetime: 5m}", "crl.lifetime"},
+		{"shard size", "crl: {shard_size: 99}", "crl.shard_size"},
+		{"negative shard size", "crl: {shard_size: -1}", "crl.shard_size"},
 		{"log level", "log: {level: loud}", "log.level"},
 		{"log format", "log: {format: xml}", "log.format"},
 		{"second document", "---\nname: other", "more than one YAML document"},

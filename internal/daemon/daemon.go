@@ -86,7 +86,8 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	}
 	d.authority, err = ca.New(ca.Config{
 		Issuer: d.issuer, Store: d.store, Profiles: profiles,
-		Changed: func(issuer string, shard uint32) { d.publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
+		Changed:   func(issuer string, shard uint32) { d.publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
+		ShardSize: uint64(cfg.CRL.ShardSize), OpenShard: d.openShard, //nolint:gosec // G115: validated
 	})
 	if err != nil {
 		return err
@@ -94,24 +95,11 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	if err := d.checkClock(ctx); err != nil {
 		return err
 	}
-	d.publisher, err = crl.NewPublisher(crl.PublisherConfig{
-		Shards: []crl.PublishedShard{d.published(crl.Shard{Issuer: d.issuer.ID()}, d.issuer.CRLURL)},
-		Store:  d.store, Revocations: d.store, Signer: d.authority, Lifetime: cfg.CRL.Lifetime, Logger: d.log,
-	})
-	if err != nil {
+	if err := d.openPublisher(ctx); err != nil {
 		return err
 	}
 	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.log)
 	return err
-}
-
-// published says how the CRL of a shard is published that certificates look for at a URL.
-func (d *Daemon) published(shard crl.Shard, url string) crl.PublishedShard {
-	p := crl.PublishedShard{Shard: shard, URL: url, Issuer: d.issuer.Signer.Certificate()}
-	if d.cfg.CRL.Deltas {
-		p.DeltaURL = crl.DeltaURL(url)
-	}
-	return p
 }
 
 func (d *Daemon) checkClock(ctx context.Context) error {
@@ -182,7 +170,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server, registry *authserver.Registry
 func (d *Daemon) checkPublication(context.Context) error {
 	for _, s := range d.publisher.Status() {
 		if !s.PendingSince.IsZero() && time.Since(s.PendingSince) > publicationDue {
-			return fmt.Errorf("issuer %s: a revocation of %s is in no CRL yet: %w", s.Shard.Issuer, s.PendingSince.UTC().Format(time.RFC3339), s.Err)
+			return fmt.Errorf("CRL %s: a revocation of %s is in no CRL yet: %w", s.Shard, s.PendingSince.UTC().Format(time.RFC3339), s.Err)
 		}
 	}
 	return nil

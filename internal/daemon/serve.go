@@ -36,6 +36,7 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	var background sync.WaitGroup
 	background.Go(func() { d.cert.run(ctx) })
 	background.Go(func() { d.prune(ctx) })
+	background.Go(func() { d.keepShards(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {
 			d.log.Error("publishing CRLs ended", "err", err)
