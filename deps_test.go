@@ -20,14 +20,16 @@ var rooms = []struct {
 	why   string
 }{
 	{"thumbprint", nil, "every other room compares these; they must be readable on their own"},
-	{"internal/audit", nil, "an audit log that depends on what it audits proves little"},
+	{"internal/appendjson", nil, "a notation, and nothing that is written in it"},
+	{"internal/audit", []string{module + "internal/appendjson"}, "an audit log that depends on what it audits proves little; a notation is not audited"},
 	{"internal/recent", nil, "a bounded memory, and nothing of what is remembered"},
 	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
 	{"ca", []string{module + "thumbprint", module + "internal/audit"}, "what decides and signs knows no transport and no engine"},
 	{"enroll", []string{module + "ca", module + "thumbprint", module + "internal/audit"}, "it knows who asks, not how they came"},
 	{"tokenbind", []string{module + "thumbprint", module + "internal/recent"}, "a resource server must not pull in a CA, nor anything it need not trust"},
 	{"tokenbind/authserver", []string{
-		module + "tokenbind", module + "thumbprint", module + "internal/audit", module + "internal/recent", "github.com/go-jose/go-jose/v4/...",
+		module + "tokenbind", module + "thumbprint", module + "internal/appendjson", module + "internal/audit", module + "internal/recent",
+		"github.com/go-jose/go-jose/v4/...",
 	}, "the CA reaches it through an interface"},
 	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
 	{"cmd/pkictl", []string{

@@ -9,17 +9,25 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/thumbprint"
 )
 
 func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
 	issuer := s.c.Authority.Issuer()
 	cert := issuer.Signer.Certificate()
+	out := client.Issuer{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}
+	if shards := s.c.CRL.Shards(); len(shards) > 1 || shards[0].Number > 0 {
+		for _, shard := range shards {
+			out.Shards = append(out.Shards, shard.Number)
+		}
+		out.ShardCRL = strings.TrimSuffix(issuer.CRLURLOf(1), "1.crl") + "{shard}.crl"
+	}
 	return writeJSON(w, http.StatusOK, client.CA{
 		Name:        s.c.Name,
 		Root:        pemOf(issuer.Root.Raw),
 		Fingerprint: fingerprint(issuer.Root),
-		Issuers:     []client.Issuer{{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}},
+		Issuers:     []client.Issuer{out},
 		URLs:        s.c.URLs,
 	})
 }
@@ -195,7 +203,7 @@ func appendSerials(b []byte, member string, list []ca.Serial) []byte {
 	for _, s := range list {
 		text = append(text, s.String())
 	}
-	return appendStrings(append(b, member...), text)
+	return appendjson.Strings(append(b, member...), text)
 }
 
 // revoke revokes, holds or releases the certificate that the path names.
@@ -242,7 +250,7 @@ func (s *Server) listCertificates(w http.ResponseWriter, r *http.Request) error 
 		}
 		b = append(b, ']')
 		if page.Next != "" {
-			b = appendString(append(b, `,"next_cursor":`...), page.Next)
+			b = appendjson.String(append(b, `,"next_cursor":`...), page.Next)
 		}
 		return append(b, "}\n"...)
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/appendjson"
 )
 
 // writeJSON encodes before it writes, so that an answer is whole or an error.
@@ -51,29 +52,6 @@ func appendPEM(b, der []byte, newline string) []byte {
 // appendPEMString appends a certificate in PEM as a JSON string.
 func appendPEMString(b, der []byte) []byte { return append(appendPEM(append(b, '"'), der, `\n`), '"') }
 
-// appendString appends a JSON string as encoding/json writes it.
-func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(s) // a string is always encodable
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
-}
-
-// appendStrings appends a JSON array of strings.
-func appendStrings(b []byte, list []string) []byte {
-	b = append(b, '[')
-	for i, s := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendString(b, s)
-	}
-	return append(b, ']')
-}
-
 func appendTime(b []byte, t time.Time) []byte {
 	return append(t.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 }
@@ -82,22 +60,22 @@ func appendTime(b []byte, t time.Time) []byte {
 // encoding/json would write it. Issuing, renewing and revoking answer with it, and spend no time on reflection.
 func appendCertificate(b []byte, rec *ca.Record, now time.Time) []byte {
 	b = append(hex.AppendEncode(append(b, `{"serial":"`...), rec.Serial[:]), '"')
-	b = appendString(append(b, `,"client_id":`...), rec.ClientID)
-	b = appendString(append(b, `,"profile":`...), rec.Profile)
-	b = appendString(append(b, `,"x5t#S256":`...), rec.Thumbprint.String())
-	b = appendStrings(append(b, `,"names":`...), rec.Names)
+	b = appendjson.String(append(b, `,"client_id":`...), rec.ClientID)
+	b = appendjson.String(append(b, `,"profile":`...), rec.Profile)
+	b = appendjson.String(append(b, `,"x5t#S256":`...), rec.Thumbprint.String())
+	b = appendjson.Strings(append(b, `,"names":`...), rec.Names)
 	b = appendTime(append(b, `,"not_before":`...), rec.NotBefore)
 	b = appendTime(append(b, `,"not_after":`...), rec.NotAfter)
 	b = appendTime(append(b, `,"issued_at":`...), rec.IssuedAt)
-	b = appendString(append(b, `,"status":`...), string(rec.Status(now)))
+	b = appendjson.String(append(b, `,"status":`...), string(rec.Status(now)))
 	if rec.Revocation != nil {
 		b = appendTime(append(b, `,"revoked_at":`...), rec.Revocation.At)
-		b = appendString(append(b, `,"revocation_reason":`...), rec.Revocation.Reason.String())
+		b = appendjson.String(append(b, `,"revocation_reason":`...), rec.Revocation.Reason.String())
 	}
 	if !rec.Parent.IsZero() {
-		b = appendString(append(b, `,"renews":`...), rec.Parent.String())
+		b = appendjson.String(append(b, `,"renews":`...), rec.Parent.String())
 	}
-	b = appendString(append(b, `,"issuer":`...), rec.Issuer)
+	b = appendjson.String(append(b, `,"issuer":`...), rec.Issuer)
 	return appendPEMString(append(b, `,"certificate":`...), rec.DER)
 }
 

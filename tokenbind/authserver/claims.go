@@ -6,6 +6,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4/jwt"
 
+	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -35,13 +36,13 @@ func readClaims(payload []byte) (*accessClaims, error) {
 // appendMembers appends the claims as members of a JSON object, without its braces: a token's payload has them, and
 // the answer to an introspection (RFC 7662 section 2.2) has the same under the same names.
 func (c *accessClaims) appendMembers(b []byte) []byte {
-	b = appendString(append(b, `"iss":`...), c.Issuer)
-	b = appendString(append(b, `,"sub":`...), c.Subject)
+	b = appendjson.String(append(b, `"iss":`...), c.Issuer)
+	b = appendjson.String(append(b, `,"sub":`...), c.Subject)
 	b = appendAudience(append(b, `,"aud":`...), c.Audience)
 	b = strconv.AppendInt(append(b, `,"exp":`...), int64(c.Expiry), 10)
 	b = strconv.AppendInt(append(b, `,"iat":`...), int64(c.IssuedAt), 10)
-	b = appendString(append(b, `,"jti":`...), c.ID)
-	b = appendString(append(b, `,"client_id":`...), c.ClientID)
+	b = appendjson.String(append(b, `,"jti":`...), c.ID)
+	b = appendjson.String(append(b, `,"client_id":`...), c.ClientID)
 	b = appendScope(b, c.Scope)
 	return appendConfirmation(b, c.Confirmation)
 }
@@ -49,16 +50,9 @@ func (c *accessClaims) appendMembers(b []byte) []byte {
 // appendAudience writes one audience as a string and several as an array (RFC 7519 section 4.1.3).
 func appendAudience(b []byte, audience []string) []byte {
 	if len(audience) == 1 {
-		return appendString(b, audience[0])
+		return appendjson.String(b, audience[0])
 	}
-	b = append(b, '[')
-	for i, a := range audience {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendString(b, a)
-	}
-	return append(b, ']')
+	return appendjson.Strings(b, audience)
 }
 
 // appendScope appends a scope as a further member; there is none for an empty one.
@@ -66,7 +60,7 @@ func appendScope(b []byte, scope string) []byte {
 	if scope == "" {
 		return b
 	}
-	return appendString(append(b, `,"scope":`...), scope)
+	return appendjson.String(append(b, `,"scope":`...), scope)
 }
 
 // appendConfirmation appends "cnf" as a further member; there is none for a bearer token.
@@ -76,24 +70,13 @@ func appendConfirmation(b []byte, cnf tokenbind.Confirmation) []byte {
 	}
 	b = append(b, `,"cnf":{`...)
 	if !cnf.Cert.IsZero() {
-		b = appendString(append(b, `"x5t#S256":`...), cnf.Cert.String())
+		b = appendjson.String(append(b, `"x5t#S256":`...), cnf.Cert.String())
 	}
 	if !cnf.Key.IsZero() {
 		if !cnf.Cert.IsZero() {
 			b = append(b, ',')
 		}
-		b = appendString(append(b, `"jkt":`...), cnf.Key.String())
+		b = appendjson.String(append(b, `"jkt":`...), cnf.Key.String())
 	}
 	return append(b, '}')
-}
-
-// appendString appends a JSON string as encoding/json writes it.
-func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(s) // a string is always encodable
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }

@@ -10,24 +10,6 @@ import (
 	"github.com/pkid/pkid/tokenbind"
 )
 
-// FuzzAppendString: a string is written as encoding/json writes it.
-func FuzzAppendString(f *testing.F) {
-	for _, s := range []string{
-		"", "plain ~", `"quoted\"`, "\x00\x1f\n\t\r", "\x7f</script>&\u2028", "ä\u0300😀", "\xff\xc0 cut\xe2\x82", "https://rs.example/a?b=\"c\"", "a\\u0041",
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		want, err := json.Marshal(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := appendString([]byte("before"), s); string(got) != "before"+string(want) {
-			t.Errorf("%q is written as %q; want %q", s, got, want)
-		}
-	})
-}
-
 // Claims are written as encoding/json writes them, in the same order, and read back as they were.
 func TestClaims_AreWrittenAsJSON(t *testing.T) {
 	cert, key := thumbprint.OfDER([]byte("x")), thumbprint.Key(thumbprint.OfToken("y"))

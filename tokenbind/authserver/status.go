@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/internal/audit"
 )
 
@@ -34,7 +35,7 @@ func (s *Server) introspect(c *call) ([]byte, error) {
 		return inactive, nil
 	}
 	answer := append(make([]byte, 0, 512), `{"active":true,"token_type":`...)
-	answer = append(appendString(answer, cnfType(claims.Confirmation)), ',')
+	answer = append(appendjson.String(answer, cnfType(claims.Confirmation)), ',')
 	return append(claims.appendMembers(answer), '}'), nil
 }
 

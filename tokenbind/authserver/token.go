@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4/jwt"
 
+	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -183,7 +184,7 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 	if len(answer)-len(before) > maxToken { // names that JSON must escape
 		return nil, refused(http.StatusBadRequest, "invalid_target", "a token for all that was asked for would be longer than %d octets; ask for fewer resources or scopes", maxToken)
 	}
-	answer = appendString(append(answer, `","token_type":`...), cnfType(cnf))
+	answer = appendjson.String(append(answer, `","token_type":`...), cnfType(cnf))
 	answer = strconv.AppendInt(append(answer, `,"expires_in":`...), int64(expiry.Sub(c.now)/time.Second), 10)
 	return append(appendScope(answer, scope), '}'), nil
 }
