@@ -32,13 +32,13 @@ func (k *Checker) followDelta(ctx context.Context, s *source) bool {
 	if errors.Is(err, errNoDelta) || err != nil && ctx.Err() != nil {
 		return false
 	}
-	why := ""
-	if err != nil {
-		why = err.Error()
-	}
-	if why != s.noDelta {
-		k.log.Info("following a CRL by its deltas", "url", s.from, "error", err)
-		s.noDelta = why
+	switch {
+	case err != nil && s.noDelta != err.Error():
+		k.log.Info("no delta CRL that does; the full one is fetched", "url", s.from, "error", err)
+		s.noDelta = err.Error()
+	case err == nil && s.noDelta != "":
+		k.log.Info("the CRL's deltas do again", "url", s.from)
+		s.noDelta = ""
 	}
 	if err == nil && k.now().After(s.renew) {
 		s.renew = k.now().Add(renewRetry)
