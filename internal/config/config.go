@@ -104,7 +104,7 @@ type Tokens struct {
 	Lifetime time.Duration `yaml:"lifetime,omitempty"`
 	// RequireDPoPNonce asks every client for a server-provided nonce in its DPoP proofs (RFC 9449 section 8).
 	RequireDPoPNonce bool `yaml:"require_dpop_nonce,omitempty"`
-	// ClockTolerance is by how much clients' clocks may differ: 0s to 60s. Default 10s.
+	// ClockTolerance is by how much clients' clocks may differ: 1s to 60s. Default 10s.
 	ClockTolerance *time.Duration `yaml:"clock_tolerance,omitempty"`
 }
 
@@ -336,8 +336,8 @@ func (c *Config) validate() error {
 	if c.Tokens.Lifetime < 30*time.Second || c.Tokens.Lifetime > time.Hour {
 		return fmt.Errorf("tokens.lifetime: want 30s to 1h, not %s", c.Tokens.Lifetime)
 	}
-	if t := *c.Tokens.ClockTolerance; t < 0 || t > time.Minute {
-		return fmt.Errorf("tokens.clock_tolerance: want 0s to 60s, not %s", t)
+	if t := *c.Tokens.ClockTolerance; t < time.Second || t > time.Minute {
+		return fmt.Errorf("tokens.clock_tolerance: want 1s to 60s, not %s", t)
 	}
 	if c.CRL.Lifetime < 10*time.Minute || c.CRL.Lifetime > 168*time.Hour {
 		return fmt.Errorf("crl.lifetime: want 10m to 168h, not %s", c.CRL.Lifetime)

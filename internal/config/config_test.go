@@ -55,6 +55,8 @@ func TestRefusals(t *testing.T) {
 		{"store", "store: mysql:x", "store: want bolt:PATH"},
 		{"lifetime without unit", "crl: {lifetime: 5}", "a duration such as 24h"},
 		{"lifetime", "crl: {lifetime: 5m}", "crl.lifetime"},
+		{"no tolerance", "  clock_tolerance: 0s", "tokens.clock_tolerance"}, // below tokens, where minimal ends
+		{"large tolerance", "  clock_tolerance: 61s", "tokens.clock_tolerance"},
 		{"shard size", "crl: {shard_size: 99}", "crl.shard_size"},
 		{"negative shard size", "crl: {shard_size: -1}", "crl.shard_size"},
 		{"log level", "log: {level: loud}", "log.level"},
