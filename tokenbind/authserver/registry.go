@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -124,6 +125,9 @@ func (r *Registry) changeOnce(ctx context.Context, id string, change func(*Clien
 			action = audit.ClientDisable
 		}
 		c.TokensNotBefore = r.instant()
+	}
+	if reflect.DeepEqual(old, c) { // as with most invitations; tells far sooner than JSON does
+		return old, nil
 	}
 	members := difference(old, c)
 	if len(members) == 0 {
