@@ -22,12 +22,18 @@ func (i *Issuer) CRLURLOf(shard uint32) string {
 	if shard == 0 {
 		return i.CRLURL
 	}
+	return i.crlURL(strconv.FormatUint(uint64(shard), 10))
+}
+
+// CRLTemplate returns CRLURLOf of every shard but 0, with {shard} in place of the number.
+func (i *Issuer) CRLTemplate() string { return i.crlURL("{shard}") }
+
+func (i *Issuer) crlURL(shard string) string {
 	base, found := strings.CutSuffix(i.CRLURL, ".crl")
-	base += "-" + strconv.FormatUint(uint64(shard), 10)
 	if found {
-		base += ".crl"
+		shard += ".crl"
 	}
-	return base
+	return base + "-" + shard
 }
 
 const (

@@ -4,6 +4,8 @@ package client
 
 import (
 	"encoding/json"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pkid/pkid/thumbprint"
@@ -23,7 +25,26 @@ type Issuer struct {
 	ID          string    `json:"id"`
 	Certificate string    `json:"certificate"` // PEM
 	NotAfter    time.Time `json:"not_after"`
-	CRL         string    `json:"crl"` // URL
+	CRL         string    `json:"crl"` // URL of shard 0
+	// Shards are the CRLs that are published; each certificate names its own. It is empty if there is shard 0 alone.
+	Shards []uint32 `json:"shards,omitempty"`
+	// ShardCRL is the URL of the others, with {shard} where their number stands.
+	ShardCRL string `json:"shard_crl,omitempty"`
+}
+
+// CRLs returns the URLs of the issuer's CRLs, by shard.
+func (i *Issuer) CRLs() map[uint32]string {
+	if len(i.Shards) == 0 {
+		return map[uint32]string{0: i.CRL}
+	}
+	all := map[uint32]string{}
+	for _, n := range i.Shards {
+		all[n] = i.CRL
+		if n > 0 {
+			all[n] = strings.ReplaceAll(i.ShardCRL, "{shard}", strconv.FormatUint(uint64(n), 10))
+		}
+	}
+	return all
 }
 
 // URLs are where a pkid daemon answers.

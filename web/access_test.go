@@ -14,7 +14,7 @@ import (
 // example fills a route's variables.
 func example(path string) string {
 	path, _, _ = strings.Cut(strings.NewReplacer(
-		"{serial:[^/]+}", strings.Repeat("ab", 16), "{id:[^/]+}", "someone", "{issuer:[0-9a-f]+}", "ab", "{file:[a-z.]+}", "style.css",
+		"{serial:[^/]+}", strings.Repeat("ab", 16), "{id:[^/]+}", "someone", "{issuer:[0-9a-f]+}", "ab", "{file:[a-z.]+}", "style.css", "{shard:[1-9][0-9]*}", "1",
 	).Replace(path), "{")
 	return path
 }

@@ -21,7 +21,7 @@ func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
 		for _, shard := range shards {
 			out.Shards = append(out.Shards, shard.Number)
 		}
-		out.ShardCRL = strings.TrimSuffix(issuer.CRLURLOf(1), "1.crl") + "{shard}.crl"
+		out.ShardCRL = issuer.CRLTemplate()
 	}
 	return writeJSON(w, http.StatusOK, client.CA{
 		Name:        s.c.Name,

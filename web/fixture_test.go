@@ -132,8 +132,11 @@ func (f *fixture) setup() {
 		Changed: func(issuer string, shard uint32) { publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
 	}))
 	publisher = must[*crl.Publisher](t)(crl.NewPublisher(crl.PublisherConfig{
-		Shards: []crl.PublishedShard{{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, DeltaURL: crl.DeltaURL(issuer.CRLURL), Issuer: cert}},
-		Store:  f.store, Revocations: f.store, Signer: authority, Logger: slog.New(slog.DiscardHandler),
+		Shards: []crl.PublishedShard{
+			{Shard: crl.Shard{Issuer: id}, URL: issuer.CRLURL, DeltaURL: crl.DeltaURL(issuer.CRLURL), Issuer: cert},
+			{Shard: crl.Shard{Issuer: id, Number: 1}, URL: issuer.CRLURLOf(1), DeltaURL: crl.DeltaURL(issuer.CRLURLOf(1)), Issuer: cert},
+		},
+		Store: f.store, Revocations: f.store, Signer: authority, Logger: slog.New(slog.DiscardHandler),
 	}))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup
@@ -181,7 +184,7 @@ func (k known) Certificate(ctx context.Context, cert *x509.Certificate) (*authse
 	if err != nil {
 		return nil, authserver.ErrNoCertificate
 	}
-	return &authserver.CertificateStatus{Serial: rec.Serial.String(), ClientID: rec.ClientID, Revoked: rec.Revocation != nil, NotAfter: rec.NotAfter}, nil
+	return &authserver.CertificateStatus{Serial: rec.Serial.String(), ClientID: rec.ClientID, Revoked: rec.Revocation != nil}, nil
 }
 
 // certificate issues one past enrolment, with its key.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pkid/pkid/crl"
 )
 
 // buckets are the upper bounds of the latency histogram, in seconds.
@@ -145,14 +147,34 @@ func (h *histogram) write(w io.Writer, name, route string) {
 	fmt.Fprintf(w, "%s_sum{route=%q} %g\n%s_count{route=%q} %d\n", name, route, h.sum, name, route, n)
 }
 
-// writeCRLMetrics tells of each published CRL what an alert needs: its age, when it ends, and whether the
-// last attempt to publish failed.
+// crlHealth is what an alert needs to know of an issuer's CRLs: the worst of its shards counts.
+type crlHealth struct {
+	shards, entries, failed int
+	number                  uint64    // the highest
+	oldest, first           time.Time // thisUpdate of the oldest list, nextUpdate of the one that ends first
+	pending                 time.Time // since when a revocation waits; zero if none does
+}
+
+// writeCRLMetrics tells how an issuer's CRLs are, whatever their number, so that there are no more lines where there
+// are more shards; the console and the log name the one that is ill. A list that is the last of its shard, since all of
+// its certificates have expired, is left out: that it ends is as it should be.
 func (s *Server) writeCRLMetrics(w io.Writer) {
-	status := s.c.CRL.Status()
-	gauge := func(name, help string, value func(int) float64) {
+	health := map[string]*crlHealth{}
+	for _, st := range s.c.CRL.Status() {
+		if st.Ended {
+			continue
+		}
+		h := health[st.Shard.Issuer]
+		if h == nil {
+			h = &crlHealth{oldest: st.ThisUpdate, first: st.NextUpdate}
+			health[st.Shard.Issuer] = h
+		}
+		h.add(st)
+	}
+	gauge := func(name, help string, value func(*crlHealth) float64) {
 		family(w, name, "gauge", help)
-		for i, st := range status {
-			fmt.Fprintf(w, "%s{issuer=%q} %g\n", name, st.Shard.Issuer, value(i))
+		for _, issuer := range slices.Sorted(maps.Keys(health)) {
+			fmt.Fprintf(w, "%s{issuer=%q} %g\n", name, issuer, value(health[issuer]))
 		}
 	}
 	unix := func(t time.Time) float64 {
@@ -161,19 +183,36 @@ func (s *Server) writeCRLMetrics(w io.Writer) {
 		}
 		return float64(t.UnixMilli()) / 1000
 	}
-	gauge("pkid_crl_number", "Number of the newest CRL.", func(i int) float64 { return float64(status[i].Number) })
-	gauge("pkid_crl_this_update_seconds", "When the newest CRL was signed, Unix time.", func(i int) float64 { return unix(status[i].ThisUpdate) })
-	gauge("pkid_crl_next_update_seconds", "Until when the newest CRL holds, Unix time.", func(i int) float64 { return unix(status[i].NextUpdate) })
-	gauge("pkid_crl_age_seconds", "Age of the newest CRL.", func(i int) float64 {
-		if status[i].ThisUpdate.IsZero() {
+	since := func(t time.Time) float64 {
+		if t.IsZero() {
 			return 0
 		}
-		return s.now().Sub(status[i].ThisUpdate).Seconds()
-	})
-	gauge("pkid_crl_publication_failed", "1 if the last attempt to publish a CRL failed.", func(i int) float64 {
-		if status[i].Err != nil {
-			return 1
-		}
-		return 0
-	})
+		return s.now().Sub(t).Seconds()
+	}
+	gauge("pkid_crl_shards", "CRLs that are kept up to date.", func(h *crlHealth) float64 { return float64(h.shards) })
+	gauge("pkid_crl_entries", "Certificates on them.", func(h *crlHealth) float64 { return float64(h.entries) })
+	gauge("pkid_crl_number", "Number of the newest CRL.", func(h *crlHealth) float64 { return float64(h.number) })
+	gauge("pkid_crl_this_update_seconds", "When the oldest current CRL was signed, Unix time; 0 if one is missing.", func(h *crlHealth) float64 { return unix(h.oldest) })
+	gauge("pkid_crl_next_update_seconds", "Until when every current CRL holds, Unix time; 0 if one is missing.", func(h *crlHealth) float64 { return unix(h.first) })
+	gauge("pkid_crl_age_seconds", "Age of the oldest current CRL.", func(h *crlHealth) float64 { return since(h.oldest) })
+	gauge("pkid_crl_pending_seconds", "How long a revocation has waited for its CRL.", func(h *crlHealth) float64 { return since(h.pending) })
+	gauge("pkid_crl_publication_failed", "CRLs whose last attempt to be published failed.", func(h *crlHealth) float64 { return float64(h.failed) })
+}
+
+func (h *crlHealth) add(st crl.ShardStatus) {
+	h.shards, h.entries, h.number = h.shards+1, h.entries+st.Entries, max(h.number, st.Number)
+	h.oldest, h.first = earlier(h.oldest, st.ThisUpdate), earlier(h.first, st.NextUpdate)
+	if st.Err != nil {
+		h.failed++
+	}
+	if !st.PendingSince.IsZero() && (h.pending.IsZero() || st.PendingSince.Before(h.pending)) {
+		h.pending = st.PendingSince
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -31,7 +32,8 @@ type overview struct {
 	Seen    int
 	More    bool // there are older certificates than those counted
 	Overdue []*ca.Record
-	CRLs    []crl.ShardStatus
+	CRLs    []crl.ShardStatus // the ill ones first, at most shownRows
+	Lists   int               // of all of them
 	RootCRL *x509.RevocationList
 }
 
@@ -73,7 +75,21 @@ func (s *Server) overviewPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRL
+	o.Lists = len(o.CRLs)
+	slices.SortStableFunc(o.CRLs, func(a, b crl.ShardStatus) int { return cmp.Compare(illness(a, s.now()), illness(b, s.now())) })
+	o.CRLs = o.CRLs[:min(len(o.CRLs), shownRows)]
 	return s.render(w, r, http.StatusOK, "overview", "Overview", o)
+}
+
+// illness sorts CRLs by how much they need an operator's eye.
+func illness(st crl.ShardStatus, now time.Time) int {
+	switch {
+	case st.Err != nil || now.After(st.NextUpdate) && !st.Ended:
+		return 0
+	case !st.Ended:
+		return 1
+	}
+	return 2
 }
 
 func (s *Server) certificatesPage(w http.ResponseWriter, r *http.Request) error {

@@ -81,6 +81,7 @@ func (s *Server) routes() []Route {
 		serial = "{serial:[^/]+}"
 		id     = "{id:[^/]+}"
 		issuer = "{issuer:[0-9a-f]+}"
+		shard  = "{shard:[1-9][0-9]*}"
 	)
 	oauth := s.c.OAuth
 	return []Route{
@@ -119,6 +120,8 @@ func (s *Server) routes() []Route {
 		{"GET", "/crl/root.crl", "crl.root", Status, Anyone, s.getRootCRL},
 		{"GET", "/crl/" + issuer + ".crl", "crl", Status, Anyone, s.getCRL},
 		{"GET", "/crl/" + issuer + "-delta.crl", "crl.delta", Status, Anyone, s.getDeltaCRL},
+		{"GET", "/crl/" + issuer + "-" + shard + ".crl", "crl.shard", Status, Anyone, s.getCRL},
+		{"GET", "/crl/" + issuer + "-" + shard + "-delta.crl", "crl.shard.delta", Status, Anyone, s.getDeltaCRL},
 		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate},
 		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate},
 

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -29,10 +30,18 @@ func (s *Server) getDeltaCRL(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) serveCRL(w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter, *http.Request, crl.Shard)) error {
-	shard := crl.Shard{Issuer: callOf(r.Context()).vars["issuer"]}
-	if shard.Issuer != s.c.Authority.Issuer().ID() {
+	vars := callOf(r.Context()).vars
+	if vars["issuer"] != s.c.Authority.Issuer().ID() {
 		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
 	}
+	number := uint64(0)
+	if text, ok := vars["shard"]; ok {
+		var err error
+		if number, err = strconv.ParseUint(text, 10, 32); err != nil {
+			return refuse(noRoute, "the issuing CA has no such CRL; %s/v1/ca lists them", s.c.URLs.Public)
+		}
+	}
+	shard := crl.Shard{Issuer: vars["issuer"], Number: uint32(number)}
 	serve(w, r, shard)
 	return nil
 }
@@ -121,11 +130,11 @@ func (s *Server) checkCRL(context.Context) error {
 		return fmt.Errorf("the root's CRL is overdue since %s: sign another with the root's key", stamp(s.rootCRL.NextUpdate))
 	}
 	for _, st := range s.c.CRL.Status() {
-		if st.NextUpdate.IsZero() {
-			return fmt.Errorf("issuer %s has no CRL yet", st.Shard.Issuer)
-		}
-		if now.After(st.NextUpdate) {
-			return fmt.Errorf("the CRL of issuer %s is overdue since %s", st.Shard.Issuer, stamp(st.NextUpdate))
+		switch {
+		case st.NextUpdate.IsZero():
+			return fmt.Errorf("CRL %s is not published yet", st.Shard)
+		case now.After(st.NextUpdate) && !st.Ended:
+			return fmt.Errorf("CRL %s is overdue since %s", st.Shard, stamp(st.NextUpdate))
 		}
 	}
 	return nil
