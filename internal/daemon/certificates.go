@@ -26,7 +26,7 @@ func (c certificates) Certificate(ctx context.Context, cert *x509.Certificate) (
 	}
 	return &authserver.CertificateStatus{
 		Serial: rec.Serial.String(), ClientID: rec.ClientID, Operator: rec.Profile == config.ProfileOperator,
-		Revoked: rec.Revocation != nil, Held: rec.Status(time.Now()) == ca.Held, NotAfter: rec.NotAfter,
+		Revoked: rec.Revocation != nil, Held: rec.Status(time.Now()) == ca.Held,
 	}, nil
 }
 

@@ -282,7 +282,7 @@ func (h *house) issue(clientID string, template *x509.Certificate) tls.Certifica
 func (h *house) record(clientID string, c tls.Certificate) {
 	h.certs.mu.Lock()
 	defer h.certs.mu.Unlock()
-	h.certs.all[thumbprint.OfCertificate(c.Leaf)] = CertificateStatus{Serial: c.Leaf.SerialNumber.Text(16), ClientID: clientID, NotAfter: c.Leaf.NotAfter}
+	h.certs.all[thumbprint.OfCertificate(c.Leaf)] = CertificateStatus{Serial: c.Leaf.SerialNumber.Text(16), ClientID: clientID}
 }
 
 // enrol makes a client with a certificate, as an invitation does.

@@ -106,5 +106,4 @@ type CertificateStatus struct {
 	Operator bool   // it makes its holder an operator of the CA; such a one is no client's credential
 	Revoked  bool   // revoked or held
 	Held     bool   // revoked for the time being: an operator may release it
-	NotAfter time.Time
 }
