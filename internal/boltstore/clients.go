@@ -100,7 +100,7 @@ func decodeClient(id, v []byte) (*authserver.Client, error) {
 }
 
 // maxKnown bounds the client records in memory, at some 500 octets each.
-const maxKnown = 100_000
+const maxKnown = 20_000
 
 // known are client records as they were read, since every token asks for one. A change drops its record after the
 // commit and before anybody is told of it.

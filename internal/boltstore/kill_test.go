@@ -102,8 +102,13 @@ func checkSound(t *testing.T, path string, acknowledged []ca.Serial) {
 	t.Helper()
 	s := openTest(t, path)
 	for _, serial := range acknowledged {
-		if _, err := s.Certificate(t.Context(), serial); err != nil {
+		rec, err := s.Certificate(t.Context(), serial)
+		if err != nil {
 			t.Errorf("an acknowledged certificate is lost: %v", err)
+			continue
+		}
+		if page, err := s.List(t.Context(), ca.Query{Thumbprint: rec.Thumbprint, Limit: 2}); err != nil || len(page.Records) != 1 {
+			t.Errorf("an acknowledged certificate is not found by its thumbprint: %v", err)
 		}
 	}
 	kept := 0

@@ -132,16 +132,16 @@ func (t *texts) write() {
 	}
 }
 
-// flush writes what is to be written. What failed stays in memory, and is tried again.
+// flush writes what is to be written by now. What failed stays in memory, and is tried again.
 func (t *texts) flush() error {
+	t.mu.Lock()
+	now := slices.Clone(t.memory)
+	t.mu.Unlock()
 	var errs []error
-	tried := map[*text]bool{}
-	for {
-		x := t.find(func(x *text) bool { return x.committed && !tried[x] })
-		if x == nil {
-			break
+	for _, x := range now {
+		if t.find(func(y *text) bool { return y == x && y.committed }) == nil {
+			continue // not committed yet, or superseded since
 		}
-		tried[x] = true
 		if err := writeText(t.path(x.Shard), x.DER); err != nil {
 			errs = append(errs, fmt.Errorf("keeping the CRL of issuer %s in a file: %w", x.Shard.Issuer, err))
 			continue
