@@ -69,3 +69,68 @@ func FuzzChecker(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDelta asks of parseDelta what FuzzChecker asks of ParseAndVerify, that nothing is both kinds of list, and that
+// whatever is accepted changes a full list to what it says, and nothing else of it.
+func FuzzDelta(f *testing.F) {
+	ca := fuzzCA(f)
+	full, err := ParseAndVerify(ca.list(f, 10, testNow, nil, 1, 2, 3), ca.cert, testURL, testNow)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i, der := range [][]byte{
+		ca.delta(f, 10, 10, testNow, nil),
+		ca.delta(f, 5, 1<<40, testNow, nil, 1, 300, 1<<62),
+		ca.delta(f, 10, 11, testNow, func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].ReasonCode = removeFromCRL }, 2, 9),
+		ca.list(f, 11, testNow, nil, 5),
+	} {
+		f.Add(der)
+		if _, err := parseDelta(der, ca.cert, testURL, testNow); (err == nil) != (i < 3) {
+			f.Fatalf("seed %d: %v", i, err)
+		}
+		l, err := split(DER{der})
+		if err != nil {
+			f.Fatal(err)
+		}
+		r := reader(l.tbs.Bytes())
+		content, _ := r.take(tagSequence)
+		f.Add(content)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		tbs := wrap(tagSequence, in)
+		signed := wrap(tagSequence, tbs, wrap(tagSequence, []byte{tagOID, 3, 0x2b, 0x65, 0x70}), wrap(tagBitString, []byte{0}, ed25519.Sign(ca.key.(ed25519.PrivateKey), tbs)))
+		for _, der := range [][]byte{in, signed} {
+			delta, err := parseDelta(der, ca.cert, testURL, testNow)
+			if err != nil {
+				continue
+			}
+			if _, err := ParseAndVerify(der, ca.cert, testURL, testNow); err == nil {
+				t.Fatal("a delta was accepted as a full list")
+			}
+			std, err := x509.ParseRevocationList(der)
+			if err != nil || std.CheckSignatureFrom(ca.cert) != nil || std.Number.Uint64() != delta.Number || len(std.RevokedCertificateEntries) != delta.Len() {
+				t.Fatalf("read as %+v, by crypto/x509 as %+v, %v", delta, std, err)
+			}
+			next, err := full.with(delta)
+			if err != nil || next == full {
+				continue
+			}
+			want := content(full)
+			for _, e := range std.RevokedCertificateEntries {
+				got, ok := next.Lookup(e.SerialNumber)
+				if removed := e.ReasonCode == removeFromCRL; ok == removed || !removed && got.Reason != e.ReasonCode {
+					t.Fatalf("the delta says %+v, the list %+v, %t", e, got, ok)
+				}
+				delete(want, string(e.SerialNumber.Bytes()))
+			}
+			for serial, said := range want {
+				if got := content(next)[serial]; got != said {
+					t.Fatalf("%x was %q, and is %q", serial, said, got)
+				}
+			}
+			if len(content(next)) != next.Len() {
+				t.Fatalf("%d entries, and Len is %d", len(content(next)), next.Len())
+			}
+		}
+	})
+}

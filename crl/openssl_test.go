@@ -137,3 +137,47 @@ func TestOpenSSLVerifiesTheListOfEveryKey(t *testing.T) {
 		}
 	}
 }
+
+// openssl takes the full list of before with the newest delta, finds what the delta alone has, and knows again what it
+// took off.
+func TestOpenSSLFollowsDeltas(t *testing.T) {
+	ca, m, now := newCA(t, "Issuing CA"), newMemory(), time.Now()
+	p := newPublisher(t, deltaConfig(ca, m, &now))
+	m.revoke(5, 1)
+	m.revoke(6, 6)
+	full := publish(t, p)
+	m.revoke(7, 1)
+	m.release(6)
+	newest := publish(t, p)
+	base := writePEM(t, "base.pem", "X509 CRL", full.DER.Bytes())
+	both := writePEM(t, "both.pem", "X509 CRL", full.DER.Bytes(), newest.Delta.Bytes())
+	delta := writePEM(t, "delta.pem", "X509 CRL", newest.Delta.Bytes())
+	caFile := writePEM(t, "ca.pem", "CERTIFICATE", ca.cert.Raw)
+
+	if out, ok := openssl(t, "crl", "-in", delta, "-CAfile", caFile, "-verify", "-noout"); !ok || !strings.Contains(out, "verify OK") {
+		t.Errorf("crl -verify: %s", out)
+	}
+	out, _ := openssl(t, "crl", "-in", delta, "-noout", "-text")
+	for _, want := range []string{"Delta CRL Indicator: critical", "Issuing Distribution Point: critical", "Key Compromise", "Remove From CRL"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("crl -text of the delta does not show %q:\n%s", want, out)
+		}
+	}
+	if out, _ := openssl(t, "crl", "-in", base, "-noout", "-text"); !strings.Contains(out, "Freshest CRL") || !strings.Contains(out, testDeltaURL) {
+		t.Errorf("crl -text of the full list does not show its delta:\n%s", out)
+	}
+	for _, tt := range []struct {
+		serial  int64
+		list    string
+		revoked bool
+	}{
+		{5, base, true}, {6, base, true}, {7, base, false}, {8, base, false},
+		{5, both, true}, {6, both, false}, {7, both, true}, {8, both, false},
+	} {
+		leaf := writePEM(t, "leaf.pem", "CERTIFICATE", ca.leaf(t, tt.serial, testURL).Raw)
+		out, ok := openssl(t, "verify", "-CAfile", caFile, "-CRLfile", tt.list, "-crl_check", "-use_deltas", "-extended_crl", leaf)
+		if ok == tt.revoked || strings.Contains(out, "certificate revoked") != tt.revoked {
+			t.Errorf("certificate %d with both lists %t: %s", tt.serial, tt.list == both, out)
+		}
+	}
+}
