@@ -90,7 +90,7 @@ func parseCursor(cursor string) ([]byte, error) {
 // matches applies what needs no other bucket and no copy.
 func (r *record) matches(q ca.Query, lowerName []byte) bool {
 	return (q.ClientID == "" || string(r.client) == q.ClientID) &&
-		(q.Profile == "" || string(r.profile) == q.Profile) &&
+		(q.Profile == "" || r.profile == q.Profile) &&
 		(q.ExpiresAfter.IsZero() || !r.expiry().Before(q.ExpiresAfter)) &&
 		(q.ExpiresBefore.IsZero() || r.expiry().Before(q.ExpiresBefore)) &&
 		(len(lowerName) == 0 || r.hasName(lowerName))

@@ -9,9 +9,10 @@ import (
 // pattern is a certificate that others of its issuer and profile are stored as a difference to: they share the
 // issuer's name, the extensions, the algorithms and the URLs, which is more than half of each. It never changes.
 type pattern struct {
-	id                   uint64
-	issuer, profile, der []byte
-	index                [1 << indexBits]uint16 // hash of a window of der -> 1 + where that window begins
+	id              uint64
+	issuer, profile string
+	der             []byte
+	index           [1 << indexBits]uint16 // hash of a window of der -> 1 + where that window begins
 }
 
 const (
@@ -21,7 +22,7 @@ const (
 	maxPattern = math.MaxUint16 - window
 )
 
-func newPattern(id uint64, issuer, profile, der []byte) *pattern {
+func newPattern(id uint64, issuer, profile string, der []byte) *pattern {
 	p := &pattern{id: id, issuer: issuer, profile: profile, der: der}
 	for i := 0; i+window <= len(der); i++ {
 		p.index[windowHash(der[i:])] = uint16(i + 1)

@@ -18,7 +18,7 @@ func FuzzDifference(f *testing.F) {
 		if len(der) > maxPattern || len(text) > maxText {
 			return
 		}
-		p := newPattern(1, nil, nil, der)
+		p := newPattern(1, "", "", der)
 		steps := p.appendDifference(nil, text)
 		got, ok := p.text(steps)
 		if !ok || !bytes.Equal(got, text) {
@@ -36,7 +36,7 @@ func FuzzDifference(f *testing.F) {
 // TestDifferenceIsSmall: what two certificates of a kind share is not stored twice.
 func TestDifferenceIsSmall(t *testing.T) {
 	a, b := clientCertificate(t), clientCertificate(t)
-	steps := newPattern(1, nil, nil, a).appendDifference(nil, b)
+	steps := newPattern(1, "", "", a).appendDifference(nil, b)
 	// The serial number and key twice, the signature and a few octets of times and lengths are its own.
 	if most := 2*16 + 64 + 72 + 60; len(steps) > most {
 		t.Errorf("%d octets took %d, want at most %d", len(b), len(steps), most)
@@ -44,7 +44,7 @@ func TestDifferenceIsSmall(t *testing.T) {
 }
 
 func BenchmarkDifference(b *testing.B) {
-	p, text := newPattern(1, nil, nil, clientCertificate(b)), clientCertificate(b)
+	p, text := newPattern(1, "", "", clientCertificate(b)), clientCertificate(b)
 	room := make([]byte, 0, 2*len(text))
 	b.Run("take apart", func(b *testing.B) {
 		b.ReportAllocs()

@@ -28,7 +28,7 @@ func (s *patterns) of(r *ca.Record) *pattern { return s.byKind[kind{r.Issuer, r.
 // with returns a set that has p too.
 func (s *patterns) with(p *pattern) *patterns {
 	out := &patterns{byKind: maps.Clone(s.byKind), byID: append(slices.Clip(s.byID), p)}
-	out.byKind[kind{string(p.issuer), string(p.profile)}] = p
+	out.byKind[kind{p.issuer, p.profile}] = p
 	return out
 }
 
@@ -49,7 +49,7 @@ func (t *tx) pattern(id uint64) (*pattern, error) {
 func (t *tx) encode(r *ca.Record) ([]byte, error) {
 	p := t.patterns.of(r)
 	if p == nil && len(t.patterns.byID) < maxPatterns && len(r.DER) <= maxPattern {
-		p = newPattern(uint64(len(t.patterns.byID))+1, []byte(r.Issuer), []byte(r.Profile), bytes.Clone(r.DER))
+		p = newPattern(uint64(len(t.patterns.byID))+1, r.Issuer, r.Profile, bytes.Clone(r.DER))
 		t.patterns = t.patterns.with(p)
 		if err := t.put(patternsOf, ordered(int64(p.id)), encodePattern(p)); err != nil {
 			return nil, err
@@ -77,10 +77,10 @@ func encodePattern(p *pattern) []byte {
 }
 
 func decodePattern(id uint64, v []byte) (*pattern, error) {
-	f := fields{rest: bytes.Clone(v)}
-	issuer, profile := f.text(), f.text()
+	f := fields{rest: v}
+	issuer, profile := string(f.text()), string(f.text())
 	if f.short || len(f.rest) > maxPattern {
 		return nil, fmt.Errorf("pattern %d: %w", id, errDamaged)
 	}
-	return newPattern(id, issuer, profile, f.rest), nil
+	return newPattern(id, issuer, profile, bytes.Clone(f.rest)), nil
 }

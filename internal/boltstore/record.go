@@ -29,15 +29,16 @@ const (
 
 // record is a certificate's record as it lies in the file. Its slices point there.
 type record struct {
-	serial                  ca.Serial
-	issuedAt                int64 // ms
-	notBefore, notAfter     int64 // s
-	shard                   uint32
-	issuer, profile, client []byte
-	names                   []byte // as appendNames wrote them
-	parent                  ca.Serial
-	pattern                 *pattern // of der, or nil if that is the DER
-	der                     []byte
+	serial              ca.Serial
+	issuedAt            int64 // ms
+	notBefore, notAfter int64 // s
+	shard               uint32
+	issuer, profile     string // the pattern's mostly
+	client              []byte
+	names               []byte // as appendNames wrote them
+	parent              ca.Serial
+	pattern             *pattern // of der, or nil if that is the DER
+	der                 []byte
 }
 
 // encodeRecord writes a record, as a difference to p if there is one.
@@ -107,7 +108,7 @@ func (t *tx) certificateRecord(serial ca.Serial, b []byte) (record, error) {
 	flags, f := b[1], fields{rest: b[2:]}
 	r := record{serial: serial}
 	if id := f.count(); id == 0 {
-		r.issuer, r.profile = f.text(), f.text()
+		r.issuer, r.profile = string(f.text()), string(f.text())
 	} else {
 		p, err := t.pattern(id)
 		if err != nil {
@@ -151,10 +152,10 @@ func (r *record) copy(rev *ca.Revocation) (*ca.Record, error) {
 	}
 	out := &ca.Record{
 		Serial:     r.serial,
-		Issuer:     string(r.issuer),
+		Issuer:     r.issuer,
 		Shard:      r.shard,
 		ClientID:   string(r.client),
-		Profile:    string(r.profile),
+		Profile:    r.profile,
 		Thumbprint: thumbprint.OfDER(der),
 		NotBefore:  time.Unix(r.notBefore, 0).UTC(),
 		NotAfter:   time.Unix(r.notAfter, 0).UTC(),
@@ -164,7 +165,11 @@ func (r *record) copy(rev *ca.Revocation) (*ca.Record, error) {
 		Revocation: rev,
 	}
 	r.eachName(func(name []byte) bool {
-		out.Names = append(out.Names, string(name))
+		if string(name) == out.ClientID {
+			out.Names = append(out.Names, out.ClientID)
+		} else {
+			out.Names = append(out.Names, string(name))
+		}
 		return true
 	})
 	return out, nil

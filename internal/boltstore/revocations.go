@@ -63,7 +63,7 @@ func (s *Store) RevokedThumbprint(ctx context.Context, tp thumbprint.Cert) (bool
 }
 
 func (t *tx) revocation(r *record) (*ca.Revocation, error) {
-	v := t.get(revoked, revokedKey(crl.Shard{Issuer: string(r.issuer), Number: r.shard}, r.serial[:]))
+	v := t.get(revoked, revokedKey(crl.Shard{Issuer: r.issuer, Number: r.shard}, r.serial[:]))
 	if v == nil {
 		return nil, nil //nolint:nilnil // not revoked, and no error
 	}

@@ -332,7 +332,7 @@ func TestRecordDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Rollback()
-	p := newPattern(1, []byte(r.Issuer), []byte(r.Profile), bytes.Clone(r.DER))
+	p := newPattern(1, r.Issuer, r.Profile, bytes.Clone(r.DER))
 	tx := &tx{b: b, patterns: (&patterns{byKind: map[kind]*pattern{}}).with(p)}
 	for name, p := range map[string]*pattern{"whole": nil, "by a pattern": tx.patterns.of(r)} {
 		value := encodeRecord(r, p)
