@@ -46,7 +46,6 @@ const (
 	defaultInterval = 500 * time.Millisecond
 	defaultFetch    = 10 * time.Second
 	defaultMaxSize  = 256 << 20
-	maxSources      = 256    // distribution points of all issuers together
 	maxResolved     = 10_000 // certificates whose issuer is remembered
 )
 
@@ -95,6 +94,9 @@ type Point struct {
 //
 // It checks revocation and nothing else: that the chain, the names and the validity are right is for TLS to
 // say. Nor does it ask whether the issuing CA's own certificate was revoked.
+//
+// It knows of at most 1024 distribution points, which it learns from certificates that one of the issuers signed, and
+// takes 32 octets of memory for each entry of their lists. Run asks for each of them at every Interval.
 type Checker struct {
 	issuers    []*x509.Certificate
 	interval   time.Duration
@@ -110,11 +112,6 @@ type Checker struct {
 	mu       sync.RWMutex // guards what follows
 	sources  map[sourceKey]*source
 	resolved map[string]*source // by the DER of certificates, which costs less to compare than to hash for good
-}
-
-type sourceKey struct {
-	issuer int // index in issuers
-	url    string
 }
 
 // NewChecker validates c. It fetches nothing yet.
@@ -156,7 +153,7 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.deltaFrom = p.DeltaFrom
+		s.deltaFrom, s.pinned = p.DeltaFrom, true
 	}
 	return k, nil
 }
@@ -170,9 +167,11 @@ func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
+	now := k.now()
+	s.use(now)
 	list := s.list.Load()
 	var fetching error
-	if list == nil || (list.Stale(k.now()) && !k.allowStale) {
+	if list == nil || (list.Stale(now) && !k.allowStale) {
 		fetching = k.await(ctx, s)
 		list = s.list.Load()
 	}
@@ -198,6 +197,7 @@ func (k *Checker) Run(ctx context.Context) error {
 	var polls sync.WaitGroup
 	defer polls.Wait()
 	for ctx.Err() == nil {
+		k.forget(k.now())
 		for _, s := range k.known() {
 			polls.Go(func() { k.poll(ctx, s) })
 		}
@@ -247,16 +247,6 @@ func (k *Checker) Status() []Info {
 	return all
 }
 
-func (k *Checker) known() []*source {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	all := make([]*source, 0, len(k.sources))
-	for _, s := range k.sources {
-		all = append(all, s)
-	}
-	return all
-}
-
 // sourceOf returns where the list for a certificate comes from. The issuer is told by its signature: another
 // CA may bear the same name, and copy the key identifier. Since that costs more than all the rest, the
 // answer is remembered.
@@ -280,7 +270,8 @@ func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("%w: the certificate names no http distribution point", ErrUnavailable)
 	}
-	s, err := k.source(sourceKey{issuer, cert.CRLDistributionPoints[i]}, "")
+	key := sourceKey{issuer, cert.CRLDistributionPoints[i]}
+	s, err := k.source(key, "")
 	if err != nil {
 		return nil, err
 	}
@@ -289,21 +280,8 @@ func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
 	if len(k.resolved) >= maxResolved {
 		clear(k.resolved)
 	}
-	k.resolved[string(cert.Raw)] = s
-	return s, nil
-}
-
-// source returns the one of that key, and makes it if it is new.
-func (k *Checker) source(key sourceKey, from string) (*source, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s := k.sources[key]; s != nil {
-		return s, nil
+	if k.sources[key] == s { // or it was dropped in between, and nobody polls it
+		k.resolved[string(cert.Raw)] = s
 	}
-	if len(k.sources) >= maxSources {
-		return nil, fmt.Errorf("%w: more than %d distribution points", ErrUnavailable, maxSources)
-	}
-	s := newSource(k.issuers[key.issuer], key.url, cmp.Or(from, key.url))
-	k.sources[key] = s
 	return s, nil
 }

@@ -361,18 +361,6 @@ func TestPointIsFetchedElsewhere(t *testing.T) {
 	}
 }
 
-func TestDistributionPointsAreBounded(t *testing.T) {
-	f := newFixture(t)
-	f.site.fail(status(503))
-	k := newChecker(t, f.c)
-	for n := range maxSources + 1 {
-		err := k.Check(t.Context(), f.ca.leaf(t, 1, fmt.Sprintf("%s?%d", testURL, n)))
-		if got := strings.Contains(err.Error(), "more than"); got != (n == maxSources) {
-			t.Fatalf("point %d: %v", n, err)
-		}
-	}
-}
-
 func TestCheckerConfigIsValidated(t *testing.T) {
 	f := newFixture(t)
 	file := filepath.Join(t.TempDir(), "file")

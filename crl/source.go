@@ -25,7 +25,9 @@ type source struct {
 	from   string // where it is fetched
 	list   atomic.Pointer[List]
 
-	deltaFrom string // where its delta is fetched; empty: where the list says, on the host of from
+	pinned    bool         // by the configuration: it is never forgotten
+	used      atomic.Int64 // Unix seconds of the last check against it
+	deltaFrom string       // where its delta is fetched; empty: where the list says, on the host of from
 
 	// turn is held by whoever fetches: one at a time, and whoever waits for it shares the outcome. It guards
 	// what follows.
