@@ -472,3 +472,30 @@ func TestDeltaURLIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// When deltas are switched on or off, the list is signed again at the start, so that clients hear of it.
+func TestDeltasAreSwitched(t *testing.T) {
+	f := newDeltaSite(t)
+	k := newChecker(t, f.c)
+	last := uint64(0)
+	for _, location := range []string{"", testDeltaURL, "", testDeltaURL, testDeltaURL + "?2"} {
+		c := deltaConfig(f.ca, f.m, &f.now)
+		c.Shards[0].DeltaURL = location
+		f.p = newPublisher(t, c)
+		for range 2 { // the second one finds nothing to do
+			if _, err := f.p.publish(t.Context(), f.p.find(testShard), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := f.m.newest[testShard]
+		if l := parsed(t, f.ca, s); l.DeltaURL != location || l.Number == last || (s.Delta == nil) != (location == "") {
+			t.Errorf("with the delta at %q: list %d names %q, after list %d", location, l.Number, l.DeltaURL, last)
+		}
+		last = s.Number
+		f.refresh(t, k)
+		f.wantNumber(t, "switched", k, s)
+	}
+	if n := len(f.m.history); n != 5 {
+		t.Errorf("%d lists, want 5", n)
+	}
+}
