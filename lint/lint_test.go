@@ -9,6 +9,9 @@ import (
 	zx509 "github.com/zmap/zcrypto/x509"
 	"github.com/zmap/zlint/v3"
 	"github.com/zmap/zlint/v3/lint"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
 )
 
 // exception is a lint that is left out, for the subtests with a part of their name, or for all.
@@ -21,6 +24,7 @@ var leftOut = map[string]exception{
 	"e_ca_country_name_missing":                               {why: "names a legal entity in the web PKI; here the CA is the operator's own"},
 	"e_ca_organization_name_missing":                          {why: "names a legal entity in the web PKI; here the CA is the operator's own"},
 	"e_cab_crl_has_valid_reason_code":                         {why: "RFC 5280 section 5.3.1 has more reasons, and certificateHold, than the web PKI allows"},
+	"e_crl_extensions_validity":                               {only: "delta", why: "the web PKI advises against delta CRLs; whether there are any is the operator's choice"},
 	"e_crl_next_update_invalid":                               {only: "/root_CRL", why: "the root's CRL lasts as long as the issuing CA: the root's key is not at hand to sign again"},
 	"e_dnsname_not_valid_tld":                                 {why: "a private CA names hosts that the public DNS does not know, such as localhost"},
 	"e_ext_san_contains_reserved_ip":                          {why: "a private CA names hosts of private networks"},
@@ -95,7 +99,15 @@ func TestEverythingThatIsSigned(t *testing.T) {
 					t.Run(profile+" "+string(leaf), func(t *testing.T) { checkCertificate(t, p.issue(t, profile, names, leaf)) })
 				}
 			}
-			t.Run("CRL with each reason", func(t *testing.T) { checkCRL(t, p.publishEachReason(t)) })
+			p.revokeForEachReason(t)
+			t.Run("CRL with each reason", func(t *testing.T) { checkCRL(t, p.publish(t, len(reasons))) })
+
+			p.startPublisher(t, crl.DeltaURL(crlURL))
+			t.Run("CRL that names a delta", func(t *testing.T) { checkCRL(t, p.publish(t, len(reasons))) })
+			t.Run("empty delta", func(t *testing.T) { checkCRL(t, p.publishDelta(t, 0)) })
+			p.revokeForEachReason(t)
+			p.issueAndRevoke(t, ca.CertificateHold, ca.RemoveFromCRL)
+			t.Run("delta with each reason", func(t *testing.T) { checkCRL(t, p.publishDelta(t, len(reasons)+1)) })
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(leftOut)) {

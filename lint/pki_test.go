@@ -63,6 +63,7 @@ type pki struct {
 	root, issuer *x509.Certificate
 	rootKey      crypto.Signer
 	ca           *ca.Authority
+	store        *boltstore.Store
 	publisher    *crl.Publisher
 	shard        crl.Shard
 }
@@ -103,12 +104,22 @@ func newPKI(t *testing.T, kind ca.KeyType) *pki {
 	})
 	must(err)
 	p.shard = crl.Shard{Issuer: p.ca.Issuer().ID()}
-	p.publisher, err = crl.NewPublisher(crl.PublisherConfig{
-		Shards: []crl.PublishedShard{{Shard: p.shard, URL: crlURL, Issuer: p.issuer}},
-		Store:  store, Revocations: store, Signer: p.ca,
-	})
-	must(err)
+	p.store = store
+	p.startPublisher(t, "")
 	return p
+}
+
+// startPublisher publishes from now on with a delta CRL at a URL, or with none.
+func (p *pki) startPublisher(t *testing.T, deltaURL string) {
+	t.Helper()
+	var err error
+	p.publisher, err = crl.NewPublisher(crl.PublisherConfig{
+		Shards: []crl.PublishedShard{{Shard: p.shard, URL: crlURL, DeltaURL: deltaURL, Issuer: p.issuer}},
+		Store:  p.store, Revocations: p.store, Signer: p.ca,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // issue returns the DER of a certificate for all the names that a profile permits.
@@ -139,26 +150,47 @@ func (p *pki) publish(t *testing.T, entries int) []byte {
 	return signed.DER.Bytes()
 }
 
-func (p *pki) publishEachReason(t *testing.T) []byte {
+// publishDelta returns the DER of the delta CRL of a new CRL.
+func (p *pki) publishDelta(t *testing.T, entries int) []byte {
 	t.Helper()
-	reasons := []ca.Reason{
-		ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
-		ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise,
+	signed, err := p.publisher.Publish(t.Context(), p.shard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := x509.ParseRevocationList(signed.Delta.Bytes())
+	if err != nil || len(list.RevokedCertificateEntries) != entries {
+		t.Fatalf("%d entries, want %d; %v", len(list.RevokedCertificateEntries), entries, err)
+	}
+	return signed.Delta.Bytes()
+}
+
+var reasons = []ca.Reason{
+	ca.Unspecified, ca.KeyCompromise, ca.CACompromise, ca.AffiliationChanged, ca.Superseded,
+	ca.CessationOfOperation, ca.CertificateHold, ca.PrivilegeWithdrawn, ca.AACompromise,
+}
+
+func (p *pki) revokeForEachReason(t *testing.T) {
+	t.Helper()
+	for _, reason := range reasons {
+		p.issueAndRevoke(t, reason)
+	}
+}
+
+func (p *pki) issueAndRevoke(t *testing.T, reasons ...ca.Reason) {
+	t.Helper()
+	cert, err := x509.ParseCertificate(p.issue(t, config.ProfileClient, ca.Names{CommonName: "revoked"}, ca.P256))
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, err := ca.SerialOf(cert.SerialNumber)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, reason := range reasons {
-		cert, err := x509.ParseCertificate(p.issue(t, config.ProfileClient, ca.Names{CommonName: "revoked"}, ca.P256))
-		if err != nil {
-			t.Fatal(err)
-		}
-		serial, err := ca.SerialOf(cert.SerialNumber)
-		if err != nil {
-			t.Fatal(err)
-		}
 		if _, err := p.ca.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: reason}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return p.publish(t, len(reasons))
 }
 
 func (p *pki) rootCRL(t *testing.T, revoked ...*big.Int) []byte {
