@@ -14,19 +14,19 @@ import (
 	"github.com/pkid/pkid/ca"
 )
 
-// Certificates are found by client and by thumbprint through blocks. A block has some thousands of certificates, in
+// Certificates are found by client and by thumbprint through blocks. A block has the certificates of some time, in
 // the order in which they were inserted, and is written once, at the right edge of its bucket: their serials, and
 // two arrays of (start of a hash, which of the serials), sorted by hash. A search looks into each block; that is a
-// fraction of a microsecond, and two milliseconds for ten million certificates, which a search may cost and an
-// insert may not. It goes through the blocks from the newest serials down, and ends where its reader does.
+// microsecond or two, and some hundred for ten million certificates, which a search may cost and an insert may not.
+// More certificates in a block make a search faster, an opening slower, and the insert that ends it wait. It goes through the blocks from the newest serials down, and ends where its reader does.
 //
 // The certificates of the block that is not full yet are in memory. They are taken from the audit log when the store
 // is opened: the entry that a certificate came with has its serial in front.
 //
 // A hash's start leads to few others beside what is looked for, and the record decides.
 const (
-	blockSize = 8192    // certificates after which a block ends, at the end of their transaction
-	maxUnread = 1 << 16 // audit entries after which one ends too, to bound what an opening reads
+	blockSize = 1 << 15 // certificates after which a block ends, at the end of their transaction
+	maxUnread = 1 << 17 // audit entries after which one ends too, to bound what an opening reads
 )
 
 // indexed is what a block knows of a certificate.

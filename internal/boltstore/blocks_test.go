@@ -98,7 +98,7 @@ func checkFound(t *testing.T, s *Store, recs []*ca.Record) {
 func TestBlocks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pkid.db")
 	s := openTest(t, path)
-	recs := many(2*blockSize+3000, 1000)
+	recs := many(2*blockSize+3000, 5000)
 	insertMany(t, s, recs...)
 	if at := s.newest.Load(); at.block != 2 || len(at.entries) == 0 {
 		t.Fatalf("%d blocks and %d certificates in none, want 2 and some", at.block, len(at.entries))
@@ -118,7 +118,7 @@ func TestBlocks(t *testing.T) {
 // them all the same.
 func TestReaderAcrossTheEndOfABlock(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "pkid.db"))
-	recs := many(blockSize-1, 1000)
+	recs := many(blockSize-1, 5000)
 	insertMany(t, s, recs...)
 	before := s.newest.Load()
 	more := many(10, 10)
