@@ -3,6 +3,8 @@ package tokenbind
 import (
 	"fmt"
 	"strings"
+
+	"github.com/pkid/pkid/internal/jws"
 )
 
 // Result is the outcome of a Check.
@@ -55,7 +57,7 @@ type finding struct {
 func pass(seen string) finding         { return finding{result: Pass, seen: seen} }
 func notApplicable(why string) finding { return finding{result: NotApplicable, hint: why} }
 func fail(seen, wanted string) finding {
-	return finding{result: Fail, seen: short(seen), wanted: short(wanted)}
+	return finding{result: Fail, seen: jws.Short(seen), wanted: jws.Short(wanted)}
 }
 func (f finding) because(hint string) finding { f.hint = hint; return f }
 func (f finding) as(code string) finding      { f.code = code; return f }
@@ -137,15 +139,6 @@ func (t *trail) note(name, section string, f finding) {
 		if f.failed() {
 			f.result = Fail
 		}
-		t.checks = append(t.checks, Check{name, section, f.result, short(f.seen), f.wanted, f.hint})
+		t.checks = append(t.checks, Check{name, section, f.result, jws.Short(f.seen), f.wanted, f.hint})
 	}
-}
-
-// short bounds a text that a stranger sent before it is shown or logged.
-func short(s string) string {
-	const most = 200
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "..."
 }

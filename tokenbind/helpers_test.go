@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -391,9 +392,9 @@ func serve(v *Verifier, r *http.Request) *http.Response {
 	return w.Result()
 }
 
-func parsed(t testing.TB, compact string) *jws {
+func parsed(t testing.TB, compact string) *jws.Token {
 	t.Helper()
-	j, err := parseJWS(compact, nil)
+	j, err := jws.Parse(compact, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+
+	"github.com/pkid/pkid/internal/jws"
 )
 
 // VerificationKey is a public key of an issuer, with what its JWK says of it (RFC 7517 section 4).
@@ -52,7 +54,7 @@ const maxKeys = 32
 // ParseJWKS reads a JWK set (RFC 7517 section 5). Keys that are of no use here are left out: those of other
 // types, those for encryption, symmetric and private ones. A set in which none is left is an error.
 func ParseJWKS(data []byte) (StaticKeys, error) {
-	set, err := decodeObject(data)
+	set, err := jws.DecodeObject(data)
 	if err != nil {
 		return nil, fmt.Errorf("reading a JWK set: %w", err)
 	}
@@ -80,7 +82,7 @@ func verificationKey(item any) (VerificationKey, bool) {
 	if !ok {
 		return VerificationKey{}, false
 	}
-	if _, private := privateMember(jwk); private {
+	if _, private := jws.PrivateMember(jwk); private {
 		return VerificationKey{}, false
 	}
 	var k VerificationKey
@@ -95,7 +97,7 @@ func verificationKey(item any) (VerificationKey, bool) {
 		return VerificationKey{}, false
 	}
 	var err error
-	if k.Key, err = publicKey(jwk); err != nil {
+	if k.Key, err = jws.PublicKey(jwk); err != nil {
 		return VerificationKey{}, false
 	}
 	return k, true
@@ -104,5 +106,5 @@ func verificationKey(item any) (VerificationKey, bool) {
 // usable reports whether a key suits the algorithm by its use, alg and type, which tells apart keys that share
 // a kid (FAPI 2.0 section 5.4.3).
 func (k *VerificationKey) usable(alg string) bool {
-	return (k.Use == "" || k.Use == "sig") && (k.Algorithm == "" || k.Algorithm == alg) && keyFits(alg, k.Key) == nil
+	return (k.Use == "" || k.Use == "sig") && (k.Algorithm == "" || k.Algorithm == alg) && jws.KeyFits(alg, k.Key) == nil
 }

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pkid/pkid/internal/jws"
 )
 
 func TestParseJWKS(t *testing.T) {
@@ -94,16 +96,16 @@ func TestH109_DuplicateKID(t *testing.T) {
 }
 
 func TestH103_SmallRSAKey(t *testing.T) {
-	if err := keyFits("PS256", &testRSA().PublicKey); err != nil {
+	if err := jws.KeyFits("PS256", &testRSA().PublicKey); err != nil {
 		t.Error(err)
 	}
 	n := make([]byte, 255) // 2040 bits
 	n[0], n[254] = 255, 1
-	key, err := publicKey(object{"kty": "RSA", "n": b64(n), "e": "AQAB"})
+	key, err := jws.PublicKey(object{"kty": "RSA", "n": b64(n), "e": "AQAB"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := keyFits("PS256", key); err == nil {
+	if err := jws.KeyFits("PS256", key); err == nil {
 		t.Error("2040 bits are taken")
 	}
 }

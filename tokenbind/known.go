@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"weak"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -41,7 +42,7 @@ func (q *request) recall() {
 	if q.t.all || len(q.token) > maxKnownToken {
 		return
 	}
-	q.hash = sum256(q.token)
+	q.hash = jws.Sum256(q.token)
 	t, found := q.v.tokens.Get(q.hash)
 	if !found {
 		return
@@ -108,7 +109,7 @@ func (p *proofRun) recall(header string) bool {
 	if p.t.all || len(header) > maxKnownHeader {
 		return false
 	}
-	p.header = sum256(header)
+	p.header = jws.Sum256(header)
 	seen, found := p.c.headers.Get(p.header)
 	if found {
 		p.seen, p.alg, p.publicKey, p.key = seen, seen.alg, seen.publicKey, seen.key

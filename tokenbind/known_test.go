@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -362,7 +363,7 @@ func (k *proofKit) knowsHeader(proof string) bool {
 	if k.checker.headers == nil {
 		return false
 	}
-	_, found := k.checker.headers.Get(sum256(header))
+	_, found := k.checker.headers.Get(jws.Sum256(header))
 	return found
 }
 

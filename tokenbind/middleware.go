@@ -33,7 +33,7 @@ func (v *Verifier) renewNonce(w http.ResponseWriter, q *request) {
 		return
 	}
 	next := q.proof.nonce()
-	if q.proof.jws.claims["nonce"] == next {
+	if q.proof.jws.Claims["nonce"] == next {
 		return
 	}
 	h := w.Header()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -28,7 +29,7 @@ type proofRun struct {
 	// what the rules found so far
 	header    [32]byte     // the hash of the encoded header, if it may be remembered
 	seen      *knownHeader // if it was; then alg, publicKey and key are taken from it
-	jws       *jws
+	jws       *jws.Token
 	alg       string
 	jwk       map[string]any
 	publicKey crypto.PublicKey
@@ -81,42 +82,42 @@ func (p *proofRun) judgeForm() finding {
 		return fail(fmt.Sprintf("%d octets", len(proof)), fmt.Sprintf("at most %d", maxProof))
 	}
 	var err error
-	if p.jws, err = parseJWS(proof, p.recall); err != nil {
-		return fail("", "a JWT: header.payload.signature").because(short(err.Error())).from(err)
+	if p.jws, err = jws.Parse(proof, p.recall); err != nil {
+		return fail("", "a JWT: header.payload.signature").because(jws.Short(err.Error())).from(err)
 	}
 	return pass("")
 }
 
 func (p *proofRun) judgeType() finding {
-	if typ := p.jws.header["typ"]; typ != "dpop+jwt" {
-		return fail(show(typ), `"dpop+jwt"`)
+	if typ := p.jws.Header["typ"]; typ != "dpop+jwt" {
+		return fail(jws.Show(typ), `"dpop+jwt"`)
 	}
 	return pass("dpop+jwt")
 }
 
 func (p *proofRun) judgeAlgorithm() finding {
-	alg, _ := p.jws.header["alg"].(string)
+	alg, _ := p.jws.Header["alg"].(string)
 	i := slices.Index(p.c.algorithms(), alg)
-	if i < 0 || !asymmetric(alg) {
-		return fail(show(p.jws.header["alg"]), "one of "+strings.Join(p.c.algorithms(), " "))
+	if i < 0 || !jws.Asymmetric(alg) {
+		return fail(jws.Show(p.jws.Header["alg"]), "one of "+strings.Join(p.c.algorithms(), " "))
 	}
 	p.alg = p.c.algorithms()[i] // not the header's own text, which would be kept in memory for it
 	return pass(alg)
 }
 
 func (p *proofRun) judgeCritical() finding {
-	if _, found := p.jws.header["crit"]; found {
+	if _, found := p.jws.Header["crit"]; found {
 		return fail("a crit header", "none").because("no extension is understood here")
 	}
 	return pass("")
 }
 
 func (p *proofRun) judgePrivate() finding {
-	jwk, ok := p.jws.header["jwk"].(map[string]any)
+	jwk, ok := p.jws.Header["jwk"].(map[string]any)
 	if !ok {
-		return fail(show(p.jws.header["jwk"]), "a JWK object")
+		return fail(jws.Show(p.jws.Header["jwk"]), "a JWK object")
 	}
-	if m, found := privateMember(jwk); found {
+	if m, found := jws.PrivateMember(jwk); found {
 		return fail("a private key: member "+m, "a public key").because("treat this key as disclosed, and make another")
 	}
 	p.jwk = jwk
@@ -124,9 +125,9 @@ func (p *proofRun) judgePrivate() finding {
 }
 
 func (p *proofRun) judgeKeyForm() finding {
-	key, err := publicKey(p.jwk)
+	key, err := jws.PublicKey(p.jwk)
 	if err == nil {
-		err = keyFits(p.alg, key)
+		err = jws.KeyFits(p.alg, key)
 	}
 	if err == nil {
 		p.key, err = thumbprint.OfKey(key)
@@ -140,30 +141,30 @@ func (p *proofRun) judgeKeyForm() finding {
 
 func (p *proofRun) judgeClaims() finding {
 	for _, name := range []string{"jti", "htm", "htu"} {
-		if s, ok := p.jws.claims[name].(string); !ok || s == "" {
-			return fail(show(p.jws.claims[name]), "a "+name+" claim, a string")
+		if s, ok := p.jws.Claims[name].(string); !ok || s == "" {
+			return fail(jws.Show(p.jws.Claims[name]), "a "+name+" claim, a string")
 		}
 	}
-	p.jti = p.jws.claims["jti"].(string)
+	p.jti = p.jws.Claims["jti"].(string)
 	if len(p.jti) > maxJTI {
 		return fail(fmt.Sprintf("a jti of %d octets", len(p.jti)), fmt.Sprintf("at most %d", maxJTI))
 	}
 	var ok bool
-	if p.issuedAt, ok = numericDate(p.jws.claims["iat"]); !ok {
-		return fail(show(p.jws.claims["iat"]), "an iat claim, a number of seconds")
+	if p.issuedAt, ok = numericDate(p.jws.Claims["iat"]); !ok {
+		return fail(jws.Show(p.jws.Claims["iat"]), "an iat claim, a number of seconds")
 	}
 	return pass("")
 }
 
 func (p *proofRun) judgeMethod() finding {
-	if htm := p.jws.claims["htm"].(string); htm != p.req.Method {
+	if htm := p.jws.Claims["htm"].(string); htm != p.req.Method {
 		return fail(htm, p.req.Method).because("method names are case-sensitive")
 	}
 	return pass(p.req.Method)
 }
 
 func (p *proofRun) judgeURL() finding {
-	htu := p.jws.claims["htu"].(string)
+	htu := p.jws.Claims["htu"].(string)
 	if len(htu) <= maxURL && slices.Contains(p.req.URLs, htu) { // as most clients write it: no other form matters
 		return pass(htu)
 	}
@@ -181,7 +182,7 @@ func (p *proofRun) judgeURL() finding {
 }
 
 func (p *proofRun) judgeNonce() finding {
-	nonce, has := p.jws.claims["nonce"]
+	nonce, has := p.jws.Claims["nonce"]
 	s, _ := nonce.(string)
 	switch {
 	case !has && !p.req.RequireNonce:
@@ -218,9 +219,9 @@ func (p *proofRun) judgeToken() finding {
 	if p.ath.IsZero() {
 		p.ath = thumbprint.OfToken(p.req.AccessToken)
 	}
-	s, _ := p.jws.claims["ath"].(string)
+	s, _ := p.jws.Claims["ath"].(string)
 	if ath, err := thumbprint.ParseToken(s); err != nil || !ath.Equal(p.ath) {
-		return fail(show(p.jws.claims["ath"]), p.ath.String()).because("ath is the hash of the token that is sent along")
+		return fail(jws.Show(p.jws.Claims["ath"]), p.ath.String()).because("ath is the hash of the token that is sent along")
 	}
 	return pass(s)
 }
@@ -236,7 +237,7 @@ func (p *proofRun) judgeKey() finding {
 }
 
 func (p *proofRun) judgeSignature() finding {
-	if err := p.jws.verify(p.alg, p.publicKey); err != nil {
+	if err := p.jws.Verify(p.alg, p.publicKey); err != nil {
 		return fail("", "a signature by the key in jwk").from(err)
 	}
 	p.remember()
@@ -259,7 +260,7 @@ func (p *proofRun) judgeRestart() finding {
 
 // fromThisStart reports whether the proof carries a nonce that this checker made for judgeRestart.
 func (p *proofRun) fromThisStart() bool {
-	s, _ := p.jws.claims["nonce"].(string)
+	s, _ := p.jws.Claims["nonce"].(string)
 	return p.c.fresh != nil && s != "" && p.c.fresh.Valid(s)
 }
 

@@ -58,7 +58,7 @@ func TestProverRoundTrip(t *testing.T) {
 					t.Errorf("jkt %v, want %v", got.Key, p.Key())
 				}
 				verifyIndependently(t, proof, "POST", "", got)
-				header := parsed(t, proof).header
+				header := parsed(t, proof).Header
 				if header["alg"] != alg || header["jwk"].(object)["d"] != nil || len(header) != 3 {
 					t.Errorf("header %v", header)
 				}
@@ -112,7 +112,7 @@ func TestG01_FreshAndRandom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		jti := parsed(t, proof).claims["jti"].(string)
+		jti := parsed(t, proof).Claims["jti"].(string)
 		if len(jti) < 26 { // base32: 130 bits, above the 96 that RFC 9449 section 4.2 asks
 			t.Errorf("jti %q", jti)
 		}
@@ -132,13 +132,13 @@ func TestG05_TokenHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := json.Marshal(parsed(t, proof).claims)
+	got, err := json.Marshal(parsed(t, proof).Claims)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := object{
 		"ath": thumbprint.OfToken("tok").String(), "htm": "GET", "htu": "https://rs.example/a",
-		"iat": testStart.Unix(), "jti": parsed(t, proof).claims["jti"], "nonce": "n",
+		"iat": testStart.Unix(), "jti": parsed(t, proof).Claims["jti"], "nonce": "n",
 	}
 	if string(got) != string(jsonText(t, want)) {
 		t.Errorf("got %s, want %s", got, jsonText(t, want))
@@ -176,7 +176,7 @@ func TestProofNowByDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	iat, ok := numericDate(parsed(t, proof).claims["iat"])
+	iat, ok := numericDate(parsed(t, proof).Claims["iat"])
 	if age := time.Since(iat); !ok || age < 0 || age > time.Minute {
 		t.Errorf("made %v ago", age)
 	}

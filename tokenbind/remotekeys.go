@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pkid/pkid/internal/jws"
 )
 
 const (
@@ -197,12 +199,12 @@ func (k *remoteKeys) fetch(ctx context.Context) (StaticKeys, time.Duration, erro
 	if err != nil {
 		return nil, 0, err
 	}
-	metadata, err := decodeObject(body)
+	metadata, err := jws.DecodeObject(body)
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading %s: %w", k.metadata, err)
 	}
 	if metadata["issuer"] != k.issuer { // RFC 8414 section 3.3
-		return nil, 0, fmt.Errorf("%s is the metadata of issuer %s, not of %q", k.metadata, show(metadata["issuer"]), k.issuer)
+		return nil, 0, fmt.Errorf("%s is the metadata of issuer %s, not of %q", k.metadata, jws.Show(metadata["issuer"]), k.issuer)
 	}
 	uri, _ := metadata["jwks_uri"].(string)
 	u, err := url.Parse(uri)
@@ -210,7 +212,7 @@ func (k *remoteKeys) fetch(ctx context.Context) (StaticKeys, time.Duration, erro
 		err = secure(u, k.insecure)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("jwks_uri %q of %s: %w", short(uri), k.metadata, err)
+		return nil, 0, fmt.Errorf("jwks_uri %q of %s: %w", jws.Short(uri), k.metadata, err)
 	}
 	body, header, err := k.get(ctx, uri)
 	if err != nil {

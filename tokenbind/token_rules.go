@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -99,40 +100,40 @@ func (q *request) judgeForm() finding {
 		return fail(fmt.Sprintf("%d octets", len(q.token)), fmt.Sprintf("at most %d", maxToken))
 	}
 	var err error
-	if q.jws, err = parseJWS(q.token, nil); err != nil {
-		return fail("", "a signed JWT").because(short(err.Error())).from(err)
+	if q.jws, err = jws.Parse(q.token, nil); err != nil {
+		return fail("", "a signed JWT").because(jws.Short(err.Error())).from(err)
 	}
 	return pass("")
 }
 
 func (q *request) judgeType() finding {
-	typ, _ := q.jws.header["typ"].(string)
+	typ, _ := q.jws.Header["typ"].(string)
 	if strings.EqualFold(typ, "at+jwt") || strings.EqualFold(typ, "application/at+jwt") { // RFC 7515 section 4.1.9
 		return pass(typ)
 	}
-	return fail(show(q.jws.header["typ"]), `"at+jwt"`).because("only access tokens are taken, not ID tokens or assertions")
+	return fail(jws.Show(q.jws.Header["typ"]), `"at+jwt"`).because("only access tokens are taken, not ID tokens or assertions")
 }
 
 func (q *request) judgeAlgorithm() finding {
-	alg, _ := q.jws.header["alg"].(string)
+	alg, _ := q.jws.Header["alg"].(string)
 	i := slices.Index(q.v.conf.Algorithms, alg)
 	if i < 0 {
-		return fail(show(q.jws.header["alg"]), "one of "+strings.Join(q.v.conf.Algorithms, " "))
+		return fail(jws.Show(q.jws.Header["alg"]), "one of "+strings.Join(q.v.conf.Algorithms, " "))
 	}
 	q.alg = q.v.conf.Algorithms[i] // not the header's own text, which would be kept in memory for it
 	return pass(alg)
 }
 
 func (q *request) judgeCritical() finding {
-	if _, found := q.jws.header["crit"]; found {
+	if _, found := q.jws.Header["crit"]; found {
 		return fail("a crit header", "none").because("no extension is understood here")
 	}
 	return pass("")
 }
 
 func (q *request) judgeIssuer() finding {
-	if iss := q.jws.claims["iss"]; iss != q.v.conf.Issuer {
-		return fail(show(iss), q.v.conf.Issuer)
+	if iss := q.jws.Claims["iss"]; iss != q.v.conf.Issuer {
+		return fail(jws.Show(iss), q.v.conf.Issuer)
 	}
 	q.claims.Issuer = q.v.conf.Issuer
 	return pass(q.claims.Issuer)
@@ -142,10 +143,10 @@ func (q *request) judgeSignature() finding {
 	if q.t.first != nil && q.claims.Issuer == "" {
 		return notApplicable("not reached: another issuer's keys are not known")
 	}
-	if v, found := q.jws.header["kid"]; found {
+	if v, found := q.jws.Header["kid"]; found {
 		var ok bool
 		if q.kid, ok = v.(string); !ok {
-			return fail("kid: "+show(v), "a string")
+			return fail("kid: "+jws.Show(v), "a string")
 		}
 	}
 	keys, err := q.v.keys.Keys(q.ctx, q.kid)
@@ -156,19 +157,19 @@ func (q *request) judgeSignature() finding {
 		if !k.usable(q.alg) {
 			continue
 		}
-		if err = q.jws.verify(q.alg, k.Key); err == nil {
+		if err = q.jws.Verify(q.alg, k.Key); err == nil {
 			q.key = k.Key
 			return q.t.pass(func() string { return "kid " + k.ID })
 		}
 	}
 	if err == nil { // none was tried
-		return fail("kid "+show(q.kid), "one of the issuer's keys for "+q.alg)
+		return fail("kid "+jws.Show(q.kid), "one of the issuer's keys for "+q.alg)
 	}
 	return fail("", "a signature by the issuer").from(err)
 }
 
 func (q *request) judgeAudience() finding {
-	aud, ok := stringList(q.jws.claims["aud"])
+	aud, ok := stringList(q.jws.Claims["aud"])
 	if !ok || !slices.Contains(aud, q.v.conf.Audience) {
 		return fail(strings.Join(aud, " "), q.v.conf.Audience).because("the token is for another server: ask for one with this resource")
 	}
@@ -202,29 +203,29 @@ func (q *request) readTimes() finding {
 		to       *time.Time
 		required bool
 	}{{"exp", &q.claims.ExpiresAt, true}, {"nbf", &q.claims.NotBefore, false}, {"iat", &q.claims.IssuedAt, false}} {
-		v, found := q.jws.claims[c.claim]
+		v, found := q.jws.Claims[c.claim]
 		if !found && !c.required {
 			continue
 		}
 		var ok bool
 		if *c.to, ok = numericDate(v); !ok {
-			return fail(c.claim+": "+show(v), "a number of seconds")
+			return fail(c.claim+": "+jws.Show(v), "a number of seconds")
 		}
 	}
 	return pass("")
 }
 
 func (q *request) judgeClaims() finding {
-	q.claims.Raw = q.jws.claims
+	q.claims.Raw = q.jws.Claims
 	var scope string
 	for _, c := range []struct {
 		name string
 		to   *string
 	}{{"sub", &q.claims.Subject}, {"client_id", &q.claims.ClientID}, {"jti", &q.claims.ID}, {"scope", &scope}} {
-		v, found := q.jws.claims[c.name]
+		v, found := q.jws.Claims[c.name]
 		var ok bool
 		if *c.to, ok = v.(string); found && !ok {
-			return fail(c.name+": "+show(v), "a string")
+			return fail(c.name+": "+jws.Show(v), "a string")
 		}
 	}
 	q.claims.Scope = strings.Fields(scope)
@@ -234,13 +235,13 @@ func (q *request) judgeClaims() finding {
 // judgeConfirmation reads cnf. A member that is not known, alone, refuses the token: it demands a proof that
 // is not understood here. Beside a known one it is ignored, as RFC 7800 section 3.1 has it.
 func (q *request) judgeConfirmation() finding {
-	v, found := q.jws.claims["cnf"]
+	v, found := q.jws.Claims["cnf"]
 	if !found {
 		return notApplicable("the token has none")
 	}
 	cnf, ok := v.(map[string]any)
 	if !ok {
-		return fail(show(v), "an object")
+		return fail(jws.Show(v), "an object")
 	}
 	var c Confirmation
 	var err error
@@ -268,7 +269,7 @@ func confirm[T interface{ IsZero() bool }](cnf map[string]any, name string, pars
 	s, _ := v.(string)
 	t, err := parse(s)
 	if err != nil || t.IsZero() {
-		return zero, fmt.Errorf("%s: %s", name, show(v))
+		return zero, fmt.Errorf("%s: %s", name, jws.Show(v))
 	}
 	return t, nil
 }

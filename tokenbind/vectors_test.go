@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -81,15 +82,15 @@ func checkCertificateVector(t *testing.T, v vector) {
 }
 
 func checkJWKVector(t *testing.T, v vector) {
-	key, err := publicKey(v.JWK)
+	key, err := jws.PublicKey(v.JWK)
 	if err != nil {
 		t.Fatal(err)
 	}
-	alg, err := algorithmOf(key)
+	alg, err := jws.AlgorithmOf(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := keyFits(alg, key); err != nil {
+	if err := jws.KeyFits(alg, key); err != nil {
 		t.Error(err)
 	}
 	if got, err := thumbprint.OfKey(key); v.JKT != "" && (err != nil || got.String() != v.JKT) {

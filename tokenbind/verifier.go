@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -161,7 +162,7 @@ func (c *Config) fill() error {
 		return errors.New("no Algorithms")
 	}
 	for _, alg := range c.Algorithms {
-		if !asymmetric(alg) {
+		if !jws.Asymmetric(alg) {
 			return fmt.Errorf("algorithm %q: only asymmetric signatures are taken", alg)
 		}
 	}
@@ -210,7 +211,7 @@ func (c *Config) base() (string, error) {
 		return baseURL("https://" + u.Host)
 	}
 	return "", fmt.Errorf("no BaseURL, and Audience %q is no https URL: DPoP proofs could not be told from those for another server; "+
-		"set BaseURL to this server's public URL, or NoDPoP", short(c.Audience))
+		"set BaseURL to this server's public URL, or NoDPoP", jws.Short(c.Audience))
 }
 
 // baseURL refuses what is not a plain prefix of URLs.
@@ -241,7 +242,7 @@ type request struct {
 	token  string
 	hash   thumbprint.Token // of a token that may be remembered
 	seen   *knownToken      // if it was; then the claims are taken from it, and jws, alg, kid and key stay unset
-	jws    *jws
+	jws    *jws.Token
 	alg    string
 	kid    string
 	key    crypto.PublicKey // that verified the token

@@ -1,4 +1,4 @@
-package tokenbind
+package jws
 
 import (
 	"crypto"
@@ -10,13 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 )
 
 // privateMembers are the JWK members that a public key never has (RFC 7518 section 6, RFC 8037, RFC 9964).
 var privateMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"}
 
-// privateMember names a private member of a JWK, if it has one.
-func privateMember(jwk map[string]any) (string, bool) {
+// PrivateMember names a private member of a JWK, if it has one.
+func PrivateMember(jwk map[string]any) (string, bool) {
 	for _, m := range privateMembers {
 		if _, found := jwk[m]; found {
 			return m, true
@@ -35,10 +36,10 @@ var curves = map[string]struct {
 	"P-521": {elliptic.P521(), 66},
 }
 
-// publicKey builds the key that a JWK describes (RFC 7518 section 6, RFC 8037 section 2). A point that is
+// PublicKey builds the key that a JWK describes (RFC 7518 section 6, RFC 8037 section 2). A point that is
 // not on its curve, or a coordinate that is not of full length, is an error. Sizes of RSA keys are for
-// keyFits to judge; building one costs no more than reading it.
-func publicKey(jwk map[string]any) (crypto.PublicKey, error) {
+// KeyFits to judge; building one costs no more than reading it.
+func PublicKey(jwk map[string]any) (crypto.PublicKey, error) {
 	switch kty := jwk["kty"]; kty {
 	case "EC":
 		return ecKey(jwk)
@@ -57,7 +58,7 @@ func publicKey(jwk map[string]any) (crypto.PublicKey, error) {
 	case "RSA":
 		return rsaKey(jwk)
 	default:
-		return nil, fmt.Errorf("kty must be EC, OKP or RSA, not %s", show(kty))
+		return nil, fmt.Errorf("kty must be EC, OKP or RSA, not %s", Show(kty))
 	}
 }
 
@@ -65,7 +66,7 @@ func ecKey(jwk map[string]any) (*ecdsa.PublicKey, error) {
 	crv, _ := jwk["crv"].(string)
 	c, known := curves[crv]
 	if !known {
-		return nil, fmt.Errorf("crv must be P-256, P-384 or P-521, not %s", show(jwk["crv"]))
+		return nil, fmt.Errorf("crv must be P-256, P-384 or P-521, not %s", Show(jwk["crv"]))
 	}
 	point := append(make([]byte, 0, 1+2*c.size), 4) // uncompressed (SEC 1 section 2.3.3)
 	for _, name := range []string{"x", "y"} {
@@ -104,8 +105,8 @@ func rsaKey(jwk map[string]any) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent)}, nil
 }
 
-// publicJWK describes a public key (RFC 7518 section 6, RFC 8037 section 2); it is publicKey the other way.
-func publicJWK(pub crypto.PublicKey) (map[string]string, error) {
+// PublicJWK describes a public key (RFC 7518 section 6, RFC 8037 section 2); it is PublicKey the other way.
+func PublicJWK(pub crypto.PublicKey) (map[string]string, error) {
 	b64 := base64.RawURLEncoding.EncodeToString
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
@@ -127,22 +128,22 @@ func publicJWK(pub crypto.PublicKey) (map[string]string, error) {
 func appendMember(to []byte, jwk map[string]any, name string) ([]byte, error) {
 	s, ok := jwk[name].(string)
 	if !ok {
-		return nil, fmt.Errorf("%s must be a string, not %s", name, show(jwk[name]))
+		return nil, fmt.Errorf("%s must be a string, not %s", name, Show(jwk[name]))
 	}
-	to, err := appendSegment(to, s)
+	to, err := AppendDecode(to, s)
 	if err != nil {
 		return nil, fmt.Errorf("%s must be unpadded base64url", name)
 	}
 	return to, nil
 }
 
-// show renders a JSON value that a stranger sent, for a message.
-func show(v any) string {
+// Show renders a JSON value that a stranger sent, for a message.
+func Show(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "nothing"
 	case string:
-		return fmt.Sprintf("%q", short(v))
+		return fmt.Sprintf("%q", Short(v))
 	case bool, float64:
 		return fmt.Sprint(v)
 	case []any:
@@ -152,4 +153,13 @@ func show(v any) string {
 	default:
 		return fmt.Sprintf("%T", v)
 	}
+}
+
+// Short bounds a text that a stranger sent before it is shown or logged.
+func Short(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }

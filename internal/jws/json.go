@@ -1,4 +1,4 @@
-package tokenbind
+package jws
 
 import (
 	"errors"
@@ -12,11 +12,11 @@ import (
 // maxDepth bounds how deep arrays and objects may lie in each other.
 const maxDepth = 32
 
-// decodeObject reads a JSON object (RFC 8259) into what encoding/json would make of it, but refuses all that
+// DecodeObject reads a JSON object (RFC 8259) into what encoding/json would make of it, but refuses all that
 // another reader could see differently (RFC 8725 section 2.4): a member that stands twice, at any depth,
 // octets that are not UTF-8, half a surrogate pair, a number beyond float64, and text after the object.
 // Member names are told apart by case.
-func decodeObject(raw []byte) (map[string]any, error) {
+func DecodeObject(raw []byte) (map[string]any, error) {
 	if !utf8.Valid(raw) {
 		return nil, errors.New("not UTF-8")
 	}
@@ -131,7 +131,7 @@ func (r *jsonReader) object() (map[string]any, error) {
 			return nil, err
 		}
 		if _, twice := o[name]; twice {
-			return nil, fmt.Errorf("member %q stands twice", short(name))
+			return nil, fmt.Errorf("member %q stands twice", Short(name))
 		}
 		if o[name], err = r.value(); err != nil {
 			return nil, err
@@ -218,7 +218,7 @@ func (r *jsonReader) number() (float64, error) {
 	}
 	f, err := strconv.ParseFloat(r.text[start:r.at], 64)
 	if err != nil {
-		return 0, fmt.Errorf("number %s is out of range", short(r.text[start:r.at]))
+		return 0, fmt.Errorf("number %s is out of range", Short(r.text[start:r.at]))
 	}
 	return f, nil
 }
