@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +27,8 @@ func (a *app) crlCommand() *cobra.Command {
 // issuer is an issuing CA whose certificate the root signed.
 type issuer struct {
 	cert *x509.Certificate
-	url  string // of its CRL
+	url  string            // of its first CRL
+	crls map[uint32]string // the URLs of those that are published, by shard
 }
 
 // issuers asks the CA for its issuing CAs, and takes the root's word for them.
@@ -39,7 +43,7 @@ func issuers(ctx context.Context, id *client.Identity) ([]issuer, error) {
 	}
 	var out []issuer
 	for i, cert := range certs {
-		out = append(out, issuer{cert, ca.Issuers[i].CRL})
+		out = append(out, issuer{cert, ca.Issuers[i].CRL, ca.Issuers[i].CRLs()})
 	}
 	return out, nil
 }
@@ -58,22 +62,49 @@ func statusChecker(ctx context.Context, id *client.Identity) (*crl.Checker, erro
 	return crl.NewChecker(c)
 }
 
-// fetchCRL returns the newest CRL of the CA's issuer, verified.
-func (a *app) fetchCRL(ctx context.Context) ([]byte, *crl.List, error) {
+// fetchedCRL is one of the issuer's CRLs.
+type fetchedCRL struct {
+	*crl.List
+	der []byte
+}
+
+// everyShard is --shard's default.
+const everyShard = -1
+
+func shardFlag(cmd *cobra.Command) *int64 {
+	return cmd.Flags().Int64("shard", everyShard, "the CRL of this shard alone, 0 for the first; all of them by default")
+}
+
+// fetchCRLs returns the newest CRLs of the CA's issuer, verified, in the order of their shards.
+func (a *app) fetchCRLs(ctx context.Context, shard int64) ([]fetchedCRL, error) {
 	id, err := a.trusted()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	all, err := issuers(ctx, id)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	der, err := download(ctx, all[0].url)
-	if err != nil {
-		return nil, nil, err
+	var lists []fetchedCRL
+	for _, n := range slices.Sorted(maps.Keys(all[0].crls)) {
+		if shard != everyShard && shard != int64(n) {
+			continue
+		}
+		url := all[0].crls[n]
+		der, err := download(ctx, url)
+		if err != nil {
+			return nil, err
+		}
+		list, err := crl.ParseAndVerify(der, all[0].cert, url, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, fetchedCRL{list, der})
 	}
-	list, err := crl.ParseAndVerify(der, all[0].cert, all[0].url, time.Now())
-	return der, list, err
+	if len(lists) == 0 {
+		return nil, fmt.Errorf("no shard %d is published: there are %d", shard, slices.Sorted(maps.Keys(all[0].crls)))
+	}
+	return lists, nil
 }
 
 func download(ctx context.Context, url string) ([]byte, error) {
@@ -101,22 +132,39 @@ func download(ctx context.Context, url string) ([]byte, error) {
 
 func (a *app) crlFetchCommand() *cobra.Command {
 	var out string
+	var inPEM bool
 	cmd := &cobra.Command{
-		Use: "fetch", Short: "fetch the newest CRL, verify it, and write it (DER)", Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			der, list, err := a.fetchCRL(cmd.Context())
-			if err != nil {
-				return fmt.Errorf("fetching the CRL: %w", err)
+		Use: "fetch", Short: "fetch the newest CRL, verify it, and write it", Args: exactly(),
+		Long: "Fetch the newest CRL, verify it, and write it: as DER, or as PEM with --pem.\n" +
+			"If the CA has several, one for each shard, --shard chooses one, and --pem alone writes all of them one after the\n" +
+			"other, as openssl and nginx read them from one file.",
+	}
+	shard := shardFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		lists, err := a.fetchCRLs(cmd.Context(), *shard)
+		if err != nil {
+			return fmt.Errorf("fetching the CRL: %w", err)
+		}
+		if len(lists) > 1 && !inPEM {
+			return usagef("there are %d CRLs: choose one with --shard, or write all of them with --pem", len(lists))
+		}
+		var content []byte
+		for _, l := range lists {
+			a.note("CRL %d of %s, good until %s, %d revoked", l.Number, stamp(l.ThisUpdate), stamp(l.NextUpdate), l.Len())
+			if inPEM {
+				content = append(content, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: l.der})...)
+			} else {
+				content = l.der
 			}
-			a.note("CRL %d of %s, good until %s, %d revoked", list.Number, stamp(list.ThisUpdate), stamp(list.NextUpdate), list.Len())
-			if out == "-" {
-				_, err := a.stdout.Write(der)
-				return err
-			}
-			return os.WriteFile(out, der, 0o644) //nolint:gosec // public
-		},
+		}
+		if out == "-" {
+			_, err := a.stdout.Write(content)
+			return err
+		}
+		return os.WriteFile(out, content, 0o644) //nolint:gosec // public
 	}
 	cmd.Flags().StringVar(&out, "out", "-", "file to write to, - for stdout")
+	cmd.Flags().BoolVar(&inPEM, "pem", false, "write PEM")
 	return cmd
 }
 
@@ -138,28 +186,40 @@ type shownEntry struct {
 func (a *app) crlShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show", Short: "fetch the newest CRL, verify it, and show what is on it", Args: exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, list, err := a.fetchCRL(cmd.Context())
-			if err != nil {
-				return fmt.Errorf("fetching the CRL: %w", err)
-			}
-			s := shownCRL{Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, URL: list.URL, Revoked: []shownEntry{}}
-			for e := range list.All() {
-				s.Revoked = append(s.Revoked, shownEntry{hex.EncodeToString(e.Serial), e.At, crl.ReasonName(e.Reason)})
-			}
-			if a.json {
-				return a.printJSON(s)
-			}
-			if err := a.printFields(field{"number", fmt.Sprint(s.Number)}, field{"this update", stamp(s.ThisUpdate)},
-				field{"next update", stamp(s.NextUpdate)}, field{"distribution point", s.URL}, field{"revoked", fmt.Sprint(len(s.Revoked))}); err != nil {
+		Long: "Fetch the newest CRL, verify it, and show what is on it. If the CA has several, one for each shard, each is shown:\n" +
+			"with --json as an object of its own.",
+	}
+	shard := shardFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		lists, err := a.fetchCRLs(cmd.Context(), *shard)
+		if err != nil {
+			return fmt.Errorf("fetching the CRL: %w", err)
+		}
+		for _, l := range lists {
+			if err := a.showCRL(l.List); err != nil {
 				return err
 			}
-			for _, e := range s.Revoked {
-				fmt.Fprintf(a.stdout, "  %s  %s  %s\n", e.Serial, stamp(e.At), e.Reason)
-			}
-			return nil
-		},
+		}
+		return nil
 	}
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+func (a *app) showCRL(list *crl.List) error {
+	s := shownCRL{Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, URL: list.URL, Revoked: []shownEntry{}}
+	for e := range list.All() {
+		s.Revoked = append(s.Revoked, shownEntry{hex.EncodeToString(e.Serial), e.At, crl.ReasonName(e.Reason)})
+	}
+	if a.json {
+		return a.printJSON(s)
+	}
+	if err := a.printFields(field{"number", fmt.Sprint(s.Number)}, field{"this update", stamp(s.ThisUpdate)},
+		field{"next update", stamp(s.NextUpdate)}, field{"distribution point", s.URL}, field{"revoked", fmt.Sprint(len(s.Revoked))}); err != nil {
+		return err
+	}
+	for _, e := range s.Revoked {
+		fmt.Fprintf(a.stdout, "  %s  %s  %s\n", e.Serial, stamp(e.At), e.Reason)
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/pkitest"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -44,6 +45,15 @@ func TestLiveScripts(t *testing.T) {
 		} {
 			env.Setenv(name, value)
 		}
+		return nil
+	}})
+}
+
+// The scripts of a CA with several CRLs.
+func TestShardScripts(t *testing.T) {
+	s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.CRL.ShardSize = 3 }})
+	testscript.Run(t, testscript.Params{Dir: "testdata/shards", Cmds: commands, Setup: func(env *testscript.Env) error {
+		env.Setenv("PKICTL_HOME", s.Home)
 		return nil
 	}})
 }
