@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -170,6 +171,29 @@ func TestFailedInsertIsNotIndexed(t *testing.T) {
 		t.Errorf("there are %d patterns, want 1", n)
 	}
 	checkFound(t, s, []*ca.Record{good})
+}
+
+// TestPatternThatWasRolledBack: the first certificate of a kind makes its pattern again if its transaction has to be
+// repeated.
+func TestPatternThatWasRolledBack(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "pkid.db"))
+	first, other := many(1, 1)[0], many(1, 1)[0]
+	other.Profile = "server"
+	failure := errors.New("refused")
+	errs := batch(t, s, insertion(t, s, first), func() error {
+		return s.update(t.Context(), func(tx *tx) error {
+			return errors.Join(tx.put(clients, []byte("half"), []byte("written")), failure)
+		})
+	})
+	if errs[0] != nil || !errors.Is(errs[1], failure) {
+		t.Fatal(errs)
+	}
+	insertMany(t, s, other, many(1, 1)[0])
+	for _, want := range []*ca.Record{first, other} {
+		if got, err := s.Certificate(t.Context(), want.Serial); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("Certificate = %+v, %v; want %+v", got, err, want)
+		}
+	}
 }
 
 // TestOpeningReadsABoundedPartOfTheLog: a block ends, be it empty, after so many audit entries.

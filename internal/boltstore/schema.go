@@ -49,7 +49,7 @@ var (
 	changes      = bucket{[]byte("changes"), rightEdge}      // position -> what became of a certificate; see changes.go
 	crls         = bucket{[]byte("crl"), anywhere}           // issuer, NUL, shard -> number, times, which text; see crls.go
 	shards       = bucket{[]byte("shards"), anywhere}        // issuer, NUL, shard -> certificates that name it, notAfter of the last in s
-	invitations  = bucket{[]byte("invitations"), anywhere}   // id -> invitations.go's form, written once
+	invitations  = bucket{[]byte("invitations"), rightEdge}  // id, which begins with the time -> invitations.go's form, written once
 	spent        = bucket{[]byte("spent"), anywhere}         // id of an invitation -> serial, use
 	clients      = bucket{[]byte("clients"), anywhere}       // id -> JSON
 	replays      = bucket{[]byte("replay"), anywhere}        // key -> until in ms
