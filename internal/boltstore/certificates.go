@@ -20,9 +20,9 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 		return fmt.Errorf("certificate %s: thumbprint %s is not that of its DER", rec.Serial, rec.Thumbprint)
 	}
 	// What the writer need not do is done here.
-	var value []byte
+	var ready []byte
 	if p := s.patterns.Load().of(rec); p != nil {
-		value = encodeRecord(rec, p)
+		ready = encodeRecord(rec, p)
 	}
 	entry := indexed{rec.Serial, thumbHash(rec.Thumbprint), clientHash(rec.ClientID)}
 	expiry := join(ordered(rec.NotAfter.Unix()), rec.Serial[:])
@@ -34,7 +34,8 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 			return fmt.Errorf("%w: %s", ca.ErrDuplicate, rec.Serial)
 		}
 		value := value // of this run: a pattern that it makes may be rolled back
-		if value == nil {
+		value := ready
+		if value == nil { // nor was it in an earlier run, whose pattern is gone
 			var err error
 			if value, err = t.encode(rec); err != nil {
 				return err

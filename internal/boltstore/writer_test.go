@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +163,7 @@ func TestFailureInABatch(t *testing.T) {
 			s := openTest(t, filepath.Join(t.TempDir(), "pkid.db"))
 			before := transactions(t, s)
 			good := []*ca.Record{newRecord("a"), newRecord("b"), newRecord("c")}
+			good[1].Profile = "server" // so that two of them are the first of their kind
 			errs := batch(t, s,
 				insertion(t, s, good[0]),
 				insertion(t, s, good[1]),
@@ -174,8 +176,8 @@ func TestFailureInABatch(t *testing.T) {
 				}
 			}
 			for _, r := range good {
-				if _, err := s.Certificate(t.Context(), r.Serial); err != nil {
-					t.Errorf("a good request is lost: %v", err)
+				if got, err := s.Certificate(t.Context(), r.Serial); err != nil || !reflect.DeepEqual(got, r) {
+					t.Errorf("a good request is lost: read %+v, %v; want %+v", got, err, r)
 				}
 			}
 			if _, err := s.Client(t.Context(), "half"); err == nil || strings.Contains(err.Error(), "reading") {
