@@ -73,7 +73,8 @@ type ProofChecker struct {
 	// Since is the instant from which on Replay knows of every proof, such as the start of a process that
 	// remembers them in memory. Zero: it knows of all. A proof that may have been used before Since, made up to
 	// Tolerance after it by a fast clock, is refused with CodeUseNonce and a nonce of this very checker, whether
-	// Nonces are set or not: with that nonce the client is let in at its second try, never at a third.
+	// Nonces are set or not: with that nonce the client is let in at its second try, never at a third. A clock that is
+	// set back by more over the restart makes older proofs pass for newer: then set Since by as much later.
 	Since time.Time
 	Now   func() time.Time // time.Now by default
 

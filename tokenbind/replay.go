@@ -33,19 +33,20 @@ func NewMemoryReplay(limit int, now func() time.Time) *MemoryReplay {
 	return &MemoryReplay{limit: limit, now: now, used: map[[32]byte]struct{}{}, expires: map[int64][][32]byte{}}
 }
 
-// Use is that of Replay. When there is no room it returns ErrReplayFull.
+// Use is that of Replay. When there is no room it returns ErrReplayFull. A use that ends before what was forgotten is
+// refused, because it may be among that.
 func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) error {
 	now := m.now().Unix()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweep(now - 1)
-	if _, found := m.used[key]; found {
+	second := until.Unix() // forgotten when all of it has passed, so never early
+	if _, found := m.used[key]; found || second <= m.swept { // or forgotten already, by a clock that then went back
 		return ErrReplayed
 	}
 	if len(m.used) >= m.limit {
 		return ErrReplayFull
 	}
-	second := max(until.Unix(), m.swept+1) // forgotten when all of it has passed, so never early
 	m.used[key] = struct{}{}
 	m.expires[second] = append(m.expires[second], key)
 	return nil

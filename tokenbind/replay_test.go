@@ -83,6 +83,27 @@ func TestMemoryReplayClockGoesBack(t *testing.T) {
 	}
 }
 
+// A use that was forgotten while the clock was a little ahead does not count again when the clock is right.
+func TestMemoryReplayClockWasAhead(t *testing.T) {
+	c := newClock(testStart)
+	m := NewMemoryReplay(10, c.Now)
+	until := testStart.Add(30 * time.Second)
+	if err := m.Use(t.Context(), replayKey(0), until); err != nil {
+		t.Fatal(err)
+	}
+	c.Add(50 * time.Second)
+	if err := m.Use(t.Context(), replayKey(1), c.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	c.Add(-50 * time.Second)
+	if err := m.Use(t.Context(), replayKey(0), until); !errors.Is(err, ErrReplayed) {
+		t.Errorf("used twice: %v", err)
+	}
+	if err := m.Use(t.Context(), replayKey(2), testStart.Add(80*time.Second)); err != nil {
+		t.Errorf("a new one: %v", err)
+	}
+}
+
 // What All gives makes another memory that knows the same, for no shorter a time.
 func TestMemoryReplayAll(t *testing.T) {
 	c := newClock(testStart.Add(300 * time.Millisecond))
