@@ -140,6 +140,22 @@ func TestKnownTokenIsRefused(t *testing.T) {
 	}
 }
 
+// A connection may outlive its certificate: the end of that is looked at although the token and the certificate are
+// known, and the token would hold for longer.
+func TestKnownTokenEndsWithItsCertificate(t *testing.T) {
+	k := newResourceKit(t)
+	v := k.verifier(t)
+	cert := newCertificate(t, "client", testStart.Add(-time.Hour), testStart.Add(time.Minute)).Leaf
+	token := k.token(t, object{"x5t#S256": thumbprint.OfCertificate(cert).String()})
+	accepts(t, v, k.request("Bearer "+token, cert))
+	k.clock.Add(time.Minute + time.Second)
+	r := k.request("Bearer "+token, cert)
+	if !v.knows(r) {
+		t.Fatal("the token is not known")
+	}
+	refuses(t, v, r, invalid, CodeInvalidToken, "certificate validity")
+}
+
 func scheme(name string) func(*http.Request) {
 	return func(r *http.Request) { r.Header.Set("Authorization", name+" "+tokenOf(r)) }
 }
