@@ -7,7 +7,6 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
-	"maps"
 	"math/big"
 	"math/rand/v2"
 	"net/http"
@@ -69,21 +68,23 @@ func with(t testing.TB, l, delta *List) *List {
 }
 
 // content is what a list says: what stands on it and why, by serial number.
-func content(l *List) map[string]string {
-	out := map[string]string{}
-	for e := range l.All() {
-		out[string(e.Serial)] = fmt.Sprint(e.Reason, e.At)
+func content(l *List) map[string]revoked {
+	out := map[string]revoked{}
+	for r := range l.all() {
+		out[string(r.entry().Serial)] = r
 	}
 	return out
 }
 
-func sameContent(a, b *List) bool { return maps.Equal(content(a), content(b)) }
+func sameContent(a, b *List) bool {
+	return a.Len() == b.Len() && slices.Equal(slices.Collect(a.all()), slices.Collect(b.all()))
+}
 
 // Whatever is revoked, held and released, and whichever of two nodes publishes when: each delta makes the newest list of
 // every list from its base on, and a client that polls now and then ends at the newest list too.
 func TestDeltaMakesTheNewestList(t *testing.T) {
-	for seed := range uint64(6) {
-		random := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test that can be repeated
+	for seed := range uint64(4) {
+		random := rand.New(rand.NewPCG(seed, 7))
 		ca, m, now := newCA(t, "Issuing CA"), newMemory(), testNow
 		c := deltaConfig(ca, m, &now)
 		c.Follow = time.Second
@@ -124,8 +125,11 @@ func TestDeltaMakesTheNewestList(t *testing.T) {
 				t.Fatalf("a delta of %d entries to a list of %d", n, full.Len())
 			}
 			for _, old := range lists {
-				if old.Number >= delta.base && !sameContent(with(t, old, delta), full) {
-					t.Fatalf("seed %d: list %d with the delta from %d to %d is not list %d", seed, old.Number, delta.base, delta.Number, full.Number)
+				if old.Number < delta.base {
+					continue
+				}
+				if got, err := old.with(delta); err != nil || !sameContent(got, full) {
+					t.Fatalf("seed %d: list %d with the delta from %d to %d is not list %d: %v", seed, old.Number, delta.base, delta.Number, full.Number, err)
 				}
 			}
 			if random.IntN(3) == 0 {
@@ -377,7 +381,8 @@ func TestDeltaRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l := with(t, full, delta); l.Number != 11 || l.Len() != 2 || content(l)[string(big.NewInt(2).Bytes())] != "" {
+	l := with(t, full, delta)
+	if _, stays := content(l)["\x02"]; stays || l.Number != 11 || l.Len() != 2 {
 		t.Errorf("number %d, %v", l.Number, content(l))
 	}
 	if _, err := ParseAndVerify(good, ca.cert, testURL, testNow); !errors.Is(err, ErrList) {

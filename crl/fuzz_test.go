@@ -125,7 +125,7 @@ func FuzzDelta(f *testing.F) {
 			}
 			for serial, said := range want {
 				if got := content(next)[serial]; got != said {
-					t.Fatalf("%x was %q, and is %q", serial, said, got)
+					t.Fatalf("%x was %+v, and is %+v", serial, said, got)
 				}
 			}
 			if len(content(next)) != next.Len() {

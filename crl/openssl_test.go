@@ -171,8 +171,14 @@ func TestOpenSSLFollowsDeltas(t *testing.T) {
 		list    string
 		revoked bool
 	}{
-		{5, base, true}, {6, base, true}, {7, base, false}, {8, base, false},
-		{5, both, true}, {6, both, false}, {7, both, true}, {8, both, false},
+		{5, base, true},
+		{6, base, true},
+		{7, base, false},
+		{8, base, false},
+		{5, both, true},
+		{6, both, false},
+		{7, both, true},
+		{8, both, false},
 	} {
 		leaf := writePEM(t, "leaf.pem", "CERTIFICATE", ca.leaf(t, tt.serial, testURL).Raw)
 		out, ok := openssl(t, "verify", "-CAfile", caFile, "-CRLfile", tt.list, "-crl_check", "-use_deltas", "-extended_crl", leaf)
