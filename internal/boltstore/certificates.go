@@ -33,9 +33,8 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 		if t.get(certificates, rec.Serial[:]) != nil {
 			return fmt.Errorf("%w: %s", ca.ErrDuplicate, rec.Serial)
 		}
-		value := value // of this run: a pattern that it makes may be rolled back
-		value := ready
-		if value == nil { // nor was it in an earlier run, whose pattern is gone
+		value := ready // of this run: a pattern that it makes may be rolled back
+		if value == nil {
 			var err error
 			if value, err = t.encode(rec); err != nil {
 				return err
