@@ -150,10 +150,11 @@ func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq
 		left, err := t.spans(after, bound)
 		in := t.b.Bucket(blocks.name)
 		found := t.unblocked(key, hash)
+		sortSerials(found)
 		for err == nil {
-			slices.SortFunc(found, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })
 			if n := len(left); n > 0 && (len(found) == 0 || bytes.Compare(left[n-1].high[:], found[len(found)-1][:]) > 0) {
 				found, err = blockMatches(found, in, left[n-1].number, key, hash)
+				sortSerials(found) // here and not for each that is yielded: a client may have as many as a block
 				left = left[:n-1]
 				continue
 			}
@@ -168,6 +169,10 @@ func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq
 		}
 		yield(ca.Serial{}, err)
 	}
+}
+
+func sortSerials(s []ca.Serial) {
+	slices.SortFunc(s, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })
 }
 
 func blockMatches(found []ca.Serial, in *bolt.Bucket, number uint64, key by, hash uint32) ([]ca.Serial, error) {
