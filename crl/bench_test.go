@@ -129,3 +129,54 @@ func BenchmarkGzip(b *testing.B) {
 	}
 	b.ReportMetric(float64(list.Len())/float64(z.Len()), "ratio")
 }
+
+// What the longest delta costs that is usual, beside a list of a million entries: to sign it, and to read it and lay it
+// over the list.
+func BenchmarkDelta(b *testing.B) {
+	ca, m := newCA(b, "Issuing CA"), newMemory()
+	now := time.Now()
+	p := newPublisher(b, deltaConfig(ca, m, &now))
+	s := p.find(testShard)
+	full, err := p.sign(b.Context(), s, 1, entriesOf(b, bigEntries(1_000_000)), now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	held, err := ParseAndVerify(full.DER.Bytes(), ca.cert, testURL, now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	base := newMark(1)
+	for i, r := range bigEntries(1_000_000)[500_000:][:2*maxChanges] {
+		base.changes[r.serial] = edit{revoked: r, released: i%2 == 0}
+	}
+	next, err := p.sign(b.Context(), s, 2, &entries{}, now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	delta, err := p.signDelta(b.Context(), s, next, &base)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("sign", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if delta, err = p.signDelta(b.Context(), s, next, &base); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(delta.DER.Len()), "octets")
+	})
+	der := delta.DER.Bytes()
+	b.Run("apply", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			d, err := parseDelta(der, ca.cert, testURL, now)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if l, err := held.with(d); err != nil || l.Len() != 999_000-24 {
+				b.Fatal(l.Len(), err)
+			}
+		}
+	})
+}
