@@ -18,7 +18,8 @@ import (
 // the order in which they were inserted, and is written once, at the right edge of its bucket: their serials, and
 // two arrays of (start of a hash, which of the serials), sorted by hash. A search looks into each block; that is a
 // microsecond or two, and some hundred for ten million certificates, which a search may cost and an insert may not.
-// More certificates in a block make a search faster, an opening slower, and the insert that ends it wait. It goes through the blocks from the newest serials down, and ends where its reader does.
+// It goes through the blocks from the newest serials down, and ends where its reader does. More certificates in a block
+// make a search faster, an opening slower, and the insert that ends it wait.
 //
 // The certificates of the block that is not full yet are in memory. They are taken from the audit log when the store
 // is opened: the entry that a certificate came with has its serial in front.
@@ -241,11 +242,11 @@ func (t *tx) loadNewest() (*newest, error) {
 		if !ok {
 			continue
 		}
-		rec, err := t.certificate(serial)
+		rec, err := t.record(serial)
 		if err != nil {
 			return nil, fmt.Errorf("%w: it is damaged: audit entry %d: %w", ErrNotStore, number(k), err)
 		}
-		n.entries = append(n.entries, indexed{serial, thumbHash(rec.Thumbprint), clientHash(rec.ClientID)})
+		n.entries = append(n.entries, indexed{serial, rec.thumb, clientHash(string(rec.client))})
 	}
 	return n, nil
 }

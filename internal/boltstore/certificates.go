@@ -63,11 +63,7 @@ func (s *Store) Certificate(ctx context.Context, serial ca.Serial) (*ca.Record, 
 
 // certificate returns a copy of a record, or ca.ErrNotFound.
 func (t *tx) certificate(serial ca.Serial) (*ca.Record, error) {
-	v := t.get(certificates, serial[:])
-	if v == nil {
-		return nil, fmt.Errorf("%w: %s", ca.ErrNotFound, serial)
-	}
-	r, err := t.certificateRecord(serial, v)
+	r, err := t.record(serial)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +72,15 @@ func (t *tx) certificate(serial ca.Serial) (*ca.Record, error) {
 		return nil, err
 	}
 	return r.copy(rev)
+}
+
+// record finds a record, or returns ca.ErrNotFound.
+func (t *tx) record(serial ca.Serial) (record, error) {
+	v := t.get(certificates, serial[:])
+	if v == nil {
+		return record{}, fmt.Errorf("%w: %s", ca.ErrNotFound, serial)
+	}
+	return t.certificateRecord(serial, v)
 }
 
 // noSerial is above every serial: the start of a list that goes down.

@@ -16,10 +16,12 @@ import (
 // A certificate's record is a version octet, then its small members, then the DER as a difference to a pattern.
 // What a list filters by stands before the DER, though most of it is in there too: that costs some 20 octets, and
 // putting a certificate together and parsing it to look at a name would cost a hundred times the time of reading
-// one. The serial is the key, the thumbprint is the DER's hash, the issuer and profile are the pattern's, and times
-// are kept as differences, so none of them takes room twice. What became of the certificate is not in its record,
-// which is therefore never written again.
-const recordVersion = 2
+// one. The serial is the key, the issuer and profile are the pattern's, and times are kept as differences, so none of
+// them takes room twice. What became of the certificate is not in its record, which is therefore never written again.
+//
+// The thumbprint is the DER's hash. How it begins is in the record all the same: a damaged pattern would make other
+// certificates of all that were stored as a difference to it, and their revocation would be another one's.
+const recordVersion = 3
 
 // Flags of a record.
 const (
@@ -30,8 +32,9 @@ const (
 // record is a certificate's record as it lies in the file. Its slices point there.
 type record struct {
 	serial              ca.Serial
-	issuedAt            int64 // ms
-	notBefore, notAfter int64 // s
+	thumb               uint32 // how the thumbprint begins
+	issuedAt            int64  // ms
+	notBefore, notAfter int64  // s
 	shard               uint32
 	issuer, profile     string // the pattern's mostly
 	client              []byte
@@ -48,7 +51,7 @@ func encodeRecord(r *ca.Record, p *pattern) []byte {
 	if !r.Parent.IsZero() {
 		flags |= hasParent
 	}
-	b = append(b, recordVersion, flags)
+	b = binary.BigEndian.AppendUint32(append(b, recordVersion, flags), thumbHash(r.Thumbprint))
 	if p == nil {
 		b = appendText(appendText(append(b, 0), r.Issuer), r.Profile)
 	} else {
@@ -102,11 +105,12 @@ func (r *record) eachName(do func(name []byte) bool) {
 
 // certificateRecord reads what encodeRecord wrote, without copying.
 func (t *tx) certificateRecord(serial ca.Serial, b []byte) (record, error) {
-	if len(b) < 2 || b[0] != recordVersion {
+	const head = 2 + hashLen
+	if len(b) < head || b[0] != recordVersion {
 		return record{}, fmt.Errorf("certificate %s: record of an unknown version", serial)
 	}
-	flags, f := b[1], fields{rest: b[2:]}
-	r := record{serial: serial}
+	flags, f := b[1], fields{rest: b[head:]}
+	r := record{serial: serial, thumb: binary.BigEndian.Uint32(b[2:])}
 	if id := f.count(); id == 0 {
 		r.issuer, r.profile = string(f.text()), string(f.text())
 	} else {
@@ -142,12 +146,14 @@ func (t *tx) certificateRecord(serial ca.Serial, b []byte) (record, error) {
 
 // copy returns the record for use outside of the transaction.
 func (r *record) copy(rev *ca.Revocation) (*ca.Record, error) {
-	var der []byte
-	if r.pattern == nil {
-		der = bytes.Clone(r.der)
-	} else if whole, ok := r.pattern.text(r.der); ok {
-		der = whole
+	der, ok := r.der, true
+	if r.pattern != nil {
+		der, ok = r.pattern.text(r.der)
 	} else {
+		der = bytes.Clone(der)
+	}
+	thumb := thumbprint.OfDER(der)
+	if !ok || thumbHash(thumb) != r.thumb {
 		return nil, fmt.Errorf("certificate %s: %w", r.serial, errDamaged)
 	}
 	out := &ca.Record{
@@ -156,7 +162,7 @@ func (r *record) copy(rev *ca.Revocation) (*ca.Record, error) {
 		Shard:      r.shard,
 		ClientID:   string(r.client),
 		Profile:    r.profile,
-		Thumbprint: thumbprint.OfDER(der),
+		Thumbprint: thumb,
 		NotBefore:  time.Unix(r.notBefore, 0).UTC(),
 		NotAfter:   time.Unix(r.notAfter, 0).UTC(),
 		IssuedAt:   time.UnixMilli(r.issuedAt).UTC(),

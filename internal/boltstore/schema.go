@@ -15,7 +15,7 @@ import (
 )
 
 // schemaVersion is the layout below. A store of another version is refused.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // pageSize holds about twelve certificates. A larger page wastes a little less room and makes each commit write more,
 // since it writes the last page of each bucket again.

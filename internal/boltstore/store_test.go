@@ -346,11 +346,7 @@ func TestRecordDamaged(t *testing.T) {
 		if got, err := read(value); err != nil || !reflect.DeepEqual(got, r) {
 			t.Fatalf("%s: read %+v, %v; want %+v", name, got, err, r)
 		}
-		front := len(value)
-		if p == nil {
-			front -= len(r.DER) // where a cut shows in the thumbprint alone
-		}
-		for n := range front {
+		for n := range value {
 			if rec, err := read(value[:n]); err == nil {
 				t.Errorf("%s: a record cut to %d of %d octets was read: %+v", name, n, len(value), rec)
 			}
@@ -358,8 +354,46 @@ func TestRecordDamaged(t *testing.T) {
 		for i := range value {
 			_, _ = read(append(append(bytes.Clone(value[:i]), value[i]^0xff), value[i+1:]...)) // must not panic
 		}
+		if rec, err := read(append(bytes.Clone(value[:len(value)-1]), value[len(value)-1]^1)); err == nil {
+			t.Errorf("%s: a record with another last octet was read: %+v", name, rec)
+		}
 		if _, err := read(append([]byte{recordVersion + 1}, value[1:]...)); err == nil {
 			t.Errorf("%s: a record of another version was read", name)
+		}
+	}
+}
+
+// TestDamagedPattern: certificates that were stored as a difference to it are not read as others.
+func TestDamagedPattern(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pkid.db")
+	s := openTest(t, path)
+	recs := []*ca.Record{newRecord("alice"), newRecord("bob")}
+	recs[1].DER = append(bytes.Clone(recs[0].DER[:500]), recs[1].DER[500:]...)
+	recs[1].Thumbprint = thumbprint.OfDER(recs[1].DER)
+	for _, r := range recs {
+		if err := s.Insert(t.Context(), r, nil, event(r.Serial.String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := s.update(t.Context(), func(tx *tx) error {
+		v := bytes.Clone(tx.get(patternsOf, ordered(1)))
+		v[100] ^= 1
+		return tx.put(patternsOf, ordered(1), v)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	s = openTest(t, path)
+	for _, r := range recs {
+		if got, err := s.Certificate(t.Context(), r.Serial); !errors.Is(err, errDamaged) {
+			t.Errorf("Certificate = %+v, %v; want %v", got, err, errDamaged)
+		}
+		_, err := s.Decide(t.Context(), r.Serial, func(*ca.Record) (*ca.Revocation, audit.Event, error) {
+			return &ca.Revocation{At: time.Now()}, event("x"), nil
+		})
+		if !errors.Is(err, errDamaged) {
+			t.Errorf("Decide = %v, want %v", err, errDamaged)
 		}
 	}
 }
@@ -390,6 +424,7 @@ func TestListBoundsItsWork(t *testing.T) {
 			binary.BigEndian.PutUint64(r.Serial[8:], uint64(i+1))
 			clear(r.Serial[:8])
 			r.DER = r.DER[:20]
+			r.Thumbprint = thumbprint.OfDER(r.DER)
 			if r.Serial == oldest {
 				r.ClientID, r.Names = "one", []string{"needle"}
 			}
