@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -150,7 +149,7 @@ func (p *proofRun) judgeClaims() finding {
 		return fail(fmt.Sprintf("a jti of %d octets", len(p.jti)), fmt.Sprintf("at most %d", maxJTI))
 	}
 	var ok bool
-	if p.issuedAt, ok = numericDate(p.jws.Claims["iat"]); !ok {
+	if p.issuedAt, ok = jws.NumericDate(p.jws.Claims["iat"]); !ok {
 		return fail(jws.Show(p.jws.Claims["iat"]), "an iat claim, a number of seconds")
 	}
 	return pass("")
@@ -288,14 +287,4 @@ func (p *proofRun) judgeReplay() finding {
 	default:
 		return fail("", "a place to remember the proof").from(err).as(codeUnavailable)
 	}
-}
-
-// numericDate reads an RFC 7519 NumericDate, which may have a fraction.
-func numericDate(v any) (time.Time, bool) {
-	f, ok := v.(float64)
-	if !ok || f < 0 || f > 1<<40 {
-		return time.Time{}, false
-	}
-	seconds, fraction := math.Modf(f)
-	return time.Unix(int64(seconds), int64(fraction*1e9)), true
 }

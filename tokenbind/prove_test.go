@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -176,7 +177,7 @@ func TestProofNowByDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	iat, ok := numericDate(parsed(t, proof).Claims["iat"])
+	iat, ok := jws.NumericDate(parsed(t, proof).Claims["iat"])
 	if age := time.Since(iat); !ok || age < 0 || age > time.Minute {
 		t.Errorf("made %v ago", age)
 	}

@@ -169,7 +169,7 @@ func (q *request) judgeSignature() finding {
 }
 
 func (q *request) judgeAudience() finding {
-	aud, ok := stringList(q.jws.Claims["aud"])
+	aud, ok := jws.StringList(q.jws.Claims["aud"])
 	if !ok || !slices.Contains(aud, q.v.conf.Audience) {
 		return fail(strings.Join(aud, " "), q.v.conf.Audience).because("the token is for another server: ask for one with this resource")
 	}
@@ -208,7 +208,7 @@ func (q *request) readTimes() finding {
 			continue
 		}
 		var ok bool
-		if *c.to, ok = numericDate(v); !ok {
+		if *c.to, ok = jws.NumericDate(v); !ok {
 			return fail(c.claim+": "+jws.Show(v), "a number of seconds")
 		}
 	}
@@ -300,23 +300,4 @@ func (q *request) judgeScope() finding {
 		}
 	}
 	return q.t.pass(func() string { return strings.Join(q.claims.Scope, " ") })
-}
-
-// stringList reads a claim that is a string or an array of strings (RFC 7519 section 4.1.3).
-func stringList(v any) ([]string, bool) {
-	switch v := v.(type) {
-	case string:
-		return []string{v}, true
-	case []any:
-		out := make([]string, 0, len(v))
-		for _, item := range v {
-			s, ok := item.(string)
-			if !ok {
-				return nil, false
-			}
-			out = append(out, s)
-		}
-		return out, true
-	}
-	return nil, false
 }

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/pkid/pkid/thumbprint"
 )
 
@@ -181,8 +179,8 @@ func subjectMatches(client *Client, cert *x509.Certificate) bool {
 // checkSelfSigned looks for the certificate among those that the client registered (RFC 8705 section 2.2).
 // Its chain is not validated: it is trusted because it was registered.
 func (s *Server) checkSelfSigned(c *call, client *Client) error {
-	found, err := s.anyKey(c.http.Context(), client, func(k jose.JSONWebKey) bool {
-		return len(k.Certificates) > 0 && thumbprint.OfCertificate(k.Certificates[0]).Equal(c.x5t)
+	found, err := s.anyKey(c.http.Context(), client, func(k clientKey) bool {
+		return k.cert != nil && thumbprint.OfCertificate(k.cert).Equal(c.x5t)
 	})
 	if err != nil {
 		return err

@@ -2,11 +2,13 @@ package authserver
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
 	"strconv"
-
-	"github.com/go-jose/go-jose/v4/jwt"
+	"time"
 
 	"github.com/pkid/pkid/internal/appendjson"
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -15,14 +17,47 @@ import (
 type accessClaims struct {
 	Issuer       string                 `json:"iss"`
 	Subject      string                 `json:"sub"`
-	Audience     jwt.Audience           `json:"aud"`
-	Expiry       jwt.NumericDate        `json:"exp"`
-	IssuedAt     jwt.NumericDate        `json:"iat"`
+	Audience     audience               `json:"aud"`
+	Expiry       numericDate            `json:"exp"`
+	IssuedAt     numericDate            `json:"iat"`
 	ID           string                 `json:"jti"`
 	ClientID     string                 `json:"client_id"`
 	Scope        string                 `json:"scope"`
 	Confirmation tokenbind.Confirmation `json:"cnf"`
 }
+
+// audience is written as a string if it is one, and as an array otherwise (RFC 7519 section 4.1.3).
+type audience []string
+
+// UnmarshalJSON reads both forms.
+func (a *audience) UnmarshalJSON(text []byte) error {
+	var v any
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	list, ok := jws.StringList(v)
+	if !ok {
+		return fmt.Errorf("aud: %s", jws.Show(v))
+	}
+	*a = list
+	return nil
+}
+
+// numericDate is a time in seconds since 1970 (RFC 7519 section 2). A fraction, which ours do not have, is left out.
+type numericDate int64
+
+// UnmarshalJSON reads any notation of a number.
+func (d *numericDate) UnmarshalJSON(text []byte) error {
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || math.Abs(f) > 1<<53 {
+		return fmt.Errorf("%s is no time", text)
+	}
+	*d = numericDate(f)
+	return nil
+}
+
+// Time returns it as a time.
+func (d numericDate) Time() time.Time { return time.Unix(int64(d), 0) }
 
 // readClaims reads the payload of a token that one of our keys has signed.
 func readClaims(payload []byte) (*accessClaims, error) {
@@ -47,12 +82,11 @@ func (c *accessClaims) appendMembers(b []byte) []byte {
 	return appendConfirmation(b, c.Confirmation)
 }
 
-// appendAudience writes one audience as a string and several as an array (RFC 7519 section 4.1.3).
-func appendAudience(b []byte, audience []string) []byte {
-	if len(audience) == 1 {
-		return appendjson.String(b, audience[0])
+func appendAudience(b []byte, a audience) []byte {
+	if len(a) == 1 {
+		return appendjson.String(b, a[0])
 	}
-	return appendjson.Strings(b, audience)
+	return appendjson.Strings(b, a)
 }
 
 // appendScope appends a scope as a further member; there is none for an empty one.

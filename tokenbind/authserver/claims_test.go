@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4/jwt"
+
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -30,10 +32,19 @@ func TestClaims_AreWrittenAsJSON(t *testing.T) {
 		change(c)
 		text := append(c.appendMembers([]byte{'{'}), '}')
 		theirs, err := json.Marshal(struct { // as RFC 9068 has it: what is empty is left out
-			*accessClaims
+			Issuer       string                 `json:"iss"`
+			Subject      string                 `json:"sub"`
+			Audience     jwt.Audience           `json:"aud"`
+			Expiry       jwt.NumericDate        `json:"exp"`
+			IssuedAt     jwt.NumericDate        `json:"iat"`
+			ID           string                 `json:"jti"`
+			ClientID     string                 `json:"client_id"`
 			Scope        string                 `json:"scope,omitempty"`
 			Confirmation tokenbind.Confirmation `json:"cnf,omitzero"`
-		}{c, c.Scope, c.Confirmation})
+		}{
+			c.Issuer, c.Subject, jwt.Audience(c.Audience), jwt.NumericDate(c.Expiry), jwt.NumericDate(c.IssuedAt),
+			c.ID, c.ClientID, c.Scope, c.Confirmation,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

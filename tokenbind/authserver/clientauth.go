@@ -68,7 +68,7 @@ func readCredentials(c *call) (credentials, error) {
 	case hasAssertion:
 		cred.assertion, err = readAssertion(c.form)
 		if err == nil {
-			cred.id = cred.assertion.claims.Subject
+			cred.id = cred.assertion.claims.subject
 		}
 	case c.cert == nil:
 		return cred, invalidClient("the request does not authenticate its client: present the client's certificate on the mTLS endpoint, " +

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/pkid/pkid/internal/recent"
 )
 
@@ -25,7 +23,7 @@ const (
 )
 
 // anyKey reports whether one of the client's registered keys will do.
-func (s *Server) anyKey(ctx context.Context, client *Client, will func(jose.JSONWebKey) bool) (bool, error) {
+func (s *Server) anyKey(ctx context.Context, client *Client, will func(clientKey) bool) (bool, error) {
 	if client.JWKSURI != "" {
 		found, err := s.remote.any(ctx, client.JWKSURI, will)
 		if err != nil {
@@ -52,11 +50,11 @@ func newRegisteredKeys() *registeredKeys {
 
 type registeredSet struct {
 	version uint64 // of the record; it grows with each change
-	keys    []jose.JSONWebKey
+	keys    []clientKey
 }
 
 // keys returns the client's keys, which are not to be changed.
-func (r *registeredKeys) keys(client *Client) ([]jose.JSONWebKey, error) {
+func (r *registeredKeys) keys(client *Client) ([]clientKey, error) {
 	if set, known := r.sets.Get(client.ID); known && set.version == client.Version {
 		return set.keys, nil
 	}
@@ -91,7 +89,7 @@ type remoteKeys struct {
 // remoteSet is what one URL said.
 type remoteSet struct {
 	mu      sync.Mutex // guards the rest; never held while fetching
-	keys    []jose.JSONWebKey
+	keys    []clientKey
 	fetched time.Time     // when keys came
 	tried   time.Time     // the end of the last fetch
 	err     error         // of the last fetch
@@ -111,7 +109,7 @@ func newRemoteKeys(c *http.Client, now func() time.Time, log *slog.Logger) *remo
 // the set is read anew beside it when it is no longer fresh; so one that was withdrawn may be taken once more
 // within keysStale. Only who has none of the known keys waits, because it may be a new one: for one fetch at the
 // most, which all share, and which strangers cannot cause more often than once per refetchAfter.
-func (r *remoteKeys) any(ctx context.Context, url string, will func(jose.JSONWebKey) bool) (bool, error) {
+func (r *remoteKeys) any(ctx context.Context, url string, will func(clientKey) bool) (bool, error) {
 	set := r.set(url)
 	keys, fetched, _ := set.known(r.now())
 	found := slices.ContainsFunc(keys, will)
@@ -140,7 +138,7 @@ func (r *remoteKeys) any(ctx context.Context, url string, will func(jose.JSONWeb
 }
 
 // known returns the keys that count now, which are not to be changed, and when they came; without any, why.
-func (s *remoteSet) known(now time.Time) ([]jose.JSONWebKey, time.Time, error) {
+func (s *remoteSet) known(now time.Time) ([]clientKey, time.Time, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.keys == nil || now.Sub(s.fetched).Abs() > keysStale {
@@ -184,7 +182,7 @@ func (r *remoteKeys) set(url string) *remoteSet {
 	return set
 }
 
-func (r *remoteKeys) fetch(url string) ([]jose.JSONWebKey, error) {
+func (r *remoteKeys) fetch(url string) ([]clientKey, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

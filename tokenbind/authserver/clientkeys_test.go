@@ -213,7 +213,7 @@ func TestJWKSURI_WaitingEndsWithTheRequest(t *testing.T) {
 	r := newRemoteKeys(site.Client(), time.Now, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	found, err := r.any(ctx, site.URL, func(jose.JSONWebKey) bool { return true })
+	found, err := r.any(ctx, site.URL, func(clientKey) bool { return true })
 	if found || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("found %t, %v", found, err)
 	}

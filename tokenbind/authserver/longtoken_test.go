@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 )
 
 // What is issued can be introspected, and taken by a verifier: a record that would give longer tokens is
@@ -44,7 +42,7 @@ func TestLongestTokenIsOfUse(t *testing.T) {
 }
 
 func TestWithdrawnKeyAfterTheClockWasAhead(t *testing.T) {
-	set := &remoteSet{fetched: time.Now().Add(90 * time.Minute), keys: []jose.JSONWebKey{{}}}
+	set := &remoteSet{fetched: time.Now().Add(90 * time.Minute), keys: []clientKey{{}}}
 	if keys, _, _ := set.known(time.Now()); keys != nil {
 		t.Error("keys from a time that has not come count")
 	}

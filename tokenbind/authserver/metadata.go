@@ -1,8 +1,6 @@
 package authserver
 
 import (
-	"crypto/rsa"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/mail"
@@ -10,8 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/go-jose/go-jose/v4"
 )
 
 // ErrClientMetadata reports a client record that cannot be: "invalid_client_metadata" of RFC 7591 section
@@ -28,7 +24,6 @@ const (
 	maxGrant     = 6 << 10 // octets of all scopes and resources, so that a token for all of them stays below maxToken
 	maxJWKS      = 64 << 10
 	maxKeys      = 32
-	minRSABits   = 2048
 )
 
 // Subject picks the one name that identifies a tls_client_auth client (RFC 8705 section 2.1.2) out of what a
@@ -150,7 +145,7 @@ func (c *Client) validateKeys() error {
 	if err != nil {
 		return invalid("jwks: %v", err)
 	}
-	certified := func(k jose.JSONWebKey) bool { return len(k.Certificates) > 0 }
+	certified := func(k clientKey) bool { return k.cert != nil }
 	if c.Auth == SelfSignedTLSClientAuth && !slices.ContainsFunc(keys, certified) {
 		return invalid("%s needs a key with its certificate in x5c (RFC 8705 section 2.2.2)", c.Auth)
 	}
@@ -164,49 +159,6 @@ func validKeyURI(s string) error {
 		return invalid("jwks_uri %q is no https URL", s)
 	}
 	return nil
-}
-
-// parseKeySet reads a JWK set (RFC 7517 section 5). A key that cannot be used goes to skip, or is an error
-// where skip is nil. go-jose refuses a key that differs from that of its x5c (RFC 7517 section 4.7).
-func parseKeySet(raw []byte, skip func(error)) ([]jose.JSONWebKey, error) {
-	if len(raw) > maxJWKS {
-		return nil, fmt.Errorf("longer than %d octets", maxJWKS)
-	}
-	var set struct {
-		Keys []json.RawMessage `json:"keys"`
-	}
-	if err := json.Unmarshal(raw, &set); err != nil {
-		return nil, fmt.Errorf(`want a JWK set, {"keys": [...]}: %w`, err)
-	}
-	if len(set.Keys) > maxKeys || skip == nil && len(set.Keys) == 0 {
-		return nil, fmt.Errorf("want 1 to %d keys, got %d", maxKeys, len(set.Keys))
-	}
-	keys := make([]jose.JSONWebKey, 0, len(set.Keys)) // never nil: a published set may have lost its last key
-	for i, b := range set.Keys {
-		key, err := parseKey(b)
-		switch {
-		case err == nil:
-			keys = append(keys, key)
-		case skip == nil:
-			return nil, fmt.Errorf("key %d: %w", i, err)
-		default:
-			skip(fmt.Errorf("key %d: %w", i, err))
-		}
-	}
-	return keys, nil
-}
-
-func parseKey(raw []byte) (key jose.JSONWebKey, err error) {
-	if err := key.UnmarshalJSON(raw); err != nil {
-		return key, err
-	}
-	if !key.IsPublic() {
-		return key, errors.New("not a public key; register its public half alone, and replace the key if it has been sent around")
-	}
-	if pub, ok := key.Key.(*rsa.PublicKey); ok && pub.N.BitLen() < minRSABits {
-		return key, fmt.Errorf("RSA key of %d bits; want %d or more", pub.N.BitLen(), minRSABits)
-	}
-	return key, nil
 }
 
 func (c *Client) validateSecret() error {

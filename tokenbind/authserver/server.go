@@ -114,7 +114,7 @@ func New(c Config) (*Server, error) {
 		Nonces: nonces, Replay: c.Replay, Since: c.ProofsSince, Now: c.Now,
 	}
 	s.metadata, _ = json.Marshal(s.describe()) // texts always encode
-	if s.jwks, err = json.Marshal(keys.public()); err != nil {
+	if s.jwks, err = keys.publish(); err != nil {
 		return nil, fmt.Errorf("authserver: encoding the key set: %w", err)
 	}
 	return s, nil

@@ -1,13 +1,10 @@
 package authserver
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/big"
@@ -15,40 +12,9 @@ import (
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
-)
 
-func TestJOSESignature(t *testing.T) {
-	key := newKey(t)
-	digest := sha256.Sum256([]byte("x"))
-	for range 600 { // some with a number that begins with a zero octet
-		der, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw, err := joseSignature(der)
-		if err != nil || len(raw) != 64 {
-			t.Fatalf("%x: %x, %v", der, raw, err)
-		}
-		if r, s := new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:]); !ecdsa.Verify(&key.PublicKey, digest[:], r, s) {
-			t.Fatalf("%x became %x, which does not verify", der, raw)
-		}
-	}
-	small, err := joseSignature([]byte{0x30, 7, 2, 1, 5, 2, 2, 0, 0x80})
-	if want := append(append(make([]byte, 31), 5), append(make([]byte, 31), 0x80)...); err != nil || !bytes.Equal(small, want) {
-		t.Errorf("5 and 128 became %x, %v", small, err)
-	}
-	for name, text := range map[string]string{
-		"empty": "", "no sequence": "0206020105020106", "shorter than it says": "3007020105020106", "longer than it says": "300502010502010600",
-		"one number": "3003020105", "three numbers": "3009020105020106020107", "negative": "3006020185020106", "no octets": "300502000201050",
-		"another type": "3006030105020106", "cut number": "3006020105020206",
-		"33 octets": "3026" + "022101" + strings.Repeat("00", 32) + "020106",
-	} {
-		der, _ := hex.DecodeString(text)
-		if raw, err := joseSignature(der); err == nil {
-			t.Errorf("%s: %x", name, raw)
-		}
-	}
-}
+	"github.com/pkid/pkid/internal/jws"
+)
 
 // brokenKey signs with what a faulty device might return.
 type brokenKey struct {
@@ -87,7 +53,7 @@ func TestVerify_OneTextPerToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		input := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + payload
-		signature, err := signer.set[0].sign([]byte(input))
+		signature, err := jws.Sign(signer.set[0].key, "ES256", []byte(input))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,10 +115,18 @@ func TestSign_OthersVerify(t *testing.T) {
 			t.Fatalf("%s: %v", alg, err)
 		}
 		header := signed.Signatures[0].Protected
-		if header.KeyID != keys.set[0].KeyID || header.ExtraHeaders[jose.HeaderType] != tokenType {
+		if header.KeyID != keys.set[0].id || header.ExtraHeaders[jose.HeaderType] != tokenType {
 			t.Errorf("%s: header %+v", alg, header)
 		}
-		if _, err := signed.Verify(keys.public()); err != nil {
+		published, err := keys.publish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var set jose.JSONWebKeySet
+		if err := json.Unmarshal(published, &set); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signed.Verify(set); err != nil {
 			t.Errorf("%s: %v", alg, err)
 		}
 		for range 2 { // at the first sight, and remembered

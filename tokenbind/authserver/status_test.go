@@ -178,7 +178,7 @@ func TestIntrospection_OnlyOurAccessTokensAreActive(t *testing.T) {
 	ask := h.resourceServer()
 	token, claims := mustIssue(t, h.token(clientID("a"), presenting(h.enrol("a"))))
 	key := h.config.Keys[0].Key
-	kid := h.keys.set[0].KeyID
+	kid := h.keys.set[0].id
 	resign := func(key any, kid string, typ jose.ContentType, change func(map[string]any)) string {
 		t.Helper()
 		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(typ))

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4/jwt"
-
 	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -171,8 +169,8 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 		Issuer:       s.c.Issuer,
 		Subject:      client.ID,
 		Audience:     audience,
-		Expiry:       jwt.NumericDate(expiry.Unix()),
-		IssuedAt:     jwt.NumericDate(issued.Unix()),
+		Expiry:       numericDate(expiry.Unix()),
+		IssuedAt:     numericDate(issued.Unix()),
 		ID:           base64.RawURLEncoding.EncodeToString(id[:]),
 		ClientID:     client.ID,
 		Scope:        scope,

@@ -20,7 +20,7 @@ func TestToken_IsAJWTAccessToken(t *testing.T) {
 	a := h.token(clientID("a"), presenting(cert))
 	token, claims := mustIssue(t, a)
 	head := decodeSegment(t, token, 0)
-	if head["typ"] != "at+jwt" || head["alg"] != "ES256" || head["kid"] != h.keys.set[0].KeyID {
+	if head["typ"] != "at+jwt" || head["alg"] != "ES256" || head["kid"] != h.keys.set[0].id {
 		t.Errorf("header %v", head)
 	}
 	now := h.clock.now().Unix()
