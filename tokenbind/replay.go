@@ -40,7 +40,7 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweep(now - 1)
-	second := until.Unix() // forgotten when all of it has passed, so never early
+	second := until.Unix()                                   // forgotten when all of it has passed, so never early
 	if _, found := m.used[key]; found || second <= m.swept { // or forgotten already, by a clock that then went back
 		return ErrReplayed
 	}
