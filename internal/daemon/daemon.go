@@ -87,7 +87,7 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	d.authority, err = ca.New(ca.Config{
 		Issuer: d.issuer, Store: d.store, Profiles: profiles,
 		Changed:   func(issuer string, shard uint32) { d.publisher.Changed(crl.Shard{Issuer: issuer, Number: shard}) },
-		ShardSize: uint64(cfg.CRL.ShardSize), OpenShard: d.openShard, //nolint:gosec // G115: validated
+		ShardSize: uint64(cfg.CRL.ShardSize), OpenShard: d.openShard,
 	})
 	if err != nil {
 		return err

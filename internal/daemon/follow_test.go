@@ -1,0 +1,75 @@
+package daemon
+
+import (
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// While the daemon runs, a shard comes in line with its certificates: added when the store knows of one, retired when
+// the last has expired, and back again should there be another after all.
+func TestShardsFollowTheirCertificates(t *testing.T) {
+	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
+	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	now := time.Now().UTC().Truncate(time.Second)
+	serial := byte(0)
+	put := func(shard uint32, notAfter time.Time) {
+		serial++
+		rec := &ca.Record{
+			Serial: ca.Serial{0: 1, 15: serial}, Issuer: d.issuer.ID(), Shard: shard, ClientID: "x", Profile: "client", DER: []byte{serial},
+			Thumbprint: thumbprint.OfDER([]byte{serial}), NotBefore: now.Add(-time.Hour), NotAfter: notAfter, IssuedAt: now.Add(-time.Hour),
+		}
+		if err := d.store.Insert(t.Context(), rec, nil, audit.Event{Time: now, Action: audit.Issue, Subject: rec.Serial.String()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := crl.Shard{Issuer: d.issuer.ID(), Number: 1}
+	ended := func() bool {
+		t.Helper()
+		i := slices.IndexFunc(d.publisher.Status(), func(s crl.ShardStatus) bool { return s.Shard == one })
+		if i < 0 {
+			t.Fatal("shard 1 is not published")
+		}
+		return d.publisher.Status()[i].Ended
+	}
+	put(1, now.Add(-time.Hour)) // it had expired when its list was signed, just below
+	for _, step := range []struct {
+		at   time.Time
+		add  time.Time
+		want bool
+	}{
+		{at: now.Add(-2 * time.Hour)},
+		{at: now, want: true},
+		{at: now, add: now.Add(time.Minute)},
+		{at: now.Add(2 * time.Minute), want: false}, // its list is older than that: one more is to come
+	} {
+		if !step.add.IsZero() {
+			put(1, step.add)
+		}
+		if err := d.followShards(t.Context(), step.at); err != nil {
+			t.Fatal(err)
+		}
+		if got := ended(); got != step.want {
+			t.Errorf("at %s after now: ended %v, want %v", step.at.Sub(now), got, step.want)
+		}
+	}
+}
