@@ -109,22 +109,22 @@ func Seal(head Head, ev Event) Entry {
 			e.Detail[valid(k)] = valid(v)
 		}
 	}
-	e.Hash = e.digest()
+	var err error
+	if e.Hash, err = e.digest(); err != nil {
+		panic("audit: an event is always encodable: " + err.Error())
+	}
 	return e
 }
 
 func valid(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
 // digest hashes the entry's JSON with an empty Hash, struct members in order and map keys sorted, so that the
-// octets are the same each time.
-func (e Entry) digest() Hash {
+// octets are the same each time. The error is that of a time that JSON cannot tell, which no sealed entry has.
+func (e Entry) digest() (Hash, error) {
 	e.Hash = Hash{}
 	var room [1024]byte
 	b, err := e.appendJSON(room[:0])
-	if err != nil {
-		panic("audit: an entry is always encodable: " + err.Error())
-	}
-	return sha256.Sum256(b)
+	return sha256.Sum256(b), err
 }
 
 // BrokenError names the first entry that does not follow from the one before it.
@@ -140,12 +140,13 @@ func (e *BrokenError) Error() string {
 // Verify checks that e follows head, and returns the new head. The error is a *BrokenError.
 func Verify(head Head, e Entry) (Head, error) {
 	want := head.Seq + 1
+	digest, err := e.digest()
 	switch {
 	case e.Seq != want:
 		return head, &BrokenError{Seq: want, Why: fmt.Sprintf("found entry %d in its place", e.Seq)}
 	case e.Prev != head.Hash:
 		return head, &BrokenError{Seq: want, Why: "it does not follow the entry before it"}
-	case e.digest() != e.Hash:
+	case err != nil || digest != e.Hash:
 		return head, &BrokenError{Seq: want, Why: "its content was changed"}
 	}
 	return e.Head(), nil

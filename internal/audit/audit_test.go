@@ -63,12 +63,16 @@ func TestVerifyNamesTheFirstBrokenEntry(t *testing.T) {
 		tamper func([]audit.Entry) []audit.Entry
 		broken uint64
 	}{
-		"first removed":    {func(e []audit.Entry) []audit.Entry { return e[1:] }, 1},
-		"one removed":      {func(e []audit.Entry) []audit.Entry { return slices.Delete(e, 2, 3) }, 3},
-		"reordered":        {func(e []audit.Entry) []audit.Entry { e[1], e[2] = e[2], e[1]; return e }, 2},
-		"repeated":         {func(e []audit.Entry) []audit.Entry { return slices.Insert(e, 3, e[2]) }, 4},
-		"inserted":         {func(e []audit.Entry) []audit.Entry { return slices.Insert(e, 2, reseal(e[4], e[1].Head())) }, 4},
-		"time edited":      {func(e []audit.Entry) []audit.Entry { e[1].Time = e[1].Time.Add(time.Millisecond); return e }, 2},
+		"first removed": {func(e []audit.Entry) []audit.Entry { return e[1:] }, 1},
+		"one removed":   {func(e []audit.Entry) []audit.Entry { return slices.Delete(e, 2, 3) }, 3},
+		"reordered":     {func(e []audit.Entry) []audit.Entry { e[1], e[2] = e[2], e[1]; return e }, 2},
+		"repeated":      {func(e []audit.Entry) []audit.Entry { return slices.Insert(e, 3, e[2]) }, 4},
+		"inserted":      {func(e []audit.Entry) []audit.Entry { return slices.Insert(e, 2, reseal(e[4], e[1].Head())) }, 4},
+		"time edited":   {func(e []audit.Entry) []audit.Entry { e[1].Time = e[1].Time.Add(time.Millisecond); return e }, 2},
+		"year beyond JSON": {func(e []audit.Entry) []audit.Entry {
+			e[1].Time = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+			return e
+		}, 2},
 		"actor edited":     {func(e []audit.Entry) []audit.Entry { e[1].Actor = "mallory"; return e }, 2},
 		"address edited":   {func(e []audit.Entry) []audit.Entry { e[1].Address = ""; return e }, 2},
 		"request edited":   {func(e []audit.Entry) []audit.Entry { e[1].RequestID = "r-9"; return e }, 2},

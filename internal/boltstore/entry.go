@@ -89,7 +89,7 @@ func decodeEntry(seq uint64, prev audit.Hash, v []byte) (audit.Entry, error) {
 		k := f.known(detailKeys)
 		e.Detail[k] = p.read(&f)
 	}
-	if f.short || len(f.rest) > 0 {
+	if year := e.Time.Year(); f.short || len(f.rest) > 0 || year < 0 || year > 9999 { // of years, JSON can tell no others
 		return e, fmt.Errorf("audit entry %d: %w", seq, errDamaged)
 	}
 	return e, nil

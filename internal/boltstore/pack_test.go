@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"crypto/rand"
+	"errors"
 	"reflect"
 	"testing"
 	"time"
@@ -55,6 +56,16 @@ func FuzzEntry(f *testing.F) {
 		}
 		_, _ = decodeEntry(1, audit.Hash{}, []byte(a)) // must not panic
 	})
+}
+
+// TestEntryOfAYearThatJSONCannotTell: no entry can have been sealed with such a time, and none could be handed on.
+func TestEntryOfAYearThatJSONCannotTell(t *testing.T) {
+	for year, want := range map[int]error{-1: errDamaged, 0: nil, 9999: nil, 10000: errDamaged} {
+		e := audit.Entry{Seq: 1, Time: time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)}
+		if _, err := decodeEntry(1, audit.Hash{}, encodeEntry(&e, nil)); !errors.Is(err, want) {
+			t.Errorf("year %d: %v, want %v", year, err, want)
+		}
+	}
 }
 
 // TestEntryIsSmall: a certificate's entry has nothing twice.
