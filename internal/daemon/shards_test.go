@@ -39,7 +39,7 @@ func TestShardsAfterARestart(t *testing.T) {
 	}
 	for n, url := range issuer.CRLs() {
 		pkitest.Eventually(t, 5*time.Second, func() error {
-			resp, err := http.Get(url) //nolint:noctx // the daemon's own; the test ends it
+			resp, err := http.Get(url)
 			if err != nil {
 				return err
 			}
