@@ -96,6 +96,11 @@ func TestRenewRefuses(t *testing.T) {
 	if _, err := newBench(t).Lookup(t.Context(), leaf(t, mine)); !errors.Is(err, ca.ErrNotFound) {
 		t.Errorf("a certificate that is not ours: %v", err)
 	}
+	forged := leaf(t, mine)
+	forged.Raw = append(forged.Raw[:len(forged.Raw):len(forged.Raw)], 0)
+	if _, err := b.Lookup(t.Context(), forged); !errors.Is(err, ca.ErrNotFound) {
+		t.Errorf("another certificate with the serial number of one of ours: %v", err)
+	}
 }
 
 // TestRenewAtIssuersEnd: a lifetime that was cut to a little less than the shortest can be renewed.

@@ -1,7 +1,11 @@
 package web
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,6 +23,16 @@ func example(path string) string {
 	return path
 }
 
+// selfMade is a certificate that says what another says, its serial number too, with a key and a signature of its own.
+func selfMade(t *testing.T, like *x509.Certificate) tls.Certificate {
+	t.Helper()
+	key := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	parent := *like
+	parent.PublicKey = key.Public()
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, like, &parent, key.Public(), key))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 // TestAccess_OperatorRoutes: every operator's route refuses everyone else, whatever they hold.
 func TestAccess_OperatorRoutes(t *testing.T) {
 	f := newFixture(t)
@@ -27,6 +41,7 @@ func TestAccess_OperatorRoutes(t *testing.T) {
 	held := f.certificate("held", enroll.OperatorProfile)
 	f.operate("POST", "/v1/certificates/"+serialOf(held)+"/revoke", `{"reason":"certificateHold"}`).want(t, http.StatusOK, nil)
 	foreign := newFixture(t).admin
+	forged := selfMade(t, f.admin.Leaf)
 
 	for _, route := range f.table {
 		if route.Access != Operator {
@@ -41,6 +56,7 @@ func TestAccess_OperatorRoutes(t *testing.T) {
 			"an operator, public":   {f.public.URL, &f.admin, http.StatusUnauthorized}, // the public listener asks for no certificate
 			"nobody":                {f.mtls.URL, nil, http.StatusUnauthorized},
 			"another CA's operator": {f.mtls.URL, &foreign, http.StatusUnauthorized},
+			"an operator's serial":  {f.mtls.URL, &forged, http.StatusUnauthorized},
 			"a revoked operator":    {f.mtls.URL, &revoked, http.StatusUnauthorized},
 			"a held operator":       {f.mtls.URL, &held, http.StatusUnauthorized},
 			"a client":              {f.mtls.URL, &ordinary, http.StatusForbidden},
