@@ -4,6 +4,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -65,5 +68,30 @@ func TestEncode_Trust(t *testing.T) {
 	block, _ := pem.Decode([]byte(got.Certificate))
 	if cert, err := x509.ParseCertificate(block.Bytes); err != nil || cert.SerialNumber.Cmp(f.admin.Leaf.SerialNumber) != 0 {
 		t.Errorf("another certificate: %v", err)
+	}
+}
+
+// reset is a ResponseWriter whose connection still reads what it was given when the write has failed, as HTTP/2's may.
+type reset struct {
+	http.ResponseWriter
+	given []byte
+}
+
+func (w *reset) Write(b []byte) (int, error) {
+	w.given = b
+	return 0, io.ErrClosedPipe
+}
+
+// TestSendJSON_AfterAFailure: what a connection may still be sending is not written over by another answer.
+func TestSendJSON_AfterAFailure(t *testing.T) {
+	answer := func(text string) func([]byte) []byte { return func(b []byte) []byte { return append(b, text...) } }
+	for range 100 {
+		broken := &reset{ResponseWriter: httptest.NewRecorder()}
+		sendJSON(broken, http.StatusOK, answer("one client's"))
+		next := httptest.NewRecorder()
+		sendJSON(next, http.StatusOK, answer("another's---"))
+		if string(broken.given) != "one client's" || next.Body.String() != "another's---" {
+			t.Fatalf("%q is being sent, and %q was", broken.given, next.Body)
+		}
 	}
 }
