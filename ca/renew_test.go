@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"bytes"
 	"crypto"
 	"errors"
 	"slices"
@@ -97,7 +98,7 @@ func TestRenewRefuses(t *testing.T) {
 		t.Errorf("a certificate that is not ours: %v", err)
 	}
 	forged := leaf(t, mine)
-	forged.Raw = append(forged.Raw[:len(forged.Raw):len(forged.Raw)], 0)
+	forged.Raw = append(bytes.Clone(forged.Raw), 0)
 	if _, err := b.Lookup(t.Context(), forged); !errors.Is(err, ca.ErrNotFound) {
 		t.Errorf("another certificate with the serial number of one of ours: %v", err)
 	}
