@@ -161,9 +161,19 @@ func (w *blockWriter) cut(old *block) {
 		w.put(old)
 		w.next = block{der: b.der[:0]}
 	default:
+		b.der = fitted(b.der)
 		w.put(&b)
 		w.next = block{}
 	}
+}
+
+// fitted returns b without the room that it has left, if that is much: there may be thousands of shards with an entry
+// or two each.
+func fitted(b []byte) []byte {
+	if cap(b)-len(b) > len(b)/4 {
+		return bytes.Clone(b)
+	}
+	return b
 }
 
 // put appends a block. Blocks that have become small are joined, or there would be ever more of them.

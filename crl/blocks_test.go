@@ -187,3 +187,26 @@ func TestDifference(t *testing.T) {
 		}
 	}
 }
+
+// A list of one entry takes memory for one, and not for a block: a CA may have thousands of short lists.
+func TestShortListTakesLittleMemory(t *testing.T) {
+	ca, m, now := newCA(t, "Issuing CA"), newMemory(), testNow
+	c := deltaConfig(ca, m, &now)
+	p := newPublisher(t, c)
+	publish(t, p)
+	m.revoke(1, 1)
+	publish(t, p)
+	changed := p.find(testShard).serving.Load()
+	p = newPublisher(t, c)
+	publish(t, p)
+	for what, list := range map[string]DER{
+		"a list of what changed": changed.DER, "its delta": changed.delta.Load().DER, "a list of all that is revoked": p.find(testShard).serving.Load().DER,
+		"a compressed list": compress(DER{make([]byte, minGzip)}, func() bool { return true }),
+	} {
+		for i, part := range list {
+			if cap(part) > 2*len(part)+1024 {
+				t.Errorf("%s: part %d has %d octets and takes %d", what, i, len(part), cap(part))
+			}
+		}
+	}
+}

@@ -66,6 +66,8 @@ func compress(list DER, goOn func() bool) DER {
 		_, _ = z.Write(part) // memory takes everything
 	}
 	_ = z.Close()
+	last := len(out) - 1
+	out[last] = fitted(out[last])
 	return DER(out)
 }
 
