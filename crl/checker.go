@@ -71,7 +71,8 @@ type CheckerConfig struct {
 	// is not kept: after a restart, the first poll learns it again.
 	Dir string
 	// HTTPClient fetches the lists. By default, and if it has no CheckRedirect, redirects are refused: a
-	// signed list may come from anywhere, but a server should not be sent around its own network.
+	// signed list may come from anywhere, but a server should not be sent around its own network. A client of your
+	// own should keep as many connections to a host as it has lists, or bound how many there are.
 	HTTPClient *http.Client
 
 	OnUpdate func(Info)       // told of every newer list, once it is in use. It must not block.

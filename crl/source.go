@@ -273,12 +273,16 @@ func readFile(name string, limit int64) ([]byte, error) {
 	return readBounded(f, info.Size(), limit)
 }
 
+// maxClaim is for how much of a list there is room before its octets come. More may be a lie, from whoever sits on the
+// way of one that comes by plain HTTP.
+const maxClaim = 16 << 20
+
 // readBounded reads a list that says how long it is, or does not: then size is negative.
 func readBounded(r io.Reader, size, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%w: %d octets, at most %d are allowed", ErrList, size, limit)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, max(size, 0)+bytes.MinRead)) // as much as ReadFrom wants to see the end
+	b := bytes.NewBuffer(make([]byte, 0, min(max(size, 0), maxClaim)+bytes.MinRead)) // as much as ReadFrom wants to see the end
 	if _, err := b.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return nil, err
 	}
@@ -322,13 +326,20 @@ func prepareDir(dir string) error {
 	return nil
 }
 
+// maxConns is how many connections there are to a host. Run asks for all lists at once, and most are on one host: the
+// polls take turns on connections that stay. http.DefaultTransport keeps two, and would make one anew for each of the
+// others, at every Interval, until the ports of the machine have run out.
+const maxConns = 32
+
 // fetchClient returns c, or a client of its own, that does not follow redirects unless c says how.
 func fetchClient(c *http.Client) *http.Client {
 	var client http.Client
 	if c != nil {
 		client = *c
 	} else {
-		client.Transport = http.DefaultTransport.(*http.Transport).Clone()
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.MaxConnsPerHost, transport.MaxIdleConnsPerHost, transport.MaxIdleConns = maxConns, maxConns, 0
+		client.Transport = transport
 	}
 	if client.CheckRedirect == nil {
 		client.CheckRedirect = func(*http.Request, []*http.Request) error {

@@ -1,13 +1,17 @@
 package crl
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -151,5 +155,52 @@ func TestEndedShardIsForgotten(t *testing.T) {
 	k.forget(f.now)
 	if n := len(k.Status()); n != 1 {
 		t.Error("a list that somebody asks for was forgotten")
+	}
+}
+
+// The polls of many lists on one host take turns on connections that stay.
+func TestPollsShareConnections(t *testing.T) {
+	ca, opened, lists := newCA(t, "Issuing CA"), atomic.Int64{}, map[string][]byte{}
+	site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Millisecond)
+		_, _ = w.Write(lists[r.URL.Path])
+	}))
+	site.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	site.Start()
+	defer site.Close()
+	f := newFixture(t)
+	f.c.Issuers, f.c.HTTPClient, f.c.Now = []*x509.Certificate{ca.cert}, nil, nil
+	for i := range 2 * maxConns {
+		path := fmt.Sprintf("/%d.crl", i)
+		idp := idpFor(t, site.URL+path)
+		lists[path] = ca.list(t, 1, time.Now(), func(l *x509.RevocationList) { l.ExtraExtensions[0] = idp })
+		f.c.Points = append(f.c.Points, Point{Issuer: ca.cert, URL: site.URL + path})
+	}
+	k := newChecker(t, f.c)
+	for range 4 {
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := opened.Load(); n > maxConns {
+		t.Errorf("%d connections for %d polls, want at most %d", n, 4*2*maxConns, maxConns)
+	}
+}
+
+// A list that is said to be long takes memory as it comes.
+func TestClaimedLengthTakesNoMemory(t *testing.T) {
+	for size, want := range map[int64]int{-1: 1 << 10, 1 << 10: 1 << 11, 200 << 20: maxClaim + 1<<10} {
+		b, err := readBounded(strings.NewReader("short"), size, defaultMaxSize)
+		if err != nil || string(b) != "short" || cap(b) > want {
+			t.Errorf("said to be %d: %q, %v, with room for %d", size, b, err, cap(b))
+		}
+	}
+	long := bytes.Repeat([]byte("x"), maxClaim+maxClaim/2)
+	if b, err := readBounded(bytes.NewReader(long), int64(len(long)), defaultMaxSize); err != nil || !bytes.Equal(b, long) {
+		t.Errorf("a long list: %d octets, %v", len(b), err)
 	}
 }
