@@ -193,6 +193,7 @@ func versionCommand() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, cfg *config.Config, ready func(*daemon.Daemon)) error {
+	tuneRuntime()
 	log := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	d, err := daemon.New(cmd.Context(), cfg, log)
 	if err == nil {
