@@ -220,7 +220,10 @@ func TestDeltaBases(t *testing.T) {
 	m.newest[testShard] = last
 	check("after a start", tend(), last.Number, 0)
 	m.revoke(4, 1)
-	check("and then", tend(), last.Number, 1)
+	next := tend()
+	check("the first list after a start", next, next.Number, 0)
+	m.revoke(7, 1)
+	check("and then", tend(), next.Number, 1)
 	for i := range int64(4*minChanges + 200) {
 		m.revoke(1000+i, 1)
 	}

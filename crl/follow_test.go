@@ -5,6 +5,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -371,4 +372,43 @@ func TestWhereTheDeltaIsFetched(t *testing.T) {
 	if _, err := NewChecker(f.c); err == nil {
 		t.Error("accepted a DeltaFrom that is not http")
 	}
+}
+
+// When the CA's store was restored from a backup, a client that has a list from after the backup goes by what the store
+// says again, with the first list that is newer.
+func TestDeltasOfARestoredStore(t *testing.T) {
+	f := newDeltaSite(t)
+	f.m.revoke(5, 6)
+	backup := newMemory()
+	backup.newest[testShard] = f.publish(t)
+	backup.revoked, backup.log = maps.Clone(f.m.revoked), slices.Clone(f.m.log)
+	f.now = f.now.Add(time.Minute)
+	f.m.release(5)
+	f.publish(t)
+	k, cert := newChecker(t, f.c), f.ca.leaf(t, 5, testURL)
+	f.refresh(t, k)
+	if err := k.Check(t.Context(), cert); err != nil {
+		t.Fatal(err)
+	}
+
+	restored := backup.newest[testShard]
+	restored.Delta = nil // a store for one node keeps none
+	backup.newest[testShard] = restored
+	f.p = newPublisher(t, deltaConfig(f.ca, backup, &f.now))
+	shard := f.p.find(testShard)
+	for range 2 {
+		f.now = f.now.Add(time.Minute)
+		if s, err := f.p.publish(t.Context(), shard, false); err != nil || s.Number != restored.Number {
+			t.Fatalf("list %d, %v; want the one of the backup", s.Number, err)
+		}
+		wantErr(t, k.Refresh(t.Context()), ErrRollback, "")
+	}
+	backup.revoke(6, 1)
+	s, err := f.p.publish(t.Context(), shard, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.refresh(t, k)
+	f.wantNumber(t, "after the store was restored", k, s)
+	wantRevoked(t, "held again, by the store's word", k, cert)
 }

@@ -26,9 +26,11 @@ type mark struct {
 // newer one takes its place when it has become old itself. A client that asks but once from one move to the next never
 // needs the full list again.
 //
-// A mark must be a list that this node signed. Whatever list comes after it, from any node, was made by who had read
-// the changes after it was there (see round), and hence all those that this node had read when it made it. Of a list
-// from elsewhere this node cannot say which changes it was made from.
+// A mark must be a list that this node signed, since it started. Whatever list comes after it, from any node, was made
+// by who had read the changes after it was there (see round), and hence all those that this node had read when it made
+// it. Of a list from elsewhere this node cannot say which changes it was made from. Nor is one from before the start a
+// mark: if the store was restored from a backup, there are clients with later lists, and what these had that the store
+// has forgotten, such as a release, no change takes back.
 type marks struct{ older, newer mark }
 
 // A mark is old when the newest list differs from it by more than one entry in markShare, within these bounds, and
@@ -123,16 +125,13 @@ func (p *Publisher) signDelta(ctx context.Context, s *publication, full *served,
 }
 
 // complete gives the list that is served a delta, if it came without one: from a store that kept none, or because
-// signing one failed. The view that was followed last says what the list says.
+// signing one failed. The view that was followed last says what the list says. Without a mark it is an empty one.
 func (p *Publisher) complete(ctx context.Context, s *publication, held *served) {
 	if s.DeltaURL == "" || held.delta.Load() != nil {
 		return
 	}
-	if s.marks.older.number == 0 {
-		if p.follow > 0 {
-			return // another node's list, perhaps
-		}
-		s.marks.signed(held.Number, held.count, false)
+	if s.marks.older.number == 0 && p.follow > 0 {
+		return // another node's list, perhaps, and that one serves a delta which reaches further back
 	}
 	if delta := p.delta(ctx, s, held); delta != nil {
 		delta.datable = held.datable
