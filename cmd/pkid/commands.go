@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -193,7 +194,7 @@ func versionCommand() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, cfg *config.Config, ready func(*daemon.Daemon)) error {
-	tuneRuntime()
+	defer runtime.KeepAlive(tuneRuntime())
 	log := newLogger(cmd.ErrOrStderr(), cfg.Log)
 	d, err := daemon.New(cmd.Context(), cfg, log)
 	if err == nil {
