@@ -66,9 +66,8 @@ type CheckerConfig struct {
 	// InsecureAllowStale goes on believing a list past its nextUpdate until Run or Refresh gets a newer one:
 	// whoever can cut the server off from the CA can then use a revoked certificate for as long.
 	InsecureAllowStale bool
-	// Dir, if set, is a directory (made if missing) where the newest full lists are kept, so that a restart
-	// neither needs the CA nor goes back to an older list. It must not be writable by others. What deltas told since
-	// is not kept: after a restart, the first poll learns it again.
+	// Dir, if set, is a directory (made if missing) where the newest lists are kept, and the newest deltas to them, so
+	// that a restart neither needs the CA nor goes back to an older list. It must not be writable by others.
 	Dir string
 	// HTTPClient fetches the lists. By default, and if it has no CheckRedirect, redirects are refused: a
 	// signed list may come from anywhere, but a server should not be sent around its own network. A client of your

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 )
@@ -74,10 +75,38 @@ func (k *Checker) fetchDelta(ctx context.Context, s *source) error {
 		return err
 	}
 	s.delta = seen
-	if next != held {
-		k.use(s, next)
+	if next == held {
+		return nil
 	}
+	if delta.base <= held.full().Number {
+		k.keep(s, deltaList, der)
+	} else if k.dir != "" {
+		s.renew = time.Time{} // the two on disk would not fit
+	}
+	k.use(s, next)
 	return nil
+}
+
+// loadDelta lays the delta that was kept over the list that was kept, so that a certificate which a delta revoked is
+// revoked after a restart. One that is older than the list is from before the list was renewed.
+func (k *Checker) loadDelta(s *source, list *List) *List {
+	file := k.file(s, deltaList)
+	der, err := readFile(file, k.maxSize)
+	if errors.Is(err, os.ErrNotExist) {
+		return list
+	}
+	if err == nil {
+		var delta, next *List
+		if delta, err = parseDelta(der, s.issuer, s.url, k.now()); err == nil {
+			if next, err = list.with(delta); err == nil {
+				return next
+			}
+		}
+	}
+	if !errors.Is(err, ErrRollback) {
+		k.log.Error("the delta CRL that was kept on disk is of no use", "url", s.from, "file", file, "error", err)
+	}
+	return list
 }
 
 // deltaOf returns where the delta is fetched to a list at hand. A list is signed, and yet must not send a server around

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -96,5 +97,61 @@ func TestFullDiskKeepsNoRevocationBack(t *testing.T) {
 	f.site.serve(f.ca.list(t, 1, f.now, nil, 5))
 	if _, ok := errors.AsType[*RevokedError](k.Check(t.Context(), f.ca.leaf(t, 5, testURL))); !ok {
 		t.Error("the list was not used because it could not be kept")
+	}
+}
+
+// What a delta told is known after a restart without the CA, whatever became of the base, and a delta on disk that does
+// not fit the list there is no harm.
+func TestDeltasAreKept(t *testing.T) {
+	f := newDeltaSite(t)
+	f.c.Dir, f.c.MaxSize = filepath.Join(t.TempDir(), "crls"), 1<<20
+	f.publish(t)
+	k := newChecker(t, f.c)
+	f.refresh(t, k)
+	restarted := func() *Checker {
+		t.Helper()
+		f.trouble[fullPath], f.trouble[deltaPath] = status(503), status(503)
+		defer clear(f.trouble)
+		k := newChecker(t, f.c)
+		if err := k.Check(t.Context(), f.ca.leaf(t, 999, testURL)); err != nil {
+			t.Fatalf("restarted without the CA: %v", err)
+		}
+		return k
+	}
+	moved := 0
+	for i := range int64(12) {
+		for n := range int64(30) {
+			f.m.revoke(1000*(i+1)+n, 1)
+		}
+		s := f.publish(t)
+		if asked := f.refresh(t, k); slices.Contains(asked, testURL) {
+			moved++
+		}
+		f.wantNumber(t, "restarted", restarted(), s)
+	}
+	if moved == 0 || moved > 6 {
+		t.Errorf("the full list was fetched %d times after 12 changes, want each time that the base moved past it", moved)
+	}
+
+	s := f.publish(t)
+	f.refresh(t, k)
+	source := k.known()[0]
+	name := k.file(source, deltaList)
+	kept, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, der := range map[string][]byte{
+		"garbage": []byte("x"), "cut short": kept[:len(kept)-1], "a full list": s.DER.Bytes(), "too long": make([]byte, 1<<20+1),
+		"to a newer list": f.ca.delta(t, int64(s.Number)+5, int64(s.Number)+6, f.now, nil, 999),
+		"by another CA":   newCA(t, "Issuing CA").delta(t, 1, int64(s.Number)+6, f.now, nil, 999),
+		"older":           f.ca.delta(t, 1, 2, f.now, nil, 999),
+	} {
+		if err := os.WriteFile(name, der, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n := restarted().Status()[0].Number; n == 0 || n > s.Number {
+			t.Errorf("%s: list %d", what, n)
+		}
 	}
 }

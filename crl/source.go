@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,11 +213,7 @@ func (k *Checker) adopt(s *source, der []byte) error {
 	default:
 		return fmt.Errorf("%w: number %d after %d", ErrRollback, list.Number, held.Number)
 	}
-	// Kept before it is used, so that a restart does not go back. A full disk is no reason to let a revoked
-	// certificate pass.
-	if err := k.keep(s, der); err != nil {
-		k.log.Error("keeping the CRL on disk; a restart now would go back to an older one", "url", s.from, "error", err)
-	}
+	k.keep(s, fullList, der)
 	s.delta, s.renew = validators{}, renewal(list)
 	k.use(s, list)
 	return nil
@@ -233,19 +226,14 @@ func (k *Checker) use(s *source, list *List) {
 	}
 }
 
-// file is where a source's list is kept: issuer key and URL make the name, so that lists cannot be mixed up.
-func (k *Checker) file(s *source) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s", s.issuer.RawSubjectPublicKeyInfo, s.url))
-	return filepath.Join(k.dir, hex.EncodeToString(sum[:16])+".crl")
-}
-
-// load reads the list that was kept, once. It is verified like one from the network.
+// load reads the list that was kept, once, and what a delta told since. They are verified like those from the network.
 func (k *Checker) load(s *source) {
 	if s.loaded || k.dir == "" {
 		return
 	}
 	s.loaded = true
-	der, err := readFile(k.file(s), k.maxSize)
+	file := k.file(s, fullList)
+	der, err := readFile(file, k.maxSize)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
@@ -253,11 +241,11 @@ func (k *Checker) load(s *source) {
 		var list *List
 		if list, err = ParseAndVerify(der, s.issuer, s.url, k.now()); err == nil {
 			s.renew = renewal(list)
-			s.list.Store(list)
+			s.list.Store(k.loadDelta(s, list))
 			return
 		}
 	}
-	k.log.Error("the CRL that was kept on disk is of no use", "url", s.from, "file", k.file(s), "error", err)
+	k.log.Error("the CRL that was kept on disk is of no use", "url", s.from, "file", file, "error", err)
 }
 
 func readFile(name string, limit int64) ([]byte, error) {
@@ -290,40 +278,6 @@ func readBounded(r io.Reader, size, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%w: more than %d octets", ErrList, limit)
 	}
 	return b.Bytes(), nil
-}
-
-// keep writes the list beside the old one, and then puts it in its place.
-func (k *Checker) keep(s *source, der []byte) (err error) {
-	if k.dir == "" {
-		return nil
-	}
-	f, err := os.CreateTemp(k.dir, "new-*.crl")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(der)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), k.file(s))
-}
-
-func prepareDir(dir string) error {
-	if dir == "" {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("crl: directory for CRLs: %w", err)
-	}
-	return nil
 }
 
 // maxConns is how many connections there are to a host. Run asks for all lists at once, and most are on one host: the

@@ -91,7 +91,8 @@ func (k *Checker) forget(now time.Time) {
 	for key, s := range gone {
 		k.drop(key, s)
 		if k.dir != "" {
-			os.Remove(k.file(s)) // it has run out: nobody could be led back to it
+			os.Remove(k.file(s, fullList)) // it has run out: nobody could be led back to it
+			os.Remove(k.file(s, deltaList))
 		}
 	}
 }
