@@ -142,7 +142,7 @@ func (t *texts) flush() error {
 		if t.find(func(y *text) bool { return y == x && y.committed }) == nil {
 			continue // not committed yet, or superseded since
 		}
-		if err := writeText(t.path(x.Shard), x.DER); err != nil {
+		if err := writeText(t.path(x.Shard), x.DER, t.stop); err != nil {
 			errs = append(errs, fmt.Errorf("keeping the CRL of issuer %s in a file: %w", x.Shard.Issuer, err))
 			continue
 		}
@@ -188,7 +188,34 @@ func (t *texts) path(s crl.Shard) string {
 // A text's file is the text, and after it a checksum, against damage.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func writeText(path string, der crl.DER) error {
+// paced writes a slice at a time, has it on the disk before the next, and rests in between: a commit of the store that
+// comes behind tens of megabytes would wait for all of them. There is no rest once stop is closed.
+type paced struct {
+	file *os.File
+	stop <-chan struct{}
+}
+
+const (
+	sliceSize = 1 << 20
+	sliceRest = 10 * time.Millisecond
+)
+
+func (p paced) Write(b []byte) (int, error) {
+	n, err := p.file.Write(b)
+	if err != nil || n < sliceSize {
+		return n, err
+	}
+	if err := p.file.Sync(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-time.After(sliceRest):
+	case <-p.stop:
+	}
+	return n, nil
+}
+
+func writeText(path string, der crl.DER, stop <-chan struct{}) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -197,7 +224,7 @@ func writeText(path string, der crl.DER) error {
 	if err != nil {
 		return err
 	}
-	w, sum := bufio.NewWriterSize(f, 1<<18), uint32(0)
+	w, sum := bufio.NewWriterSize(paced{f, stop}, sliceSize), uint32(0)
 	for _, part := range der {
 		sum = crc32.Update(sum, castagnoli, part)
 		_, _ = w.Write(part) // Flush tells
