@@ -74,7 +74,7 @@ type Revocations interface {
 
 // Change is a revocation, a hold or a release.
 type Change struct {
-	Position uint64 // in the log; grows strictly
+	Position uint64 // in the log; grows strictly, also from one that became durable before to one that did after
 	Released bool   // the certificate is on hold no more, and off the list
 	Entry           // as it is to stand on the list
 }
