@@ -135,3 +135,25 @@ func TestDeltasAreSwitched(t *testing.T) {
 		t.Errorf("%d lists, want 5", n)
 	}
 }
+
+// A delta made after a start may differ from the one of the same second that the process before it served: thisUpdate
+// does not tell them apart.
+func TestDeltaAfterAStartHasNoDate(t *testing.T) {
+	f := newDeltaSite(t)
+	f.publish(t)
+	f.now = f.now.Add(time.Second)
+	f.m.revoke(5, 1)
+	kept := f.publish(t)
+	kept.Delta = nil // a store for one node keeps none
+	f.m.newest[testShard] = kept
+	f.p = newPublisher(t, deltaConfig(f.ca, f.m, &f.now))
+	if s, err := f.p.publish(t.Context(), f.p.find(testShard), false); err != nil || s.Number != kept.Number {
+		t.Fatalf("list %d, %v; want the one that is there", s.Number, err)
+	}
+	r := httptest.NewRequest(http.MethodGet, testDeltaURL, nil)
+	r.Header.Set("If-Modified-Since", kept.ThisUpdate.Format(http.TimeFormat))
+	w := httptest.NewRecorder()
+	if f.p.ServeDelta(w, r, testShard); w.Code != http.StatusOK {
+		t.Errorf("status %d, want 200", w.Code)
+	}
+}

@@ -204,3 +204,19 @@ func TestClaimedLengthTakesNoMemory(t *testing.T) {
 		t.Errorf("a long list: %d octets, %v", len(b), err)
 	}
 }
+
+// A list that is believed although it is stale is not forgotten: an older one could take its place.
+func TestStaleListThatIsBelievedIsNotForgotten(t *testing.T) {
+	f := newFixture(t)
+	f.c.InsecureAllowStale = true
+	f.site.serve(f.ca.list(t, 7, f.now, nil, 2))
+	k := newChecker(t, f.c)
+	if err := k.Check(t.Context(), f.ca.leaf(t, 1, testURL)); err != nil {
+		t.Fatal(err)
+	}
+	f.now = f.now.Add(30 * time.Hour)
+	k.forget(f.now)
+	if n := len(k.Status()); n != 1 {
+		t.Errorf("%d points, want the one there was", n)
+	}
+}

@@ -360,3 +360,18 @@ func TestPublishingAtOnce(t *testing.T) {
 		t.Errorf("%d lists", len(history))
 	}
 }
+
+// A clock that is set back by less than makes a list be one from the future brings back what had expired by it.
+func TestClockSetBackALittle(t *testing.T) {
+	b := newBench(t)
+	b.m.revoke(1, 1, b.now.Add(30*time.Second))
+	b.m.revoke(2, 1)
+	b.want(t, "before it expires", 1, 2)
+	for range 2 {
+		b.now = b.now.Add(40 * time.Second)
+		publish(t, b.Publisher)
+	}
+	b.want(t, "after the first list that was signed after it had expired", 2)
+	b.now = b.now.Add(-60 * time.Second)
+	b.want(t, "when it has not expired after all", 1, 2)
+}
