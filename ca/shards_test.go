@@ -211,6 +211,21 @@ func TestCertificateRecordAndListAgreeOnTheShard(t *testing.T) {
 	}
 }
 
+// It is the certificate's own shard whose list is said to be out of date.
+func TestRevocationWakesTheShardOfTheCertificate(t *testing.T) {
+	s := newSharded(t, 2)
+	certs := s.issueMany(3, 1)
+	rec := s.record(certs[2])
+	if _, err := s.Revoke(t.Context(), ca.RevocationRequest{Serial: rec.Serial, Reason: ca.KeyCompromise}); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range s.publisher.Status() { // nobody runs it
+		if pending := !st.PendingSince.IsZero(); pending != (st.Shard.Number == rec.Shard) || rec.Shard != 1 {
+			t.Errorf("shard %s: pending %v after a revocation in shard %d", st.Shard, pending, rec.Shard)
+		}
+	}
+}
+
 // A certificate that is renewed gets the shard of its day, not its parent's.
 func TestRenewalGoesIntoTheShardOfItsDay(t *testing.T) {
 	s := newSharded(t, 5)

@@ -70,3 +70,26 @@ func TestShards_DoNotMultiplyMetrics(t *testing.T) {
 		t.Errorf("metrics of the CRLs: %s", body)
 	}
 }
+
+// That the last list of a shard runs out is as it should be, and of any other a reason to worry.
+func TestShards_ThatHaveEndedAreReady(t *testing.T) {
+	f := newFixture(t)
+	ready := func() string { return f.do(request{url: f.ops.URL + "/readyz"}).Status }
+	eventually(t, func() error {
+		if status := ready(); !strings.HasPrefix(status, "200") {
+			return errors.New(status)
+		}
+		return nil
+	})
+	late := f.c.CRL.Status()[0].NextUpdate.Add(time.Minute)
+	f.now = func() time.Time { return late }
+	if status := ready(); !strings.HasPrefix(status, "503") {
+		t.Errorf("with lists that have run out: %s", status)
+	}
+	for _, shard := range f.c.CRL.Shards() {
+		f.c.CRL.Retire(shard, time.Now().Add(-time.Hour))
+	}
+	if status := ready(); !strings.HasPrefix(status, "200") {
+		t.Errorf("with the last lists of shards that have run out: %s", status)
+	}
+}

@@ -73,3 +73,26 @@ func TestShardsFollowTheirCertificates(t *testing.T) {
 		}
 	}
 }
+
+// The shard that certificates go into is never retired, however long ago its last one has expired: the next one names it.
+func TestShardThatIsFilledIsNotRetired(t *testing.T) {
+	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
+	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	now := time.Now()
+	counts := []ca.ShardCount{{Number: d.authority.Shard(), NotAfter: now.Add(-time.Hour)}, {Number: 7, NotAfter: now.Add(-time.Hour)}, {Number: 8, NotAfter: now.Add(time.Hour)}}
+	needed, expired := d.splitShards(counts, now)
+	if !slices.Equal(expired, counts[1:2]) || !slices.Equal(needed, []ca.ShardCount{counts[0], counts[2]}) {
+		t.Errorf("needed %v, expired %v", needed, expired)
+	}
+}
