@@ -49,6 +49,7 @@ func (l *large) measureFilled(ctx context.Context) error {
 	}
 	l.octetsEach = float64(octets-l.empty) / float64(size)
 	d.Add(model.StoreOctets, size, float64(octets-l.empty))
+	settle()
 	var answers []time.Duration
 	for range min(growthStarts, 2*l.b.sizes.rounds) {
 		s, err := l.serve(ctx)
@@ -113,7 +114,8 @@ func (l *large) measureList(ctx context.Context, s *signing) error {
 func (l *large) measureServing(ctx context.Context) error {
 	var listed []time.Duration
 	var memory []int64
-	for range l.b.sizes.slow {
+	settle()
+	for range min(growthStarts, 2*l.b.sizes.rounds) {
 		took, octets, err := l.startServing(ctx)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // pkidServer is a running daemon, with the operator's credentials.
 type pkidServer struct {
+	invited int // clients so far
 	*process
 	dir      string
 	operator *client.Identity
@@ -82,7 +84,8 @@ func (s *pkidServer) operators(ctx context.Context, n int) ([]*conn, error) {
 	return dialAll(ctx, s.mtls, n, func(int) *tls.Config { return config })
 }
 
-// invite makes n invitations, for the fleet's applicants in turn, and returns the requests that redeem them.
+// invite makes n invitations, each for a client of its own with the key of one of the fleet's applicants, and returns
+// the requests that redeem them.
 func (s *pkidServer) invite(ctx context.Context, n int) ([][]byte, error) {
 	people, err := fleet()
 	if err != nil {
@@ -94,14 +97,14 @@ func (s *pkidServer) invite(ctx context.Context, n int) ([][]byte, error) {
 	}
 	defer closeAll(conns)
 	asks := make([][]byte, n)
+	csr := map[string][]byte{}
 	for i := range asks {
 		a := people[i%len(people)]
-		body := fmt.Sprintf(`{"client_id":%q,"sans":[%q]}`, a.name, a.name)
+		s.invited++
+		name := fmt.Sprintf("%s-%d", a.name, s.invited)
+		csr[name] = a.csr
+		body := fmt.Sprintf(`{"client_id":%q,"sans":[%q]}`, name, name)
 		asks[i] = render("POST", s.mtls, "/v1/invitations", []byte(body), "Content-Type", "application/json")
-	}
-	csr := map[string][]byte{}
-	for _, a := range people {
-		csr[a.name] = a.csr
 	}
 	var mu sync.Mutex
 	var out [][]byte
@@ -150,7 +153,7 @@ func (s *pkidServer) enrolAll(ctx context.Context, n int) ([]tls.Certificate, er
 		if err := json.Unmarshal(c.body, &got); err != nil {
 			return nil, err
 		}
-		cert, err := pair(append([]string{got.Certificate}, got.Chain...), keys[got.ClientID])
+		cert, err := pair(append([]string{got.Certificate}, got.Chain...), keys[got.ClientID[:strings.LastIndexByte(got.ClientID, '-')]])
 		if err != nil {
 			return nil, err
 		}

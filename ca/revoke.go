@@ -142,17 +142,15 @@ func (a *Authority) successors(ctx context.Context, target *Record, statuses ...
 	children := map[Serial][]child{}
 	// A renewal keeps the client and is younger than what it renews, give or take what the clock may have
 	// fallen back in between. So a certificate that was issued just now costs a look at what is newest.
-	q := Query{ClientID: target.ClientID, After: firstSerial(target.IssuedAt.Add(-clockSlack)), Limit: 1000}
+	q := Query{ClientID: target.ClientID, Renewal: true, After: firstSerial(target.IssuedAt.Add(-clockSlack)), Limit: 1000}
 	for more := true; more; {
 		page, err := a.List(ctx, q)
 		if err != nil {
 			return nil, fmt.Errorf("looking for successors of %s: %w", target.Serial, err)
 		}
 		for _, rec := range page.Records {
-			if !rec.Parent.IsZero() {
-				c := child{rec.Serial, slices.Contains(statuses, rec.Status(a.clock()))}
-				children[rec.Parent] = append(children[rec.Parent], c)
-			}
+			c := child{rec.Serial, slices.Contains(statuses, rec.Status(a.clock()))}
+			children[rec.Parent] = append(children[rec.Parent], c)
 		}
 		q.Cursor, more = page.Next, page.Next != ""
 	}

@@ -121,6 +121,7 @@ type Query struct {
 	ExpiresAfter  time.Time // NotAfter >= this
 	ExpiresBefore time.Time // NotAfter < this
 	After         Serial    // only serials above this one
+	Renewal       bool      // only certificates that renew another
 	Now           time.Time // the instant of Status; required with it
 	Cursor        string    // Page.Next of the page before; opaque
 	Limit         int       // 1..1000

@@ -91,6 +91,7 @@ func parseCursor(cursor string) ([]byte, error) {
 func (r *record) matches(q ca.Query, lowerName []byte) bool {
 	return (q.ClientID == "" || string(r.client) == q.ClientID) &&
 		(q.Profile == "" || r.profile == q.Profile) &&
+		(!q.Renewal || !r.parent.IsZero()) &&
 		(q.ExpiresAfter.IsZero() || !r.expiry().Before(q.ExpiresAfter)) &&
 		(q.ExpiresBefore.IsZero() || r.expiry().Before(q.ExpiresBefore)) &&
 		(len(lowerName) == 0 || r.hasName(lowerName))

@@ -20,8 +20,9 @@ import (
 )
 
 // texts keeps the DER of each shard's newest CRL in a file of its own. One goroutine writes them, the newest of each
-// shard only, and between two it rests for a few times as long as the last one took, so that a storm of revocations
-// does not become a storm of files. Until a text is in its file it is in memory.
+// shard only, once no newer one has come for a while, and between two it rests for a few times as long as the last one
+// took, so that a storm of revocations does not become a storm of files, behind which its commits would wait. Until a
+// text is in its file it is in memory.
 //
 // A file that cannot be written, or is lost, costs no more than signing a new list after a restart.
 type texts struct {
@@ -108,6 +109,9 @@ func (t *texts) find(is func(*text) bool) *text {
 const (
 	restFactor  = 4 // rest after a file for so many times as long as it took
 	longestRest = 5 * time.Second
+
+	calm        = time.Second // without a new list, before files are written
+	longestWait = time.Minute // for that
 )
 
 // write is the goroutine.
@@ -120,6 +124,7 @@ func (t *texts) write() {
 			_ = t.flush() // it is remembered, and the file is not needed
 			return
 		}
+		t.awaitCalm()
 		began := time.Now()
 		rest := longestRest
 		if t.flush() == nil {
@@ -128,6 +133,21 @@ func (t *texts) write() {
 		select {
 		case <-time.After(rest):
 		case <-t.stop:
+		}
+	}
+}
+
+func (t *texts) awaitCalm() {
+	latest := time.After(longestWait)
+	for {
+		select {
+		case <-t.wake: // another list
+		case <-time.After(calm):
+			return
+		case <-latest:
+			return
+		case <-t.stop:
+			return
 		}
 	}
 }

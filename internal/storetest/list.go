@@ -56,6 +56,9 @@ func testListFilters(t *testing.T, s *store) {
 			if i%3 == 0 {
 				r.Profile = "server"
 			}
+			if i%8 == 5 {
+				r.Parent = all[i-4].Serial
+			}
 			r.Names = append(r.Names, fmt.Sprintf("Host-%d.Example.NET", i))
 		})
 		all = append(all, r)
@@ -135,7 +138,9 @@ func filters(all []*ca.Record, now time.Time) map[string]filter {
 				return r.NotAfter.After(start.Add(4*time.Hour)) && !r.NotAfter.After(start.Add(10*time.Hour))
 			},
 		},
-		"after a serial": {ca.Query{After: all[10].Serial}, func(r *ca.Record) bool { return bytes.Compare(r.Serial[:], all[10].Serial[:]) > 0 }},
+		"renewals":            {ca.Query{Renewal: true}, func(r *ca.Record) bool { return !r.Parent.IsZero() }},
+		"a client's renewals": {ca.Query{ClientID: subject(1), Renewal: true}, func(r *ca.Record) bool { return r.ClientID == subject(1) && !r.Parent.IsZero() }},
+		"after a serial":      {ca.Query{After: all[10].Serial}, func(r *ca.Record) bool { return bytes.Compare(r.Serial[:], all[10].Serial[:]) > 0 }},
 		"a client's after another": {ca.Query{ClientID: subject(1), After: all[10].Serial}, func(r *ca.Record) bool {
 			return r.ClientID == subject(1) && bytes.Compare(r.Serial[:], all[10].Serial[:]) > 0
 		}},
