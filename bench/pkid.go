@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -84,6 +83,9 @@ func (s *pkidServer) operators(ctx context.Context, n int) ([]*conn, error) {
 	return dialAll(ctx, s.mtls, n, func(int) *tls.Config { return config })
 }
 
+// firstInvited is the number of the first client that is invited, beyond those of the large store.
+const firstInvited = 50_000_000
+
 // invite makes n invitations, each for a client of its own with the key of one of the fleet's applicants, and returns
 // the requests that redeem them.
 func (s *pkidServer) invite(ctx context.Context, n int) ([][]byte, error) {
@@ -99,9 +101,9 @@ func (s *pkidServer) invite(ctx context.Context, n int) ([][]byte, error) {
 	asks := make([][]byte, n)
 	csr := map[string][]byte{}
 	for i := range asks {
-		a := people[i%len(people)]
+		a := people[s.invited%len(people)]
+		name := clientName(firstInvited + s.invited)
 		s.invited++
-		name := fmt.Sprintf("%s-%d", a.name, s.invited)
 		csr[name] = a.csr
 		body := fmt.Sprintf(`{"client_id":%q,"sans":[%q]}`, name, name)
 		asks[i] = render("POST", s.mtls, "/v1/invitations", []byte(body), "Content-Type", "application/json")
@@ -132,8 +134,8 @@ func (s *pkidServer) enrolAll(ctx context.Context, n int) ([]tls.Certificate, er
 		return nil, err
 	}
 	keys := map[string]*ecdsa.PrivateKey{}
-	for _, p := range people {
-		keys[p.name] = p.key
+	for i := range n {
+		keys[clientName(firstInvited+s.invited+i)] = people[(s.invited+i)%len(people)].key
 	}
 	requests, err := s.invite(ctx, n)
 	if err != nil {
@@ -153,7 +155,7 @@ func (s *pkidServer) enrolAll(ctx context.Context, n int) ([]tls.Certificate, er
 		if err := json.Unmarshal(c.body, &got); err != nil {
 			return nil, err
 		}
-		cert, err := pair(append([]string{got.Certificate}, got.Chain...), keys[got.ClientID[:strings.LastIndexByte(got.ClientID, '-')]])
+		cert, err := pair(append([]string{got.Certificate}, got.Chain...), keys[got.ClientID])
 		if err != nil {
 			return nil, err
 		}
