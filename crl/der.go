@@ -76,6 +76,22 @@ func (r *reader) take(tag byte) (body []byte, ok bool) {
 	return body, ok && got == tag
 }
 
+// isOID reports whether body is the content of an OBJECT IDENTIFIER: arcs of seven bits an octet, the last of each
+// without the top bit, in their fewest octets (X.690 section 8.19.2), and below 2^31, as crypto/x509 has them.
+func isOID(body []byte) bool {
+	arc, started := 0, false
+	for _, o := range body {
+		if !started && o == 0x80 || arc >= 1<<(31-7) {
+			return false
+		}
+		arc = arc<<7 | int(o&0x7f)
+		if started = o >= 0x80; !started {
+			arc = 0
+		}
+	}
+	return len(body) > 0 && !started
+}
+
 // peek reports whether the next element has one of the tags.
 func (r reader) peek(tags ...byte) bool { return len(r) > 0 && slices.Contains(tags, r[0]) }
 

@@ -153,7 +153,7 @@ func parseEntryExtensions(list reader, valid func(reason int) bool) (reason uint
 			critical = true
 		}
 		value, okValue := r.take(tagOctetString)
-		if !ok || !okID || !okValue || len(r) > 0 {
+		if !ok || !okID || !isOID(oid) || !okValue || len(r) > 0 {
 			return 0, errMalformed
 		}
 		switch {

@@ -222,6 +222,9 @@ func TestListRefusedByForm(t *testing.T) {
 
 	five, date := []byte{tagInteger, 1, 5}, wrap(tagUTCTime, []byte("260304050607Z"))
 	entry := func(fields ...[]byte) []byte { return wrap(tagSequence, wrap(tagSequence, fields...)) }
+	extension := func(oid []byte) []byte {
+		return wrap(tagSequence, wrap(tagOID, oid), wrap(tagOctetString, five))
+	}
 	without := func(n int) []byte {
 		return wrap(tagExtensions, wrap(tagSequence, slices.Delete(slices.Clone(exts), n, n+1)...))
 	}
@@ -253,6 +256,12 @@ func TestListRefusedByForm(t *testing.T) {
 		"entry: empty serial":         {revoked, entry([]byte{tagInteger, 0}, date), false},
 		"entry: something after":      {revoked, entry(five, date, wrap(tagSequence), five), false},
 		"entry: extension is cut":     {revoked, entry(five, date, wrap(tagSequence, wrap(tagSequence, []byte{tagOID, 1, 42}))), false},
+		"entry: unknown extension":    {revoked, entry(five, date, wrap(tagSequence, extension([]byte{42, 0x83, 4}))), true},
+		"entry: OID of 2^31-1":        {revoked, entry(five, date, wrap(tagSequence, extension([]byte{42, 0x87, 0xff, 0xff, 0xff, 0x7f}))), true},
+		"entry: OID of 2^31":          {revoked, entry(five, date, wrap(tagSequence, extension([]byte{42, 0x88, 0x80, 0x80, 0x80, 0}))), false},
+		"entry: OID of nothing":       {revoked, entry(five, date, wrap(tagSequence, extension(nil))), false},
+		"entry: OID is cut":           {revoked, entry(five, date, wrap(tagSequence, extension([]byte{42, 0x83}))), false},
+		"entry: OID with padding":     {revoked, entry(five, date, wrap(tagSequence, extension([]byte{42, 0x80, 3}))), false},
 		"entry: length not shortest":  {revoked, entry([]byte{tagInteger, 0x81, 1, 5}, date), false},
 		"entry: not a sequence":       {revoked, wrap(tagSequence, five), false},
 	} {
