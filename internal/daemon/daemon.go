@@ -16,7 +16,6 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
-	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/stepca"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -27,7 +26,8 @@ import (
 type Daemon struct {
 	cfg       *config.Config
 	log       *slog.Logger
-	store     *boltstore.Store
+	store     store
+	proofs    proofs
 	issuer    *ca.Issuer
 	authority *ca.Authority
 	publisher *crl.Publisher
@@ -59,7 +59,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	if d.issuer, err = loadIssuer(ctx, paths, cfg.URLs.Status, passphrase); err != nil {
 		return nil, err
 	}
-	if d.store, err = boltstore.Open(cfg.StorePath(), boltstore.Options{Identity: identity(d.issuer)}); err != nil {
+	if d.store, d.proofs, err = openStore(ctx, cfg, d.issuer); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -137,12 +137,11 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 	}
 	anchors := x509.NewCertPool()
 	anchors.AddCert(d.issuer.Signer.Certificate())
-	proofs := d.store.Proofs()
 	oauth, err := authserver.New(authserver.Config{
 		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
 		Registry: registry, Certificates: certificates{d.authority},
 		Anchors: func() *x509.CertPool { return anchors },
-		Replay:  proofs, ProofsSince: proofs.Since(), Assertions: d.store, Revoked: d.store, Keys: keys,
+		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
 	})

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/boltstore"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/tokenbind"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+// store is what the daemon asks of an engine. internal/storetest is its contract.
+type store interface {
+	ca.Store
+	crl.Store
+	crl.Revocations
+	enroll.Store
+	authserver.ClientStore
+	authserver.RevokedTokens
+	tokenbind.Replay // of assertions
+
+	Record(ctx context.Context, ev audit.Event) error
+	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+	AuditHead(ctx context.Context) (audit.Head, error)
+	Prune(ctx context.Context, now time.Time, limit int) (int, error)
+	// Writable returns nil if something was written just now.
+	Writable(ctx context.Context) error
+	Close() error
+}
+
+// proofs remembers DPoP proofs; those from before since it may have forgotten.
+type proofs struct {
+	tokenbind.Replay
+	since time.Time
+}
+
+// openStore opens the store that the configuration names, which must be the one of this CA.
+func openStore(_ context.Context, cfg *config.Config, issuer *ca.Issuer) (store, proofs, error) {
+	s, err := boltstore.Open(cfg.StorePath(), boltstore.Options{Identity: identity(issuer)})
+	if err != nil {
+		return nil, proofs{}, err
+	}
+	p := s.Proofs()
+	return s, proofs{p, p.Since()}, nil
+}
