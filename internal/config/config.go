@@ -37,8 +37,13 @@ type Config struct {
 	// where something in front changes host or port. Issued certificates carry urls.status, so it must not
 	// change while certificates live.
 	URLs URLs `yaml:"urls,omitempty"`
-	// Store is where everything is kept: "bolt:" and a path.
+	// Store is where everything is kept: "bolt:" and a path, or the URL of a PostgreSQL database (15 or newer), which
+	// several nodes may share, such as "postgres://pkid@db.example.com/pkid?sslmode=verify-full". A database on
+	// another host needs an sslmode. Everything else that libpq URLs take works too, but for a password.
 	Store string `yaml:"store"`
+	// StorePassword says where the database's password is read from, in the way of passphrase. Without it, PGPASSWORD
+	// or a password file has it (passfile in the URL, PGPASSFILE or ~/.pgpass), if the database asks for one.
+	StorePassword string `yaml:"store_password,omitempty"`
 	// Passphrase says where the passphrase of the keys is read from: "file:" and a path, "env:" and the name
 	// of an environment variable, or "credential:" and the name of a systemd credential.
 	Passphrase string `yaml:"passphrase"`
@@ -247,9 +252,6 @@ func isURI(key string) bool {
 	return ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\.`)
 }
 
-// StorePath returns the path of the bbolt file.
-func (c *Config) StorePath() string { return c.Path(strings.TrimPrefix(c.Store, "bolt:")) }
-
 func (c *Config) complete() {
 	set := func(p *string, v string) {
 		if *p == "" {
@@ -319,10 +321,10 @@ func (c *Config) validate() error {
 			return fmt.Errorf("urls.%s: want an origin such as %s://pki.example.com:8443 without a path, not %q", key, u[0], u[1])
 		}
 	}
-	if path, ok := strings.CutPrefix(c.Store, "bolt:"); !ok || path == "" {
-		return fmt.Errorf("store: want bolt:PATH, not %q", c.Store)
+	if err := c.validateStore(); err != nil {
+		return err
 	}
-	if _, _, err := splitPassphrase(c.Passphrase); err != nil {
+	if _, _, err := splitSecret("passphrase", c.Passphrase); err != nil {
 		return err
 	}
 	if len(c.Tokens.Keys) == 0 {

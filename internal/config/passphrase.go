@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,7 +13,19 @@ const MinPassphrase = 16
 
 // ReadPassphrase reads the passphrase from where the configuration says. The error says where that is.
 func (c *Config) ReadPassphrase() ([]byte, error) {
-	kind, name, err := splitPassphrase(c.Passphrase)
+	text, err := c.readSecret("passphrase", c.Passphrase)
+	if err == nil && len(text) < MinPassphrase {
+		err = fmt.Errorf("passphrase: %s holds %d octets; want at least %d", c.Passphrase, len(text), MinPassphrase)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return text, nil
+}
+
+// readSecret reads the secret of a key of the configuration from where that says, without the end of its line.
+func (c *Config) readSecret(key, from string) ([]byte, error) {
+	kind, name, err := splitSecret(key, from)
 	if err != nil {
 		return nil, err
 	}
@@ -23,36 +34,33 @@ func (c *Config) ReadPassphrase() ([]byte, error) {
 	case "env":
 		v, ok := os.LookupEnv(name)
 		if !ok {
-			return nil, fmt.Errorf("passphrase: environment variable %s is not set", name)
+			return nil, fmt.Errorf("%s: environment variable %s is not set", key, name)
 		}
 		text = []byte(v)
 	case "credential":
 		dir, ok := os.LookupEnv("CREDENTIALS_DIRECTORY") // set by systemd, see systemd.exec(5), LoadCredential=
 		if !ok {
-			return nil, fmt.Errorf("passphrase: no systemd credentials here: start the unit with LoadCredential=%s:/path/to/it", name)
+			return nil, fmt.Errorf("%s: no systemd credentials here: start the unit with LoadCredential=%s:/path/to/it", key, name)
 		}
 		text, err = os.ReadFile(filepath.Join(dir, filepath.Base(name)))
 	default:
 		text, err = readSecretFile(c.Path(name))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("passphrase: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	text = bytes.TrimRight(text, "\r\n")
-	if len(text) < MinPassphrase {
-		return nil, fmt.Errorf("passphrase: %s holds %d octets; want at least %d", c.Passphrase, len(text), MinPassphrase)
-	}
-	return text, nil
+	return bytes.TrimRight(text, "\r\n"), nil
 }
 
-// AbsolutePassphrase makes the path of a file: passphrase absolute, for a configuration that will be elsewhere.
-func AbsolutePassphrase(s string) (string, error) {
-	kind, name, err := splitPassphrase(s)
+// AbsoluteSecret makes the path in file:PATH absolute, for a configuration that will be elsewhere. The error names the
+// key that s is of.
+func AbsoluteSecret(key, s string) (string, error) {
+	kind, name, err := splitSecret(key, s)
 	if err != nil || kind != "file" {
 		return s, err
 	}
 	if name, err = filepath.Abs(name); err != nil {
-		return "", fmt.Errorf("passphrase: %w", err)
+		return "", fmt.Errorf("%s: %w", key, err)
 	}
 	return "file:" + name, nil
 }
@@ -69,10 +77,10 @@ func readSecretFile(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-func splitPassphrase(s string) (kind, name string, err error) {
+func splitSecret(key, s string) (kind, name string, err error) {
 	kind, name, ok := strings.Cut(s, ":")
 	if !ok || name == "" || (kind != "file" && kind != "env" && kind != "credential") {
-		return "", "", errors.New("passphrase: want file:PATH, env:NAME or credential:NAME")
+		return "", "", fmt.Errorf("%s: want file:PATH, env:NAME or credential:NAME", key)
 	}
 	return kind, name, nil
 }

@@ -20,7 +20,7 @@ func (c *Config) Print(w io.Writer) error {
 
 // PassphraseText says where the passphrase is kept, for people.
 func (c *Config) PassphraseText() string {
-	kind, name, err := splitPassphrase(c.Passphrase)
+	kind, name, err := splitSecret("passphrase", c.Passphrase)
 	switch {
 	case err != nil:
 		return c.Passphrase

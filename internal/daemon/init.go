@@ -137,7 +137,7 @@ func (s *InitSpec) complete(ctx context.Context) (err error) {
 	}
 	if s.Passphrase == "" {
 		s.Passphrase = "file:" + passphraseFile
-	} else if s.Passphrase, err = config.AbsolutePassphrase(s.Passphrase); err != nil {
+	} else if s.Passphrase, err = config.AbsoluteSecret("passphrase", s.Passphrase); err != nil {
 		return err
 	}
 	if err := checkEmpty(s.Dir); err != nil {
