@@ -30,6 +30,9 @@ const (
 	TokenRevoke    = "token.revoke"
 	Initialise     = "ca.init"
 	OperatorCreate = "operator.create"
+	KeyAdd         = "key.add"    // into the ring
+	KeyChange      = "key.change" // its certificate or its dates
+	KeyDrop        = "key.drop"
 )
 
 // Actor is who asked: an operator's or client's id, and where the request came from.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +58,7 @@ var (
 	tokens       = bucket{[]byte("tokens"), anywhere}        // SHA-256(jti) -> until in ms
 	due          = bucket{[]byte("due"), rightEdge}          // until in ms, kind, key -> nothing; what Prune drops
 	log          = bucket{[]byte("audit"), rightEdge}        // seq -> entry.go's form
+	ring         = bucket{[]byte("keyring"), anywhere}       // id of a key -> JSON
 	meta         = bucket{[]byte("meta"), anywhere}          // see below
 )
 
@@ -64,6 +66,10 @@ var buckets = []bucket{
 	certificates, patternsOf, blocks, spans, byExpiry, revoked, revokedThumb, changes, crls, shards, invitations, spent, clients,
 	replays, proofs, tokens, due, log, meta,
 }
+
+// later are buckets that came after the first stores of this version. Nothing else changed with them, so a store that
+// lacks one gets it when it is opened.
+var later = []bucket{ring}
 
 // Keys of the meta bucket.
 var (
@@ -119,6 +125,9 @@ func (t *tx) create(identity string) error {
 			return fmt.Errorf("creating bucket %s: %w", b.name, err)
 		}
 	}
+	if err := t.createLater(); err != nil {
+		return err
+	}
 	if err := t.put(meta, formatKey, formatMark); err != nil {
 		return err
 	}
@@ -132,6 +141,21 @@ func (t *tx) create(identity string) error {
 		return err
 	}
 	return errors.Join(t.put(meta, headKey, encodeHead(audit.Head{})), t.storeProofs(nil, time.Time{}))
+}
+
+// createLater makes those buckets of later that are missing.
+func (t *tx) createLater() error {
+	for _, b := range later {
+		if _, err := t.b.CreateBucketIfNotExists(b.name); err != nil {
+			return fmt.Errorf("creating bucket %s: %w", b.name, err)
+		}
+	}
+	return nil
+}
+
+// lacksLater reports whether one of them is.
+func (t *tx) lacksLater() bool {
+	return slices.ContainsFunc(later, func(b bucket) bool { return t.b.Bucket(b.name) == nil })
 }
 
 // checkIdentity compares whom the store belongs to, if the caller cares.

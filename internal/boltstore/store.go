@@ -3,7 +3,7 @@
 // it, which may be lost.
 //
 // *Store implements ca.Store, crl.Store, crl.Revocations, enroll.Store, authserver.ClientStore,
-// authserver.RevokedTokens and tokenbind.Replay. All writes pass through one goroutine, which puts everything
+// authserver.RevokedTokens, tokenbind.Replay and keyring.Store. All writes pass through one goroutine, which puts everything
 // that waits into one transaction: a hundred callers at once share one fsync, and a single one does not wait
 // for company. Reads run beside it, each on a snapshot.
 //
@@ -29,6 +29,7 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -91,6 +92,7 @@ var _ interface {
 	authserver.ClientStore
 	authserver.RevokedTokens
 	tokenbind.Replay
+	keyring.Store
 } = (*Store)(nil)
 
 // Open opens the store at path, or creates it with mode 0600 if o says so; its directory must exist. The errors
@@ -184,7 +186,7 @@ var errEmpty = fmt.Errorf("%w: it is empty; restore it from a backup", ErrNotSto
 
 // prepare lays out a new file, or checks an old one.
 func prepare(db *bolt.DB, path string, o Options) error {
-	fresh := false
+	fresh, lacking := false, false
 	err := db.View(func(b *bolt.Tx) error {
 		info, err := os.Stat(path) //nolint:gosec // G703: the operator's path
 		if err != nil {
@@ -200,8 +202,12 @@ func prepare(db *bolt.DB, path string, o Options) error {
 		} else if fresh {
 			return nil
 		}
+		lacking = t.lacksLater()
 		return errors.Join(t.check(), t.checkIdentity(o.Identity))
 	})
+	if err == nil && lacking {
+		err = db.Update(func(b *bolt.Tx) error { return (&tx{b: b}).createLater() })
+	}
 	if err != nil || !fresh {
 		return err
 	}

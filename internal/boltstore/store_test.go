@@ -18,6 +18,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/internal/storetest"
 	"github.com/pkid/pkid/thumbprint"
 )
@@ -203,6 +204,34 @@ func TestOpenOlderSchema(t *testing.T) {
 	}
 	if _, err := Open(path, Options{}); !errors.Is(err, ErrOlderSchema) || !strings.Contains(err.Error(), "use the pkid that wrote it") {
 		t.Fatalf("Open = %v, want ErrOlderSchema and what to do", err)
+	}
+}
+
+// A store of this version from before a bucket was added gets it, and keeps what it has.
+func TestOpenStoreFromBeforeABucket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pkid.db")
+	s := openTest(t, path)
+	if err := s.Record(t.Context(), event("x")); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range later {
+		if err := s.db.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket(b.name) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openTest(t, path)
+	defer s.Close()
+	if keys, err := s.Keys(t.Context(), keyring.Tokens); err != nil || len(keys) != 0 {
+		t.Errorf("Keys = %v, %v; want none", keys, err)
+	}
+	if _, err := s.PutKey(t.Context(), keyring.Key{ID: "a", Use: keyring.Tokens}, event("a")); err != nil {
+		t.Error(err)
+	}
+	if head, err := s.AuditHead(t.Context()); err != nil || head.Seq != 2 {
+		t.Errorf("AuditHead = %v, %v; want entry 2", head, err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -23,6 +24,7 @@ type store interface {
 	authserver.ClientStore
 	authserver.RevokedTokens
 	tokenbind.Replay // of assertions
+	keyring.Store
 
 	Record(ctx context.Context, ev audit.Event) error
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)

@@ -24,7 +24,7 @@ const (
 	Tokens  Use = "tokens"  // access tokens
 )
 
-// Key is a key of the ring and the instants between which it does something.
+// Key is a key of the ring and the instants, in whole milliseconds and UTC, between which it does something.
 //
 //	created ── published from the start ── ActiveFrom ── (the next key's ActiveFrom) ── EndsAt
 //	                                       signs new things   known, signs CRLs only     dropped

@@ -17,6 +17,7 @@ import (
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -31,6 +32,7 @@ type Engine interface {
 	authserver.ClientStore
 	authserver.RevokedTokens
 	tokenbind.Replay
+	keyring.Store
 
 	// Record seals an event that changes nothing else in the store.
 	Record(ctx context.Context, ev audit.Event) error
@@ -52,7 +54,7 @@ type Open func(t *testing.T, dir string) Engine
 // Run runs the contract against an engine.
 func Run(t *testing.T, open Open) {
 	for _, group := range []map[string]func(*testing.T, *store){
-		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests,
+		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests, keyringTests,
 	} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
