@@ -61,9 +61,8 @@ func New(c Config) (*Authority, error) {
 	if c.ShardSize > 0 && c.OpenShard == nil {
 		return nil, errors.New("ca: OpenShard is required with ShardSize: a certificate must not name a CRL that is not published")
 	}
-	cert := c.Issuer.Signer.Certificate()
-	if err := cert.CheckSignatureFrom(c.Issuer.Root); err != nil {
-		return nil, fmt.Errorf("ca: issuing CA %q is not signed by root %q: %w", cert.Subject, c.Issuer.Root.Subject, err)
+	if err := c.Issuer.checkChain(); err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	leaf, err := newLeafWriter(c.Issuer)
 	if err != nil {

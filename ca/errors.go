@@ -25,6 +25,9 @@ var (
 	// ErrIssuer: the certificate is of another issuing CA, such as one before. A revocation of it would be
 	// kept here and published by nobody.
 	ErrIssuer = errors.New("certificate is of another issuing CA than the one in service")
+	// ErrSignerAway: the issuing key is in a device or a service that does not answer, or has more waiting than it
+	// should. Nothing was signed; to try again later may succeed.
+	ErrSignerAway = errors.New("the issuing key does not answer")
 	// ErrMismatch: what came back from the signer is not what was decided. Nothing leaves the process.
 	ErrMismatch = errors.New("signed certificate differs from what was decided")
 )

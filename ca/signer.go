@@ -3,6 +3,7 @@ package ca
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 )
 
 // Signer is an issuing CA's key and certificate. It signs what it is given: deciding and writing it come before,
@@ -23,12 +24,35 @@ type Signer interface {
 type Issuer struct {
 	Signer Signer
 	Root   *x509.Certificate // the trust anchor that its certificate chains to
-	CRLURL string            // for the CRL distribution point of what it issues
-	AIAURL string            // where its own certificate is published (caIssuers)
+	// Intermediates are the CAs between the issuing CA and the root, the issuing CA's own issuer first. Most have none.
+	Intermediates []*x509.Certificate
+	CRLURL        string // for the CRL distribution point of what it issues
+	AIAURL        string // where its own certificate is published (caIssuers)
 }
 
 // ID names the issuer in URLs and records: the first 8 octets of its subject key identifier, in hex.
 func (i *Issuer) ID() string { return IssuerID(i.Signer.Certificate()) }
 
-// Chain returns the certificates that a client sends after its own: the issuing CA's, without the root.
-func (i *Issuer) Chain() []*x509.Certificate { return []*x509.Certificate{i.Signer.Certificate()} }
+// Chain returns the certificates that a client sends after its own: the issuing CA's and those above, without the root.
+func (i *Issuer) Chain() []*x509.Certificate {
+	return append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...)
+}
+
+// Above returns the certificate of whoever signed the issuing CA's: the root's, or the first intermediate's.
+func (i *Issuer) Above() *x509.Certificate {
+	if len(i.Intermediates) > 0 {
+		return i.Intermediates[0]
+	}
+	return i.Root
+}
+
+// checkChain checks that each certificate up to the root is signed by the next one's key.
+func (i *Issuer) checkChain() error {
+	chain := append(i.Chain(), i.Root)
+	for n, cert := range chain[:len(chain)-1] {
+		if err := cert.CheckSignatureFrom(chain[n+1]); err != nil {
+			return fmt.Errorf("CA %q is not signed by %q: %w", cert.Subject, chain[n+1].Subject, err)
+		}
+	}
+	return nil
+}

@@ -40,26 +40,43 @@ func (a *API) Issuers(ctx context.Context) ([]*x509.Certificate, error) {
 }
 
 // VerifiedIssuers returns the certificates of c.Issuers in their order. It is an error if there are none, or
-// if one is no CA that root signed.
+// if one is no CA whose chain of signatures ends at root.
 func (c *CA) VerifiedIssuers(root *x509.Certificate) ([]*x509.Certificate, error) {
 	if len(c.Issuers) == 0 {
 		return nil, errors.New("the CA names no issuing CA")
 	}
 	var certs []*x509.Certificate
 	for _, i := range c.Issuers {
-		cert, err := parseCertificate(i.Certificate)
-		if err == nil {
-			err = cert.CheckSignatureFrom(root)
-		}
-		if err == nil && !cert.IsCA {
-			err = errors.New("it is no CA")
-		}
+		cert, err := i.verified(root)
 		if err != nil {
 			return nil, fmt.Errorf("issuing CA %q: %w", i.ID, err)
 		}
 		certs = append(certs, cert)
 	}
 	return certs, nil
+}
+
+// verified returns the issuer's certificate if the signatures from it up its chain end at root.
+func (i *Issuer) verified(root *x509.Certificate) (*x509.Certificate, error) {
+	cert, err := parseCertificate(i.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	if !cert.IsCA {
+		return nil, errors.New("it is no CA")
+	}
+	below := cert
+	for _, text := range i.Chain {
+		above, err := parseCertificate(text)
+		if err == nil {
+			err = below.CheckSignatureFrom(above)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("its chain: %w", err)
+		}
+		below = above
+	}
+	return cert, below.CheckSignatureFrom(root)
 }
 
 // Invite makes an invitation. Its token is shown this once.

@@ -22,10 +22,12 @@ type CA struct {
 
 // Issuer is an issuing CA.
 type Issuer struct {
-	ID          string    `json:"id"`
-	Certificate string    `json:"certificate"` // PEM
-	NotAfter    time.Time `json:"not_after"`
-	CRL         string    `json:"crl"` // URL of shard 0
+	ID          string `json:"id"`
+	Certificate string `json:"certificate"` // PEM
+	// Chain has the CAs between this one and the root, in PEM, this one's own issuer first. It is empty if the root signed it.
+	Chain    []string  `json:"chain,omitempty"`
+	NotAfter time.Time `json:"not_after"`
+	CRL      string    `json:"crl"` // URL of shard 0
 	// Shards are the CRLs that are published; each certificate names its own. It is empty if there is shard 0 alone.
 	Shards []uint32 `json:"shards,omitempty"`
 	// ShardCRL is the URL of the others, with {shard} where their number stands.

@@ -17,6 +17,9 @@ func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
 	issuer := s.c.Authority.Issuer()
 	cert := issuer.Signer.Certificate()
 	out := client.Issuer{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}
+	for _, c := range issuer.Intermediates {
+		out.Chain = append(out.Chain, pemOf(c.Raw))
+	}
 	if shards := s.c.CRL.Shards(); len(shards) > 1 || shards[0].Number > 0 {
 		for _, shard := range shards {
 			out.Shards = append(out.Shards, shard.Number)

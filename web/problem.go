@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
@@ -44,6 +46,7 @@ var problems = []struct {
 	{is(ca.ErrIssuer), outcome{http.StatusConflict, "other-issuer", "The certificate is of another issuing CA"}},
 	{is(ca.ErrNotFound), outcome{http.StatusNotFound, "no-certificate", "No such certificate"}},
 	{is(ca.ErrClock), outcome{http.StatusServiceUnavailable, "clock", "The CA's clock is wrong; an operator must set it right"}},
+	{is(ca.ErrSignerAway), outcome{http.StatusServiceUnavailable, "signer-away", "The issuing key does not answer; try again"}},
 	{is(ca.ErrDuplicate), internal},
 	{is(ca.ErrMismatch), internal},
 
@@ -60,13 +63,31 @@ var problems = []struct {
 
 	{is(crl.ErrNotPublished), outcome{http.StatusNotFound, "no-crl", "No such CRL"}},
 
+	{as[retryable], unavailable},
 	{as[*http.MaxBytesError], outcome{http.StatusRequestEntityTooLarge, "too-large", "The request is too large"}},
 	{is(context.DeadlineExceeded), outcome{http.StatusServiceUnavailable, "timeout", "The answer took too long; try again"}},
 	{is(context.Canceled), outcome{http.StatusServiceUnavailable, "stopped", "The request was ended before its answer; try again"}},
 }
 
+// retryable is an error of something that cannot do its part for now, and says when to try again: a database that is
+// away, a queue that is full. Nothing was changed.
+type retryable interface {
+	error
+	RetryAfter() time.Duration
+}
+
+// retryAfter is what a 503 says in Retry-After, in whole seconds; one where the error does not know.
+func retryAfter(err error) string {
+	wait := time.Second
+	if e, ok := errors.AsType[retryable](err); ok {
+		wait = max(wait, e.RetryAfter())
+	}
+	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
+}
+
 // The outcomes that this package itself decides on.
 var (
+	unavailable       = outcome{http.StatusServiceUnavailable, "unavailable", "This cannot be done right now; try again after the time in Retry-After"}
 	internal          = outcome{http.StatusInternalServerError, "internal", "Internal error; the log has it under this request id"}
 	badRequest        = outcome{http.StatusBadRequest, "bad-request", "Bad request"}
 	badPath           = outcome{http.StatusBadRequest, "bad-path", "Bad path"}
@@ -156,6 +177,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if m, ok := errors.AsType[*methodError](err); ok {
 		h.Set("Allow", strings.Join(m.allow, ", "))
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", retryAfter(err))
 	}
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", challenge(c.route.Access))

@@ -7,8 +7,11 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -49,6 +52,9 @@ func (s *Server) serveCRL(w http.ResponseWriter, r *http.Request, serve func(htt
 // getRootCRL serves the root's own CRL, which was signed when the root was last used. It may be cached for
 // as long as it holds (RFC 5280 section 5.1.2.5), but asked for again each day.
 func (s *Server) getRootCRL(w http.ResponseWriter, r *http.Request) error {
+	if s.rootCRL == nil {
+		return refuse(noRoute, "the root's CRL is not published here; the issuing CA's certificate says where it is, if anywhere")
+	}
 	age := min(max(s.rootCRL.NextUpdate.Sub(s.now()), 0), 24*time.Hour)
 	serveDER(w, r, "application/pkix-crl", s.rootCRL.Raw, s.rootCRL.ThisUpdate, age)
 	return nil
@@ -100,22 +106,49 @@ type readyLine struct {
 	Error string `json:"error,omitempty"` // the listener is the operator's own
 }
 
+// checkTimeout bounds a check: what does not answer in this time is as good as away.
+const checkTimeout = 3 * time.Second
+
+// runChecks runs every check, all at once, so that one that hangs does not keep the others from being told.
+func (s *Server) runChecks(ctx context.Context) []readyLine {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	checks := append([]Check{{"store", s.checkStore}, {"crl", s.checkCRL}}, s.c.Checks...)
+	lines := make([]readyLine, len(checks))
+	var running sync.WaitGroup
+	for i, check := range checks {
+		running.Go(func() {
+			lines[i] = readyLine{Name: check.Name, OK: true}
+			if err := check.Run(ctx); err != nil {
+				lines[i].OK, lines[i].Error = false, err.Error()
+			}
+		})
+	}
+	running.Wait()
+	return lines
+}
+
 // getReady runs every check. It answers 503 if one fails, so that a load balancer looks elsewhere.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
-	out := readiness{Ready: true}
-	checks := append([]Check{{"store", s.checkStore}, {"crl", s.checkCRL}}, s.c.Checks...)
-	for _, check := range checks {
-		line := readyLine{Name: check.Name, OK: true}
-		if err := check.Run(r.Context()); err != nil {
-			line.OK, line.Error, out.Ready = false, err.Error(), false
-		}
-		out.Checks = append(out.Checks, line)
-	}
+	out := readiness{Checks: s.runChecks(r.Context())}
+	out.Ready = !slices.ContainsFunc(out.Checks, func(l readyLine) bool { return !l.OK })
 	status := http.StatusOK
 	if !out.Ready {
 		status = http.StatusServiceUnavailable
 	}
 	return writeJSON(w, status, out)
+}
+
+// writeCheckMetrics tells what /readyz tells, for who scrapes and does not ask there.
+func (s *Server) writeCheckMetrics(ctx context.Context, w io.Writer) {
+	family(w, "pkid_check_ok", "gauge", "Whether a check of /readyz passes: 1, or 0.")
+	for _, line := range s.runChecks(ctx) {
+		ok := 0
+		if line.OK {
+			ok = 1
+		}
+		fmt.Fprintf(w, "pkid_check_ok{check=%q} %d\n", line.Name, ok)
+	}
 }
 
 func (s *Server) checkStore(r context.Context) error {
@@ -126,7 +159,7 @@ func (s *Server) checkStore(r context.Context) error {
 // checkCRL finds lists that relying parties no longer accept.
 func (s *Server) checkCRL(context.Context) error {
 	now := s.now()
-	if now.After(s.rootCRL.NextUpdate) {
+	if s.rootCRL != nil && now.After(s.rootCRL.NextUpdate) {
 		return fmt.Errorf("the root's CRL is overdue since %s: sign another with the root's key", stamp(s.rootCRL.NextUpdate))
 	}
 	for _, st := range s.c.CRL.Status() {

@@ -130,6 +130,9 @@ func TestOps_Ready(t *testing.T) {
 	if last := got.Checks[2]; got.Ready || last.OK || last.Error != "it is away" {
 		t.Errorf("with a failing check: %+v", got)
 	}
+	if a := f.do(request{url: f.ops.URL + "/metrics"}); !strings.Contains(a.body, `pkid_check_ok{check="peer"} 0`) || !strings.Contains(a.body, `pkid_check_ok{check="store"} 1`) {
+		t.Errorf("metrics with a failing check: %s", a.body)
+	}
 	f.c.Checks = nil
 	f.now = func() time.Time { return time.Now().Add(300 * time.Hour) } // no CRL holds so long
 	a := f.do(request{url: f.ops.URL + "/readyz"}).want(t, http.StatusServiceUnavailable, nil)
@@ -181,7 +184,7 @@ func TestNew_Validates(t *testing.T) {
 		"no authority": func(c *Config) { c.Authority = nil },
 		"no audit log": func(c *Config) { c.Audit = nil },
 		"no URL":       func(c *Config) { c.URLs.MTLS = "" },
-		"no root CRL":  func(c *Config) { c.RootCRL = nil },
+		"no CRL":       func(c *Config) { c.RootCRL = []byte{} },
 		"foreign CRL":  func(c *Config) { c.RootCRL = newFixture(t).c.RootCRL },
 	} {
 		c := f.c

@@ -45,7 +45,7 @@ type Config struct {
 	Clients   *authserver.Registry
 	CRL       *crl.Publisher
 	Audit     AuditLog
-	RootCRL   []byte      // DER, signed by the root: the status of the issuing CA itself
+	RootCRL   []byte      // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
 	URLs      client.URLs // as the world reaches the listeners
 	Name      string      // of this CA, for people
 	Checks    []Check     // for /readyz, beside the store and the CRL
@@ -73,12 +73,9 @@ func New(c Config) (*Server, error) {
 	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
 		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
 	}
-	rootCRL, err := x509.ParseRevocationList(c.RootCRL)
+	rootCRL, err := parseRootCRL(c.RootCRL, c.Authority.Issuer().Above())
 	if err != nil {
-		return nil, fmt.Errorf("web: parsing the root's CRL: %w", err)
-	}
-	if err := rootCRL.CheckSignatureFrom(c.Authority.Issuer().Root); err != nil {
-		return nil, fmt.Errorf("web: the root's CRL: %w", err)
+		return nil, err
 	}
 	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL, trust: trust(c.Authority.Issuer())}
 	if s.log == nil {
@@ -92,6 +89,20 @@ func New(c Config) (*Server, error) {
 	}
 	s.table, s.metrics = s.routes(), newMetrics()
 	return s, nil
+}
+
+func parseRootCRL(der []byte, signer *x509.Certificate) (*x509.RevocationList, error) {
+	if der == nil {
+		return nil, nil
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err == nil {
+		err = list.CheckSignatureFrom(signer)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("web: the root's CRL: %w", err)
+	}
+	return list, nil
 }
 
 // Public serves the REST API, OAuth and discovery over TLS without client certificates.
