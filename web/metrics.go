@@ -76,11 +76,12 @@ func (m *metrics) observe(c *call, method string, took time.Duration) {
 }
 
 // getMetrics writes the Prometheus text format, version 0.0.4.
-func (s *Server) getMetrics(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	var b bytes.Buffer
 	writeBuildInfo(&b)
 	s.metrics.write(&b)
 	s.writeCRLMetrics(&b)
+	s.writeCheckMetrics(r.Context(), &b)
 	send(w, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())
 	return nil
 }

@@ -70,7 +70,7 @@ var problems = []struct {
 }
 
 // retryable is an error of something that cannot do its part for now, and says when to try again: a database that is
-// away, a queue that is full. Nothing was changed.
+// away, a queue that is full.
 type retryable interface {
 	error
 	RetryAfter() time.Duration

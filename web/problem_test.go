@@ -9,10 +9,12 @@ import (
 	"go/token"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
@@ -123,6 +125,39 @@ func TestProblems_InternalTextStaysInside(t *testing.T) {
 		p := problem(err, "the-id")
 		if p.Status < 500 || p.Detail != "" || p.RequestID != "the-id" {
 			t.Errorf("%v: %+v", err, p)
+		}
+	}
+}
+
+// awayError is one of a store whose database is away.
+type awayError struct{ wait time.Duration }
+
+func (*awayError) Error() string               { return "dialling db.example.com: connection refused" }
+func (e *awayError) RetryAfter() time.Duration { return e.wait }
+
+// TestProblems_Unavailable: what is away for now is told as such, with when to try again, and without its text.
+func TestProblems_Unavailable(t *testing.T) {
+	f := newFixture(t)
+	for _, tt := range []struct {
+		err  error
+		kind string
+		wait string
+	}{
+		{fmt.Errorf("reading certificate: %w", &awayError{2 * time.Second}), "unavailable", "2"},
+		{&awayError{1500 * time.Millisecond}, "unavailable", "2"},
+		{&awayError{}, "unavailable", "1"},
+		{context.DeadlineExceeded, "timeout", "1"},
+	} {
+		for i := range f.table {
+			if f.table[i].Name == "ca" {
+				f.table[i].Handler = func(http.ResponseWriter, *http.Request) error { return tt.err }
+			}
+		}
+		w := httptest.NewRecorder()
+		f.Public().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/ca", nil))
+		if body := w.Body.String(); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != tt.wait ||
+			!strings.Contains(body, "urn:pkid:problem:"+tt.kind) || strings.Contains(body, "example.com") {
+			t.Errorf("%v: %d, %v, %s", tt.err, w.Code, w.Header(), body)
 		}
 	}
 }
