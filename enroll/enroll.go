@@ -47,20 +47,24 @@ const (
 	Daemon          = "pkid"     // client id of the daemon's own certificates, and its name in the audit log
 )
 
-// Config is what a Service needs. All of it is required but Now.
+// Config is what a Service needs. All of it is required but Restored and Now.
 type Config struct {
 	Authority *ca.Authority
 	Store     Store
 	Clients   Clients
-	Now       func() time.Time
+	// Restored is when the store was brought back from a backup; zero if it never was. An invitation from before may
+	// have been redeemed after the backup, so it is refused (invariant 4).
+	Restored time.Time
+	Now      func() time.Time
 }
 
 // Service enrols and renews. All methods may be called at once.
 type Service struct {
-	ca      *ca.Authority
-	store   Store
-	clients Clients
-	now     func() time.Time
+	ca       *ca.Authority
+	store    Store
+	clients  Clients
+	restored time.Time
+	now      func() time.Time
 }
 
 // New validates c.
@@ -71,7 +75,7 @@ func New(c Config) (*Service, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Service{ca: c.Authority, store: c.Store, clients: c.Clients, now: c.Now}, nil
+	return &Service{ca: c.Authority, store: c.Store, clients: c.Clients, restored: c.Restored, now: c.Now}, nil
 }
 
 // InviteRequest asks for an invitation. Empty members have defaults; SANs are as ca.ParseSANs reads them.
@@ -204,6 +208,9 @@ func (s *Service) Enroll(ctx context.Context, id string, secret [32]byte, csr []
 	}
 	if now := s.now(); now.After(inv.ExpiresAt) {
 		return nil, fmt.Errorf("%w: it expired at %s; ask the operator for another", ErrInvitation, inv.ExpiresAt.Format(time.RFC3339))
+	}
+	if inv.CreatedAt.Before(s.restored) {
+		return nil, fmt.Errorf("%w: the CA was restored from a backup after it was made, and cannot know whether it was used; ask the operator for another", ErrInvitation)
 	}
 	if err := s.clients.CheckEnabled(ctx, inv.ClientID); err != nil {
 		return nil, err

@@ -263,6 +263,39 @@ func TestEnrollRefuses(t *testing.T) {
 	}
 }
 
+// An invitation from before a restore may have been used after the backup. One that was spent before the backup still
+// answers its retry.
+func TestEnrollRefusesInvitationsFromBeforeARestore(t *testing.T) {
+	h := newHouse(t)
+	used, usedSecret := h.invite(t, enroll.InviteRequest{ClientID: "a"})
+	csr := newCSR(t, newKey(t))
+	issued, err := h.Enroll(t.Context(), used.ID, usedSecret, csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, secret := h.invite(t, enroll.InviteRequest{ClientID: "b"})
+	h.now = h.now.Add(time.Hour)
+	restored, err := enroll.New(enroll.Config{
+		Authority: h.authority, Store: h.store, Clients: h, Restored: h.now, Now: func() time.Time { return h.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restored.Enroll(t.Context(), open.ID, secret, csr); !errors.Is(err, enroll.ErrInvitation) || !strings.Contains(err.Error(), "restored") {
+		t.Errorf("an unspent invitation: %v", err)
+	}
+	again, err := restored.Enroll(t.Context(), used.ID, usedSecret, csr)
+	if err != nil || again.Record.Serial != issued.Record.Serial {
+		t.Errorf("a retry: %v, %v", again, err)
+	}
+	h.Service = restored
+	h.now = h.now.Add(time.Minute)
+	fresh, secret := h.invite(t, enroll.InviteRequest{ClientID: "c"})
+	if _, err := restored.Enroll(t.Context(), fresh.ID, secret, csr); err != nil {
+		t.Errorf("an invitation made since: %v", err)
+	}
+}
+
 func TestInviteRefuses(t *testing.T) {
 	h := newHouse(t)
 	for _, tt := range []struct {

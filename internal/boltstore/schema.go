@@ -73,12 +73,13 @@ var later = []bucket{ring}
 
 // Keys of the meta bucket.
 var (
-	formatKey = []byte("format")  // formatMark
-	schemaKey = []byte("version") // schemaVersion
-	headKey   = []byte("head")    // the audit log's head: seq, hash
-	markKey   = []byte("mark")    // seq of the last audit entry whose certificate is in a block
-	ownerKey  = []byte("owner")   // Options.Identity of who created the store
-	probeKey  = []byte("probe")   // written to see whether anything can be
+	formatKey   = []byte("format")   // formatMark
+	schemaKey   = []byte("version")  // schemaVersion
+	headKey     = []byte("head")     // the audit log's head: seq, hash
+	markKey     = []byte("mark")     // seq of the last audit entry whose certificate is in a block
+	ownerKey    = []byte("owner")    // Options.Identity of who created the store
+	probeKey    = []byte("probe")    // written to see whether anything can be
+	restoredKey = []byte("restored") // when it was brought back from a backup, in ms; missing if never
 
 	formatMark = []byte("pkid store")
 )

@@ -40,7 +40,7 @@ const (
 	fetchTimeout     = 5 * time.Second
 )
 
-// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, RequireNonce and what has a default.
+// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, Restored, RequireNonce and what has a default.
 type Config struct {
 	// Issuer is the origin of the public listener, such as https://pkid.example:8443, and the "iss" of tokens.
 	Issuer string
@@ -61,6 +61,9 @@ type Config struct {
 	// memory costs no write to disk for each proof, and in return does not know, after a crash, what was used
 	// before. Proofs that may have been are refused then, with a nonce that lets the client's next one in.
 	ProofsSince time.Time
+	// Restored is when the store was brought back from a backup; zero if it never was. No token from before counts:
+	// it, its client or its certificate may have been revoked after the backup.
+	Restored time.Time
 	Revoked     RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
 	// kept after its time.

@@ -52,6 +52,14 @@ func (s *Server) asked(c *call) (*Client, *accessClaims, error) {
 	return caller, s.keys.verify(token), nil
 }
 
+// tokensNotBefore is the instant before which no token of the client counts.
+func (s *Server) tokensNotBefore(client *Client) time.Time {
+	if s.c.Restored.After(client.TokensNotBefore) {
+		return s.c.Restored
+	}
+	return client.TokensNotBefore
+}
+
 // active reports whether a token that we signed still stands. An error means that it cannot be known.
 func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims) (bool, error) {
 	if claims.Issuer != s.c.Issuer || !now.Before(claims.Expiry.Time()) {
@@ -65,7 +73,7 @@ func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims
 		return false, fmt.Errorf("reading client %q: %w", claims.ClientID, err)
 	}
 	// iat has whole seconds, so a token of the second in which the client was disabled is dead as well.
-	if client.Disabled || claims.IssuedAt.Time().Before(client.TokensNotBefore) {
+	if client.Disabled || claims.IssuedAt.Time().Before(s.tokensNotBefore(client)) {
 		return false, nil
 	}
 	revoked, err := s.c.Revoked.TokenRevoked(ctx, claims.ID)

@@ -159,7 +159,7 @@ func (s *Server) starting(now time.Time) bool {
 func (s *Server) issue(c *call, client *Client, scope string, audience []string, cnf tokenbind.Confirmation) ([]byte, error) {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
-	issued := issuedAt(c.now, client.TokensNotBefore)
+	issued := issuedAt(c.now, s.tokensNotBefore(client))
 	expiry := c.now.Add(s.c.TokenLifetime)
 	if c.cert != nil && c.cert.NotAfter.Before(expiry) { // the token is bound to it, and useless without
 		expiry = c.cert.NotAfter
