@@ -64,7 +64,7 @@ type Config struct {
 	// Restored is when the store was brought back from a backup; zero if it never was. No token from before counts:
 	// it, its client or its certificate may have been revoked after the backup.
 	Restored time.Time
-	Revoked     RevokedTokens
+	Revoked  RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
 	// kept after its time.
 	Keys          []SigningKey
