@@ -38,8 +38,8 @@ type PublisherConfig struct {
 	Lifetime time.Duration
 	// RenewBefore is how long before nextUpdate a list is signed anew; half the Lifetime if zero.
 	RenewBefore time.Duration
-	// Follow is how often the store is asked for lists that other nodes published. Zero: never, for a store
-	// that no other node writes to.
+	// Follow is how often the store is asked for lists that other nodes published, beside when Published tells of one.
+	// Zero: never, for a store that no other node writes to.
 	Follow time.Duration
 	// Timeout bounds one round: reading the store, signing, writing. 30 s if zero.
 	Timeout time.Duration
@@ -83,6 +83,7 @@ type Publisher struct {
 type publication struct {
 	PublishedShard
 	wake    chan struct{} // one token: there is work
+	others  chan struct{} // one token: another node published
 	turn    chan struct{} // held by whoever makes a round, one at a time; guards view, said and marks
 	view    *view         // nil before the first round
 	said    *entries      // what stood on the newest list when a round last ended well
@@ -154,9 +155,30 @@ func (s *publication) ask(now time.Time) {
 		s.pending = now
 	}
 	s.mu.Unlock()
+	nudge(s.wake)
+}
+
+// nudge leaves a token in a channel of one. If there is one already, what it causes has not begun.
+func nudge(tokens chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
-	default: // a token is there already, and the round that it causes has not begun
+	case tokens <- struct{}{}:
+	default:
+	}
+}
+
+// Published says that another node published a list, which is taken over from the store at once, and not only when
+// Follow has passed. It does not block.
+func (p *Publisher) Published(shard Shard) {
+	if s := p.find(shard); s != nil {
+		nudge(s.others)
+	}
+}
+
+// Recheck causes a round for every shard: something may have changed that nobody told this node of, as while the store
+// was away. It does not block.
+func (p *Publisher) Recheck() {
+	for _, s := range p.published() {
+		nudge(s.wake)
 	}
 }
 
@@ -207,7 +229,13 @@ func (p *Publisher) tend(ctx context.Context, s *publication) {
 // followOthers adopts what other nodes publish until ctx ends.
 func (p *Publisher) followOthers(ctx context.Context, s *publication) {
 	failing := false
-	for sleep(ctx, p.follow) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.others:
+		case <-time.After(p.follow):
+		}
 		_, err := p.latest(ctx, s)
 		if err != nil && !failing && ctx.Err() == nil {
 			p.log.Error("reading the newest CRL from the store", "shard", s.Shard.String(), "error", err)

@@ -194,6 +194,34 @@ func TestRevocationWithoutWakeUpIsFoundBySweep(t *testing.T) {
 	})
 }
 
+// A node that is told of another's list has it at once, and one that is told that it may have missed something finds it
+// without waiting for the sweep.
+func TestWhatOtherNodesTellOf(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		c := publisherConfig(ca, m)
+		c.Follow = sweep // longer than this test
+		p := newPublisher(t, c)
+		running(t, p.Run)
+		time.Sleep(time.Second)
+		m.revoke(1, 1)
+		theirs := publish(t, newPublisher(t, publisherConfig(ca, m)))
+		p.Published(testShard)
+		p.Published(Shard{Issuer: "an issuer of long ago"})
+		synctest.Wait()
+		if held, _ := p.Current(testShard); held.Number != theirs.Number {
+			t.Errorf("serving %d, want the other node's %d", held.Number, theirs.Number)
+		}
+		m.revoke(2, 1)
+		p.Recheck()
+		synctest.Wait()
+		if n := p.Status()[0].Entries; n != 2 {
+			t.Errorf("%d on the list, want 2", n)
+		}
+	})
+}
+
 func TestListOfAnotherNodeIsFollowed(t *testing.T) {
 	ca := newCA(t, "Issuing CA")
 	synctest.Test(t, func(t *testing.T) {

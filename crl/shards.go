@@ -36,7 +36,7 @@ func newPublication(s PublishedShard) (*publication, error) {
 			return nil, fmt.Errorf("crl: shard %q: the delta is at the URL of the full list", s.Shard)
 		}
 	}
-	return &publication{PublishedShard: s, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan *served, 1)}, nil
+	return &publication{PublishedShard: s, wake: make(chan struct{}, 1), others: make(chan struct{}, 1), turn: make(chan struct{}, 1), compress: make(chan *served, 1)}, nil
 }
 
 // find returns a shard that is published here, or nil.
