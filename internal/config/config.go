@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pkid/pkid/internal/secret"
 )
 
 // File is the configuration's name in a data directory.
@@ -324,7 +326,7 @@ func (c *Config) validate() error {
 	if err := c.validateStore(); err != nil {
 		return err
 	}
-	if _, _, err := splitSecret("passphrase", c.Passphrase); err != nil {
+	if _, _, err := secret.Split("passphrase", c.Passphrase); err != nil {
 		return err
 	}
 	if len(c.Tokens.Keys) == 0 {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pkid/pkid/internal/secret"
 )
 
 // Print writes the configuration with every default filled in. It holds no secret.
@@ -20,7 +22,7 @@ func (c *Config) Print(w io.Writer) error {
 
 // PassphraseText says where the passphrase is kept, for people.
 func (c *Config) PassphraseText() string {
-	kind, name, err := splitSecret("passphrase", c.Passphrase)
+	kind, name, err := secret.Split("passphrase", c.Passphrase)
 	switch {
 	case err != nil:
 		return c.Passphrase

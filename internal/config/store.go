@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/pkid/pkid/internal/secret"
 )
 
 // bolt is the scheme of a store in one file.
@@ -55,7 +57,7 @@ func (c *Config) validateStore() error {
 	if !IsPostgres(c.Store) {
 		return errors.New("store_password: only a PostgreSQL store has one")
 	}
-	if _, _, err := splitSecret("store_password", c.StorePassword); err != nil {
+	if _, _, err := secret.Split("store_password", c.StorePassword); err != nil {
 		return err
 	}
 	u, err := url.Parse(c.Store)

@@ -19,6 +19,7 @@ import (
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/internal/stepca"
 )
 
@@ -137,7 +138,7 @@ func (s *InitSpec) complete(ctx context.Context) (err error) {
 	}
 	if s.Passphrase == "" {
 		s.Passphrase = "file:" + passphraseFile
-	} else if s.Passphrase, err = config.AbsoluteSecret("passphrase", s.Passphrase); err != nil {
+	} else if s.Passphrase, err = secret.Absolute("passphrase", s.Passphrase); err != nil {
 		return err
 	}
 	if err := checkEmpty(s.Dir); err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/pkid/pkid/internal/secret"
 )
 
 // maxKeyFile bounds a key file in octets. An RSA-4096 key has some 3,400.
@@ -24,7 +26,7 @@ func openFile(path, blockType string, passphrase []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening key: %w", err)
 	}
-	if exposed(info) {
+	if secret.Exposed(info) {
 		return nil, fmt.Errorf("%w %s: others can read it (mode %#o): chmod 600 it", ErrKey, path, info.Mode().Perm())
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
