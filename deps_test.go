@@ -53,6 +53,7 @@ var bans = []struct {
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
 	{"go.etcd.io/bbolt", []string{"internal/boltstore"}, "the engine is a detail of its store"},
+	{"github.com/jackc/pgx", []string{"internal/pgstore", "internal/pgtest"}, "the engine is a detail of its store"},
 	{"github.com/gorilla/mux", []string{"web"}, "all routes are in one table"},
 	{module + "web", []string{"internal/daemon"}, "nothing depends on how requests arrive but the daemon"},
 }
