@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 
 // Config is what an Authority needs. Issuer, Store and Profiles are required.
 type Config struct {
-	Issuer   *Issuer
+	Issuer   *Issuer // the first one; SetIssuers names others
 	Store    Store
 	Profiles []*Profile
 	// Changed is told which CRL is out of date, after a revocation or release became durable. It must not block.
@@ -36,45 +37,30 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Authority is an issuing CA in service. All methods may be called at once.
+// Authority issues, renews and revokes certificates of its issuing CAs. All methods may be called at once.
 type Authority struct {
-	issuer   *Issuer
-	id       string // the issuer's
-	leaf     *leafWriter
-	shards   *shards
-	chain    []*x509.Certificate
-	store    Store
-	profiles map[string]*Profile
-	changed  func(issuer string, shard uint32)
-	clock    func() time.Time
-	latest   atomic.Int64 // the highest clock reading so far, Unix ms
+	issuers   atomic.Pointer[issuers]
+	store     Store
+	profiles  map[string]*Profile
+	changed   func(issuer string, shard uint32)
+	shardSize uint64
+	openShard func(ctx context.Context, issuer string, shard uint32) error
+	clock     func() time.Time
+	latest    atomic.Int64 // the highest clock reading so far, Unix ms
+	setting   sync.Mutex   // held by SetIssuers
 }
 
 // New validates c.
 func New(c Config) (*Authority, error) {
-	if c.Issuer == nil || c.Issuer.Signer == nil || c.Issuer.Root == nil || c.Store == nil || len(c.Profiles) == 0 {
-		return nil, errors.New("ca: Issuer with Signer and Root, Store and Profiles are required")
-	}
-	if c.Issuer.CRLURL == "" || c.Issuer.AIAURL == "" {
-		return nil, errors.New("ca: the issuer's CRLURL and AIAURL are required: they stand in every certificate")
+	if c.Store == nil || len(c.Profiles) == 0 {
+		return nil, errors.New("ca: Store and Profiles are required")
 	}
 	if c.ShardSize > 0 && c.OpenShard == nil {
 		return nil, errors.New("ca: OpenShard is required with ShardSize: a certificate must not name a CRL that is not published")
 	}
-	if err := c.Issuer.checkChain(); err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
-	}
-	leaf, err := newLeafWriter(c.Issuer)
-	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
-	}
-	shards, err := newShards(c)
-	if err != nil {
-		return nil, fmt.Errorf("ca: %w", err)
-	}
 	a := &Authority{
-		issuer: c.Issuer, id: c.Issuer.ID(), leaf: leaf, shards: shards, chain: c.Issuer.Chain(),
 		store: c.Store, profiles: map[string]*Profile{}, changed: c.Changed, clock: c.Now,
+		shardSize: c.ShardSize, openShard: c.OpenShard,
 	}
 	if a.clock == nil {
 		a.clock = time.Now
@@ -88,7 +74,7 @@ func New(c Config) (*Authority, error) {
 		}
 		a.profiles[p.Name()] = p
 	}
-	return a, nil
+	return a, a.SetIssuers(c.Issuer)
 }
 
 // Request asks for a first certificate. Its members come from a grant, and Key from the requester.
@@ -233,19 +219,11 @@ func (a *Authority) Issued(ctx context.Context, s Serial) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkIssuer(rec); err != nil {
+	issuer, err := a.issuerOf(rec)
+	if err != nil {
 		return nil, err
 	}
-	return a.issued(rec), nil
-}
-
-// checkIssuer refuses a certificate of another issuing CA than the one in service, whose chain and CRL are
-// not here.
-func (a *Authority) checkIssuer(rec *Record) error {
-	if rec.Issuer != a.id {
-		return fmt.Errorf("%w: %s is of %s, and %s is in service", ErrIssuer, rec.Serial, rec.Issuer, a.id)
-	}
-	return nil
+	return issuer.issued(rec), nil
 }
 
 // List returns records that match q, newest first.
@@ -255,9 +233,6 @@ func (a *Authority) List(ctx context.Context, q Query) (*Page, error) {
 	return a.store.List(ctx, q)
 }
 
-// Issuer returns the issuing CA in service.
-func (a *Authority) Issuer() *Issuer { return a.issuer }
-
-func (a *Authority) issued(rec *Record) *Issued {
-	return &Issued{Record: rec, Chain: a.chain, Root: a.issuer.Root}
+func (i *issuing) issued(rec *Record) *Issued {
+	return &Issued{Record: rec, Chain: i.chain, Root: i.Root}
 }

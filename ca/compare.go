@@ -14,19 +14,19 @@ import (
 // check reads back what was signed and holds it against what was decided (invariant 3). It shares nothing with what
 // wrote the certificate: that may err, and the signer is a library, a device or a service, while what leaves the
 // process is this CA's word.
-func (a *Authority) check(der []byte, d *decision, serial Serial) error {
+func check(der []byte, d *decision, serial Serial) error {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
-	if err := a.compare(cert, d, serial); err != nil {
+	if err := compare(cert, d, serial); err != nil {
 		return fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
 	return nil
 }
 
-func (a *Authority) compare(got *x509.Certificate, d *decision, serial Serial) error {
-	issuer := a.issuer.Signer.Certificate()
+func compare(got *x509.Certificate, d *decision, serial Serial) error {
+	issuer := d.issuer.cert
 	key, ok := got.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
 	case got.Version != 3:
@@ -47,7 +47,7 @@ func (a *Authority) compare(got *x509.Certificate, d *decision, serial Serial) e
 		return errors.New("issuer")
 	case len(got.SubjectKeyId) == 0:
 		return errors.New("subject key identifier")
-	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, a.issuer.AIAURL) || len(got.OCSPServer) > 0:
+	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, d.issuer.AIAURL) || len(got.OCSPServer) > 0:
 		return errors.New("CRL distribution point or AIA")
 	}
 	if err := compareExtensions(got.Extensions, d.names); err != nil {

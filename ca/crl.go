@@ -111,19 +111,19 @@ func (l TBSCertList) checkSignature(signature []byte, issuer *x509.Certificate) 
 // that what came back is the signature over these very octets: a revocation that got lost on the way would be a
 // revoked certificate that works.
 func (a *Authority) SignCRL(ctx context.Context, issuer string, tbs [][]byte) (signature []byte, err error) {
-	if issuer != a.issuer.ID() {
+	i := a.issuers.Load().find(issuer)
+	if i == nil {
 		return nil, fmt.Errorf("signing CRL: %w: issuer %q", ErrNotFound, issuer)
 	}
-	cert := a.issuer.Signer.Certificate()
-	list, err := NewTBSCertList(tbs, cert)
+	list, err := NewTBSCertList(tbs, i.cert)
 	if err != nil {
 		return nil, fmt.Errorf("signing CRL: %w", err)
 	}
-	signature, err = a.issuer.Signer.SignCRL(ctx, list)
+	signature, err = i.Signer.SignCRL(ctx, list)
 	if err != nil {
 		return nil, fmt.Errorf("signing CRL: %w", err)
 	}
-	if err := list.checkSignature(signature, cert); err != nil {
+	if err := list.checkSignature(signature, i.cert); err != nil {
 		return nil, fmt.Errorf("signing CRL: %w: signature: %w", ErrMismatch, err)
 	}
 	return signature, nil

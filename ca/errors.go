@@ -22,9 +22,9 @@ var (
 	ErrNotActive = errors.New("certificate is not active")
 	// ErrReason: the reason does not fit, such as a release of what is not held.
 	ErrReason = errors.New("reason not allowed")
-	// ErrIssuer: the certificate is of another issuing CA, such as one before. A revocation of it would be
-	// kept here and published by nobody.
-	ErrIssuer = errors.New("certificate is of another issuing CA than the one in service")
+	// ErrIssuer: the certificate is of an issuing CA that is not known here. A revocation of it would be kept here
+	// and published by nobody.
+	ErrIssuer = errors.New("certificate is of an issuing CA that is not known here")
 	// ErrSignerAway: the issuing key is in a device or a service that does not answer, or has more waiting than it
 	// should. Nothing was signed; to try again later may succeed.
 	ErrSignerAway = errors.New("the issuing key does not answer")

@@ -9,13 +9,13 @@ func (a *Authority) Check(ctx context.Context, r Request, forge func(der []byte)
 		return err
 	}
 	serial := newSerial(d.now)
-	tbs, err := a.leaf.write(d, serial)
+	tbs, err := d.issuer.leaf.write(d, serial)
 	if err != nil {
 		return err
 	}
-	signature, err := a.issuer.Signer.SignCertificate(ctx, tbs)
+	signature, err := d.issuer.Signer.SignCertificate(ctx, tbs)
 	if err != nil {
 		return err
 	}
-	return a.check(forge(tbs.signed(signature)), d, serial)
+	return check(forge(tbs.signed(signature)), d, serial)
 }

@@ -52,7 +52,10 @@ type bench struct {
 	store   *faultyStore
 	signer  *lyingSigner
 	root    *x509.Certificate
-	changes int
+	rootKey crypto.Signer
+
+	changes       int
+	changedIssuer string // of the last one
 }
 
 func newBench(t testing.TB) *bench {
@@ -87,7 +90,7 @@ func newBenchAt(t testing.TB, now time.Time, issuerKey crypto.Signer) *bench {
 			t.Error(err)
 		}
 	})
-	b.root = root
+	b.root, b.rootKey = root, rootKey
 	b.store = &faultyStore{Store: store, bolt: store}
 	b.signer = &lyingSigner{Signer: signer, key: issuerKey}
 	b.restart()
@@ -118,7 +121,7 @@ func (b *bench) restart() {
 		Issuer:   &ca.Issuer{Signer: b.signer, Root: b.root, CRLURL: "http://pki.test/issuing.crl", AIAURL: "http://pki.test/issuing.crt"},
 		Store:    b.store,
 		Profiles: profiles,
-		Changed:  func(string, uint32) { b.changes++ },
+		Changed:  func(issuer string, _ uint32) { b.changes++; b.changedIssuer = issuer },
 		Now:      func() time.Time { return b.now },
 	})
 	if err != nil {

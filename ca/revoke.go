@@ -172,10 +172,10 @@ func (a *Authority) successors(ctx context.Context, target *Record, statuses ...
 // certificate whose revocation brought this one, if there is one.
 func (a *Authority) revoke(ctx context.Context, serial Serial, reason Reason, lineage Serial) (*Record, error) {
 	now := a.clock()
-	var shard *uint32
+	var found *Record
 	rec, err := a.store.Decide(ctx, serial, func(rec *Record) (*Revocation, audit.Event, error) {
-		shard = &rec.Shard
-		if err := a.checkIssuer(rec); err != nil {
+		found = rec
+		if _, err := a.issuerOf(rec); err != nil {
 			return nil, audit.Event{}, err
 		}
 		rev, ev, err := decideRevocation(rec, reason, now, audit.From(ctx))
@@ -185,8 +185,8 @@ func (a *Authority) revoke(ctx context.Context, serial Serial, reason Reason, li
 		return rev, ev, err
 	})
 	if err != nil {
-		if ctx.Err() != nil && shard != nil { // the transaction may have gone through all the same
-			a.changed(a.id, *shard)
+		if ctx.Err() != nil && found != nil { // the transaction may have gone through all the same
+			a.changed(found.Issuer, found.Shard)
 		}
 		return nil, fmt.Errorf("revoking %s: %w", serial, err)
 	}

@@ -65,8 +65,8 @@ type shards struct {
 	opening bool   // somebody is at it
 }
 
-func newShards(c Config) (*shards, error) {
-	s := &shards{issuer: c.Issuer, id: c.Issuer.ID(), store: c.Store, size: c.ShardSize, open: c.OpenShard, full: c.ShardSize}
+func newShards(i *Issuer, store Store, size uint64, open func(ctx context.Context, issuer string, shard uint32) error) (*shards, error) {
+	s := &shards{issuer: i, id: i.ID(), store: store, size: size, open: open, full: size}
 	ctx, cancel := context.WithTimeout(context.Background(), countsTimeout)
 	defer cancel()
 	newest, err := s.newest(ctx)
@@ -142,9 +142,13 @@ func (s *shards) openNext(ctx context.Context, current uint32) (*shard, uint64, 
 	return s.shard(next.Number), next.Certificates, nil
 }
 
-// Shard returns the number of the CRL that the next certificate will name.
-func (a *Authority) Shard() uint32 {
-	a.shards.mu.Lock()
-	defer a.shards.mu.Unlock()
-	return a.shards.current.number
+// Shard returns the number of the CRL that the next certificate of an issuer will name, or 0 if the issuer is not known.
+func (a *Authority) Shard(issuer string) uint32 {
+	i := a.issuers.Load().find(issuer)
+	if i == nil {
+		return 0
+	}
+	i.shards.mu.Lock()
+	defer i.shards.mu.Unlock()
+	return i.shards.current.number
 }

@@ -59,9 +59,9 @@ func (s *sharded) restart() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	shards := []crl.PublishedShard{s.published(s.Shard())}
+	shards := []crl.PublishedShard{s.published(s.Shard(s.Issuer().ID()))}
 	for _, c := range counts {
-		if c.Number != s.Shard() {
+		if c.Number != s.Shard(s.Issuer().ID()) {
 			shards = append(shards, s.published(c.Number))
 		}
 	}
@@ -197,7 +197,7 @@ func TestCertificateRecordAndListAgreeOnTheShard(t *testing.T) {
 		}
 	}
 	// Callers that came while a shard was being opened went on filling the one before, and a restart loses nothing.
-	if highest := int(s.Shard()); len(count) != highest+1 || highest < len(certs)/size-2 || highest > len(certs)/size {
+	if highest := int(s.Shard(s.Issuer().ID())); len(count) != highest+1 || highest < len(certs)/size-2 || highest > len(certs)/size {
 		t.Errorf("%d certificates in shards of %d: %v", len(certs), size, count)
 	}
 	counts, err := s.store.Shards(t.Context(), s.Issuer().ID())
@@ -293,7 +293,7 @@ func TestShardThatCannotBeOpenedIsTriedAgain(t *testing.T) {
 	}
 	s.onOpen = nil
 	s.issueMany(110, 1)
-	if s.Shard() == 0 {
+	if s.Shard(s.Issuer().ID()) == 0 {
 		t.Error("not tried again")
 	}
 }
@@ -307,8 +307,8 @@ func TestOpeningOutlivesItsCaller(t *testing.T) {
 	if _, err := s.Issue(ctx, s.request(newCSR(t, newKey(t), nil))); !errors.Is(err, context.Canceled) {
 		t.Errorf("Issue = %v", err)
 	}
-	if s.Shard() != 1 {
-		t.Errorf("shard %d is filled", s.Shard())
+	if s.Shard(s.Issuer().ID()) != 1 {
+		t.Errorf("shard %d is filled", s.Shard(s.Issuer().ID()))
 	}
 }
 
@@ -316,8 +316,8 @@ func TestOpeningOutlivesItsCaller(t *testing.T) {
 func TestShardNumbersOnlyGrow(t *testing.T) {
 	s := newSharded(t, 5)
 	s.issueMany(12, 1)
-	if s.Shard() != 2 {
-		t.Fatalf("shard %d", s.Shard())
+	if s.Shard(s.Issuer().ID()) != 2 {
+		t.Fatalf("shard %d", s.Shard(s.Issuer().ID()))
 	}
 	s.size = 0
 	s.restart()
@@ -333,7 +333,7 @@ func TestShardNumbersOnlyGrow(t *testing.T) {
 		t.Errorf("shard %d after 2", rec.Shard)
 	}
 	other.issueMany(1, 1)
-	if n := other.Shard(); n != 3 {
+	if n := other.Shard(other.Issuer().ID()); n != 3 {
 		t.Errorf("the other node fills shard %d, want the one that was opened meanwhile", n)
 	}
 }

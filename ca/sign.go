@@ -16,6 +16,7 @@ const backdate = time.Minute
 
 // decision is a certificate that may be signed. Only decide makes one, so nothing else can be signed.
 type decision struct {
+	issuer              *issuing
 	profile             *Profile
 	clientID            string
 	names               Names
@@ -38,21 +39,22 @@ func (a *Authority) decide(ctx context.Context, profile, clientID string, names 
 	if err != nil {
 		return nil, err
 	}
-	issuer := a.issuer.Signer.Certificate()
-	if now.Before(issuer.NotBefore) {
-		return nil, fmt.Errorf("%w: the issuing CA is not valid before %s", ErrClock, issuer.NotBefore.UTC().Format(time.RFC3339))
+	issuer := a.issuers.Load().at(now)
+	if now.Before(issuer.cert.NotBefore) {
+		return nil, fmt.Errorf("%w: the issuing CA is not valid before %s", ErrClock, issuer.cert.NotBefore.UTC().Format(time.RFC3339))
 	}
 	notAfter := now.Add(lifetime).UTC().Truncate(time.Second)
-	if notAfter.After(issuer.NotAfter) {
-		notAfter = issuer.NotAfter
+	if notAfter.After(issuer.cert.NotAfter) {
+		notAfter = issuer.cert.NotAfter
 	}
 	if notAfter.Sub(now) < MinLifetime-time.Second {
-		return nil, fmt.Errorf("%w: the issuing CA expires at %s", ErrLifetime, issuer.NotAfter.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: the issuing CA expires at %s", ErrLifetime, issuer.cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return &decision{
+		issuer:  issuer,
 		profile: p, clientID: clientID, names: names, key: key.pub,
 		now: now.UTC().Truncate(time.Millisecond), notBefore: now.UTC().Add(-backdate).Truncate(time.Second), notAfter: notAfter,
-		shard: a.shards.assign(ctx),
+		shard: issuer.shards.assign(ctx),
 	}, nil
 }
 
@@ -92,7 +94,7 @@ func (a *Authority) sign(ctx context.Context, d *decision, action string, spend 
 		if err != nil {
 			return nil, fmt.Errorf("recording certificate %s: %w", rec.Serial, err)
 		}
-		return a.issued(rec), nil
+		return d.issuer.issued(rec), nil
 	}
 	return nil, fmt.Errorf("recording certificate: %w three times: is the random generator broken?", ErrDuplicate)
 }
@@ -115,20 +117,20 @@ func (d *decision) event(rec *Record, action string, actor audit.Actor, spend *S
 
 func (a *Authority) signOnce(ctx context.Context, d *decision) (*Record, error) {
 	serial := newSerial(d.now)
-	tbs, err := a.leaf.write(d, serial)
+	tbs, err := d.issuer.leaf.write(d, serial)
 	if err != nil {
 		return nil, err
 	}
-	signature, err := a.issuer.Signer.SignCertificate(ctx, tbs)
+	signature, err := d.issuer.Signer.SignCertificate(ctx, tbs)
 	if err != nil {
 		return nil, fmt.Errorf("signing certificate: %w", err)
 	}
 	der := tbs.signed(signature)
-	if err := a.check(der, d, serial); err != nil {
+	if err := check(der, d, serial); err != nil {
 		return nil, err
 	}
 	return &Record{
-		Serial: serial, Issuer: a.id, Shard: d.shard.number, ClientID: d.clientID, Profile: d.profile.Name(),
+		Serial: serial, Issuer: d.issuer.id, Shard: d.shard.number, ClientID: d.clientID, Profile: d.profile.Name(),
 		Thumbprint: thumbprint.OfDER(der), NotBefore: d.notBefore, NotAfter: d.notAfter, IssuedAt: d.now,
 		Parent: d.parent, Names: d.names.Text(), DER: der,
 	}, nil

@@ -1,9 +1,13 @@
 package ca
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"time"
 )
 
 // Signer is an issuing CA's key and certificate. It signs what it is given: deciding and writing it come before,
@@ -20,22 +24,31 @@ type Signer interface {
 	SignCRL(ctx context.Context, list TBSCertList) (signature []byte, err error)
 }
 
-// Issuer is an issuing CA in service.
+// Issuer is an issuing CA: the one that signs certificates now, one before it, which still signs CRLs, or one after it,
+// whose CRL is published before it signs anything else. It never changes.
 type Issuer struct {
 	Signer Signer
 	Root   *x509.Certificate // the trust anchor that its certificate chains to
 	// Intermediates are the CAs between the issuing CA and the root, the issuing CA's own issuer first. Most have none.
 	Intermediates []*x509.Certificate
-	CRLURL        string // for the CRL distribution point of what it issues
-	AIAURL        string // where its own certificate is published (caIssuers)
+	// Cross are certificates that lead from the issuing CA to another root than Root, for those who know only that one:
+	// Root's name and key in a certificate by the root before it, or the issuing CA's own.
+	Cross  []*x509.Certificate
+	CRLURL string // for the CRL distribution point of what it issues
+	AIAURL string // where its own certificate is published (caIssuers)
+	// Name is its id in URLs and records. Empty: what IssuerID says of its certificate.
+	Name string
+	// From is the instant from which on it signs certificates, until that of another one comes.
+	From time.Time
 }
 
-// ID names the issuer in URLs and records: the first 8 octets of its subject key identifier, in hex.
-func (i *Issuer) ID() string { return IssuerID(i.Signer.Certificate()) }
+// ID names the issuer in URLs and records.
+func (i *Issuer) ID() string { return cmp.Or(i.Name, IssuerID(i.Signer.Certificate())) }
 
-// Chain returns the certificates that a client sends after its own: the issuing CA's and those above, without the root.
+// Chain returns the certificates that a client sends after its own: the issuing CA's and those above, without the root,
+// and those that lead to another root.
 func (i *Issuer) Chain() []*x509.Certificate {
-	return append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...)
+	return slices.Concat([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates, i.Cross)
 }
 
 // Above returns the certificate of whoever signed the issuing CA's: the root's, or the first intermediate's.
@@ -46,9 +59,35 @@ func (i *Issuer) Above() *x509.Certificate {
 	return i.Root
 }
 
+// LeadsTo reports whether who trusts an anchor and is sent Chain finds a way from the issuing CA to the anchor. It is
+// not asked whether the dates are right by now: an issuing CA is known for longer than it is valid.
+func (i *Issuer) LeadsTo(anchor *x509.Certificate) error {
+	roots, above := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(anchor)
+	at := anchor.NotBefore
+	for _, c := range i.Chain() {
+		above.AddCert(c)
+		if c.NotBefore.After(at) {
+			at = c.NotBefore
+		}
+	}
+	var failed error
+	for _, cert := range i.Chain() { // the issuing CA may have a cross certificate of its own
+		if !bytes.Equal(cert.RawSubjectPublicKeyInfo, i.Signer.Certificate().RawSubjectPublicKeyInfo) {
+			continue
+		}
+		_, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: above, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err == nil {
+			return nil
+		}
+		failed = fmt.Errorf("CA %q has no chain to %q: %w", cert.Subject, anchor.Subject, err)
+	}
+	return failed
+}
+
 // checkChain checks that each certificate up to the root is signed by the next one's key.
 func (i *Issuer) checkChain() error {
-	chain := append(i.Chain(), i.Root)
+	chain := slices.Concat([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates, []*x509.Certificate{i.Root})
 	for n, cert := range chain[:len(chain)-1] {
 		if err := cert.CheckSignatureFrom(chain[n+1]); err != nil {
 			return fmt.Errorf("CA %q is not signed by %q: %w", cert.Subject, chain[n+1].Subject, err)

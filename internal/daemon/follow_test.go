@@ -90,7 +90,7 @@ func TestShardThatIsFilledIsNotRetired(t *testing.T) {
 	}
 	defer d.Close()
 	now := time.Now()
-	counts := []ca.ShardCount{{Number: d.authority.Shard(), NotAfter: now.Add(-time.Hour)}, {Number: 7, NotAfter: now.Add(-time.Hour)}, {Number: 8, NotAfter: now.Add(time.Hour)}}
+	counts := []ca.ShardCount{{Number: d.authority.Shard(d.issuer.ID()), NotAfter: now.Add(-time.Hour)}, {Number: 7, NotAfter: now.Add(-time.Hour)}, {Number: 8, NotAfter: now.Add(time.Hour)}}
 	needed, expired := d.splitShards(counts, now)
 	if !slices.Equal(expired, counts[1:2]) || !slices.Equal(needed, []ca.ShardCount{counts[0], counts[2]}) {
 		t.Errorf("needed %v, expired %v", needed, expired)

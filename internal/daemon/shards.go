@@ -40,7 +40,7 @@ func (d *Daemon) openPublisher(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, filling := time.Now(), d.authority.Shard()
+	now, filling := time.Now(), d.authority.Shard(d.issuer.ID())
 	shards := []crl.PublishedShard{d.published(filling)}
 	for _, c := range counts {
 		if c.Number != filling && now.Before(c.NotAfter.Add(2*d.cfg.CRL.Lifetime)) {
@@ -60,7 +60,7 @@ func (d *Daemon) openPublisher(ctx context.Context) error {
 
 // splitShards tells those whose last certificate has expired from those that are needed.
 func (d *Daemon) splitShards(counts []ca.ShardCount, now time.Time) (needed, expired []ca.ShardCount) {
-	filling := d.authority.Shard()
+	filling := d.authority.Shard(d.issuer.ID())
 	for _, c := range counts {
 		if c.Number != filling && now.After(c.NotAfter) {
 			expired = append(expired, c)

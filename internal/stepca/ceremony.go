@@ -89,6 +89,39 @@ func CreateIssuer(spec CeremonySpec, root *x509.Certificate, rootKey crypto.Sign
 	return cert, nil
 }
 
+// CrossSign signs the name and key of a new root with the old one's key, so that who trusts only the old root can
+// verify what is below the new one. The key identifier is that of the new root's own certificate, which all below it
+// name as their issuer's.
+func CrossSign(spec CeremonySpec, next, root *x509.Certificate, rootKey crypto.Signer) (*x509.Certificate, error) {
+	template, err := spec.template("Root CA", next.PublicKey, DefaultRootLifetime)
+	if err != nil {
+		return nil, fmt.Errorf("cross-signing %q: %w", next.Subject, err)
+	}
+	if spec.RootCRLURL == "" || spec.RootAIAURL == "" {
+		return nil, errors.New("cross-signing: the URLs of the root's CRL and certificate are required")
+	}
+	if !next.IsCA || next.CheckSignatureFrom(next) != nil {
+		return nil, fmt.Errorf("cross-signing: %q is not a root", next.Subject)
+	}
+	template.RawSubject, template.SubjectKeyId = next.RawSubject, next.SubjectKeyId
+	template.MaxPathLen = 1 // the issuing CAs below it
+	template.CRLDistributionPoints = []string{spec.RootCRLURL}
+	template.IssuingCertificateURL = []string{spec.RootAIAURL}
+	for _, limit := range []*x509.Certificate{root, next} {
+		if template.NotAfter.After(limit.NotAfter) {
+			template.NotAfter = limit.NotAfter
+		}
+	}
+	cert, err := x509util.CreateCertificate(template, root, next.PublicKey, rootKey)
+	if err == nil {
+		err = cert.CheckSignatureFrom(root)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cross-signing %q: %w", next.Subject, err)
+	}
+	return cert, nil
+}
+
 // template is what root and issuing CA have in common. RFC 5280 sections 4.2.1.3 and 4.2.1.9: a CA's key
 // usage and basic constraints are critical, which crypto/x509 sees to.
 func (s CeremonySpec) template(role string, pub crypto.PublicKey, lifetime time.Duration) (*x509.Certificate, error) {
