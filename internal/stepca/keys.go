@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"strings"
 
-	"go.step.sm/crypto/kms"
 	"go.step.sm/crypto/kms/apiv1"
 	kmsuri "go.step.sm/crypto/kms/uri"
 
@@ -37,8 +36,11 @@ const (
 
 // OpenKey opens a private key. uri is the path of an encrypted PKCS #8 file in PEM, also spelled "file:..." or
 // "softkms:...", or the URI of a key in any other KMS that this build has (go.step.sm/crypto/kms). A KMS takes
-// its PIN from pin-source; the passphrase is for files. The error is ErrPassphrase, ErrKey or what the system
-// says.
+// its PIN from where pin-source in the URI says; the passphrase is for files. The error is ErrPassphrase, ErrKey or what
+// the system says.
+//
+// A key in a KMS waits for it as long as signTimeout allows, and no longer, and connects again where that helps. Check
+// tells how it is.
 func OpenKey(ctx context.Context, uri string, passphrase []byte) (crypto.Signer, error) {
 	path, ok := keyPath(uri)
 	if !ok {
@@ -89,33 +91,13 @@ func keyPath(uri string) (string, bool) {
 	return "", false
 }
 
-func openKMS(ctx context.Context, uri string) (crypto.Signer, error) {
-	// The URI itself stays out of errors: beyond its scheme it may hold what should not be seen.
-	scheme, rest, _ := strings.Cut(uri, ":")
-	if strings.Contains(rest, "pin-value") {
-		return nil, fmt.Errorf("%w: %s URI with a pin-value: put the PIN into a file and name it with pin-source", ErrKey, scheme)
+// CreateKey makes a key where uri says, as OpenKey has it: as an encrypted PKCS #8 PEM file of mode 0600 that is durable
+// on return, or in a KMS, which never gives it away. What is there already is not touched.
+func CreateKey(ctx context.Context, uri string, kind ca.KeyType, passphrase []byte) (crypto.Signer, error) {
+	path, ok := keyPath(uri)
+	if !ok {
+		return createKMS(ctx, uri, kind)
 	}
-	typ := apiv1.Type(strings.ToLower(scheme))
-	if err := typ.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %q is neither a file nor a key URI: want a path, or one of awskms:, azurekms:, cloudkms:, pkcs11:, tpmkms:", ErrKey, scheme+":")
-	}
-	if _, ok := apiv1.LoadKeyManagerNewFunc(typ); !ok {
-		return nil, fmt.Errorf("%w: this pkid was built without %s; build it with `go build -tags %s ./cmd/pkid`", ErrKey, typ, typ)
-	}
-	manager, err := kms.New(ctx, apiv1.Options{Type: typ, URI: uri})
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", typ, err)
-	}
-	signer, err := manager.CreateSigner(&apiv1.CreateSignerRequest{SigningKey: uri})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening key in %s: %w", typ, err), manager.Close())
-	}
-	return usable(signer, "in "+string(typ)) // the manager stays open as long as the process, for the signer
-}
-
-// CreateKey makes a key and keeps it at path, which must not exist, as an encrypted PKCS #8 PEM file of mode
-// 0600 that is durable on return.
-func CreateKey(_ context.Context, path string, kind ca.KeyType, passphrase []byte) (crypto.Signer, error) {
 	return createKey(path, kind, passphrase, iterations)
 }
 

@@ -3,29 +3,19 @@ package stepca
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/pkid/pkid/ca"
 )
 
-// A key outside the process gets this long to sign, and this many signatures at once.
-const (
-	signTimeout = 10 * time.Second
-	maxInFlight = 32
-)
-
 // Signer is a ca.Signer over a key.
 type Signer struct {
-	cert  *x509.Certificate
-	key   crypto.Signer
-	slots chan struct{} // nil for a key in memory; otherwise holds one element per signature under way
+	cert *x509.Certificate
+	key  crypto.Signer
+	gate *gate // before a key outside the process; nil for a key in memory
 }
 
 var _ ca.Signer = (*Signer)(nil)
@@ -46,13 +36,7 @@ func NewSigner(cert *x509.Certificate, key crypto.Signer) (*Signer, error) {
 	if _, err := ca.KeyTypeOf(key.Public()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	s := &Signer{cert: cert, key: key}
-	switch key.(type) {
-	case *ecdsa.PrivateKey, *rsa.PrivateKey, ed25519.PrivateKey:
-	default:
-		s.slots = make(chan struct{}, maxInFlight)
-	}
-	return s, nil
+	return &Signer{cert: cert, key: key, gate: gateOf(key)}, nil
 }
 
 // Certificate returns the issuing CA's certificate.
@@ -68,8 +52,14 @@ func (s *Signer) SignCRL(ctx context.Context, list ca.TBSCertList) (signature []
 	return s.sign(ctx, list.Digest(), list.Hash())
 }
 
-// sign signs a digest. crypto.Signer has no context, so a key outside the process is waited for from a goroutine,
-// which ends when the key answers; slots bounds how many a device that hangs can hold.
+// Check is Check of the key.
+func (s *Signer) Check(ctx context.Context) error {
+	if s.gate == nil {
+		return nil
+	}
+	return s.gate.check(ctx)
+}
+
 func (s *Signer) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
 	if len(digest) == 0 {
 		return nil, errors.New("nothing to sign")
@@ -77,30 +67,8 @@ func (s *Signer) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]b
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if s.slots == nil {
+	if s.gate == nil {
 		return s.key.Sign(rand.Reader, digest, hash)
 	}
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
-	select {
-	case s.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the issuing key: %w", ctx.Err())
-	}
-	type answer struct {
-		out []byte
-		err error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		defer func() { <-s.slots }()
-		out, err := s.key.Sign(rand.Reader, digest, hash)
-		done <- answer{out, err}
-	}()
-	select {
-	case a := <-done:
-		return a.out, a.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the issuing key: %w", ctx.Err())
-	}
+	return s.gate.sign(ctx, digest, hash)
 }

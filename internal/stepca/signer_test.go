@@ -245,13 +245,13 @@ func TestSignerRefuses(t *testing.T) {
 	}
 }
 
-// device is a key outside the process that hangs until it is let go.
-type device struct {
+// hanging is a key outside the process that hangs until it is let go.
+type hanging struct {
 	crypto.Signer
 	free chan struct{}
 }
 
-func (d device) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (d hanging) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	<-d.free
 	return d.Signer.Sign(rand, digest, opts)
 }
@@ -261,7 +261,7 @@ func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 	list, _ := tbsCertList(t, issuer, key)
 	synctest.Test(t, func(t *testing.T) {
 		free := make(chan struct{})
-		s, err := NewSigner(issuer, device{key, free})
+		s, err := NewSigner(issuer, hanging{key, free})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestOpenKeyInKMS(t *testing.T) {
 		if o.URI == "fakekms:empty" {
 			return fakeKMS{}, nil
 		}
-		return fakeKMS{key: device{Signer: key}}, nil
+		return fakeKMS{key: hanging{Signer: key}}, nil
 	})
 	got, err := OpenKey(t.Context(), "fakekms:slot=1", nil)
 	if err != nil {
