@@ -30,7 +30,9 @@ func (s *Server) checkCertificate(c *call, client *Client) error {
 	return s.vet(c, client)
 }
 
-// vetted says of a certificate that its chain and its name were found good.
+// vetted says of a certificate that its chain and its name were found good. Each node remembers for itself: it is only
+// what follows from the certificate, the anchors and the client's record as it was read for this request. What another
+// node may change, a revocation or the client's standing, is read from the store for every request and never kept.
 type vetted struct {
 	against     standards
 	from, until time.Time // while every certificate of the chain is valid

@@ -39,7 +39,8 @@ func (s *Server) anyKey(ctx context.Context, client *Client, will func(clientKey
 	return slices.ContainsFunc(keys, will), nil
 }
 
-// registeredKeys remembers what the jwks of clients' records parse to.
+// registeredKeys remembers what the jwks of clients' records parse to. A record is read from the store for every request,
+// and its version grows with each change, also by another node: an older version's keys are never used for it.
 type registeredKeys struct {
 	sets *recent.Cache[string, registeredSet] // by client id
 }

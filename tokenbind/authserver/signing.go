@@ -123,7 +123,8 @@ func (k *signingKeys) sign(b []byte, claims *accessClaims) ([]byte, error) {
 }
 
 // verify returns the claims of a token that one of the keys signed as an access token, and nil for any other text. It
-// says nothing of what may change while the token lives: its time, its client, what was revoked.
+// says nothing of what may change while the token lives: its time, its client, what was revoked. So what a node
+// remembers of a token is right whatever the others do, and active asks the store for the rest each time.
 func (k *signingKeys) verify(token string) *accessClaims {
 	if len(token) > maxToken {
 		return nil
