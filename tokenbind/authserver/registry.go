@@ -120,11 +120,13 @@ func (r *Registry) changeOnce(ctx context.Context, id string, change func(*Clien
 	c.ID, c.CreatedAt, c.Version = old.ID, old.CreatedAt, old.Version
 	action := audit.ClientChange
 	if c.Disabled != old.Disabled {
-		action = audit.ClientEnable
-		if c.Disabled {
-			action = audit.ClientDisable
-		}
 		c.TokensNotBefore = r.instant()
+		if action = audit.ClientEnable; c.Disabled {
+			action = audit.ClientDisable
+			c.TokensNotBefore = endTokens(r.instant(), old.TokensNotBefore)
+		} else if old.TokensNotBefore.After(c.TokensNotBefore) {
+			c.TokensNotBefore = old.TokensNotBefore
+		}
 	}
 	if reflect.DeepEqual(old, c) { // as with most invitations; tells far sooner than JSON does
 		return old, nil

@@ -155,6 +155,27 @@ func TestIntrospection_TokenDiesWithItsClientForGood(t *testing.T) {
 	}
 }
 
+// A token of the second in which its client was enabled is dated at the next one. A client that is disabled and enabled
+// once more within that second must not revive it.
+func TestIntrospection_TokenDiesWithItsClientSwitchedManyTimesInOneSecond(t *testing.T) {
+	h := newHouse(t)
+	ask := h.resourceServer()
+	cert := h.enrol("a")
+	var dead []string
+	for range 3 {
+		for _, disabled := range []bool{true, false} {
+			h.clock.advance(10 * time.Millisecond)
+			h.set("a", func(c *Client) { c.Disabled = disabled })
+		}
+		for _, token := range dead {
+			mustBeActive(t, ask(token), false)
+		}
+		token, _ := mustIssue(t, h.token(clientID("a"), presenting(cert)))
+		mustBeActive(t, ask(token), true)
+		dead = append(dead, token)
+	}
+}
+
 func TestIntrospection_TokenOfADisabledClientIsDeadWhateverItsDate(t *testing.T) {
 	h := newHouse(t)
 	ask := h.resourceServer()

@@ -187,14 +187,26 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 	return append(appendScope(answer, scope), '}'), nil
 }
 
-// issuedAt is now in whole seconds. A token that is asked for in the second in which its client was enabled
-// again is dated at the next one, since whatever is dated before notBefore is dead.
+// maxAhead bounds how far in the future a token is dated.
+const maxAhead = 10 * time.Second
+
+// issuedAt is now in whole seconds, or the first whole second from notBefore on, since whatever is dated before that is
+// dead: a token that is asked for in the second in which its client was enabled again is dated at the next one.
 func issuedAt(now, notBefore time.Time) time.Time {
 	issued := now.Truncate(time.Second)
-	if next := issued.Add(time.Second); issued.Before(notBefore) && !now.Before(notBefore) {
+	if next := notBefore.Add(time.Second - 1).Truncate(time.Second); issued.Before(notBefore) && next.Sub(now) <= maxAhead {
 		return next
 	}
 	return issued
+}
+
+// endTokens is the notBefore that ends all tokens issued until now. Some may be dated at the next second, or at a later
+// one if the client was disabled and enabled several times in this one.
+func endTokens(now, notBefore time.Time) time.Time {
+	if newest := issuedAt(now, notBefore); newest.After(now) {
+		return newest.Add(time.Millisecond)
+	}
+	return now
 }
 
 // cnfType is the token_type that goes with a confirmation: DPoP (RFC 9449 section 5), or Bearer, also if the token is
