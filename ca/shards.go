@@ -98,7 +98,7 @@ func (s *shards) shard(number uint32) *shard {
 // others go on filling it. So do all if that fails: certificates matter more than the size of a list.
 //
 // What is counted is close to what the store counts, not the same: a certificate that was assigned may fail to be
-// recorded, and other nodes count theirs.
+// recorded, and other nodes count theirs, of which this one hears through ShardFilled only now and then.
 func (s *shards) assign(ctx context.Context) *shard {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +120,9 @@ func (s *shards) fillNext(ctx context.Context, current uint32) {
 		s.full = s.used + retryOpening
 		return
 	}
-	s.current, s.used, s.full = next, used, s.size
+	if next.number > s.current.number { // or catchUp was faster
+		s.current, s.used, s.full = next, used, s.size
+	}
 }
 
 // openNext opens the shard after current, or the newest one of those that other nodes have opened since. A number is
@@ -140,6 +142,25 @@ func (s *shards) openNext(ctx context.Context, current uint32) (*shard, uint64, 
 		return nil, 0, err
 	}
 	return s.shard(next.Number), next.Certificates, nil
+}
+
+// ShardFilled says what the store counts of the newest CRL of an issuer that is published here, so that certificates of
+// other nodes count here too, and those of this node go into the same CRL. It never leads back to an earlier one.
+func (a *Authority) ShardFilled(issuer string, newest ShardCount) {
+	if i := a.issuers.Load().find(issuer); i != nil {
+		i.shards.catchUp(newest)
+	}
+}
+
+func (s *shards) catchUp(newest ShardCount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case newest.Number > s.current.number:
+		s.current, s.used, s.full = s.shard(newest.Number), newest.Certificates, s.size
+	case newest.Number == s.current.number:
+		s.used = max(s.used, newest.Certificates)
+	}
 }
 
 // Shard returns the number of the CRL that the next certificate of an issuer will name, or 0 if the issuer is not known.

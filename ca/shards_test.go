@@ -358,6 +358,30 @@ func TestCertificateOfAnotherShardIsRefused(t *testing.T) {
 	}
 }
 
+// What other nodes issued counts too: into the CRL that is being filled, and a later one of theirs is gone on with.
+func TestShardsOfOtherNodes(t *testing.T) {
+	const size = 10
+	s := newSharded(t, size)
+	id := s.Issuer().ID()
+	s.issueMany(2, 1)
+	s.ShardFilled(id, ca.ShardCount{Number: 0, Certificates: size})
+	if s.issueMany(1, 1); s.Shard(id) != 1 {
+		t.Errorf("certificates go into shard %d, with shard 0 filled by others", s.Shard(id))
+	}
+	if err := s.publisher.Add(t.Context(), s.published(3)); err != nil {
+		t.Fatal(err)
+	}
+	s.ShardFilled(id, ca.ShardCount{Number: 3, Certificates: size - 1})
+	s.ShardFilled(id, ca.ShardCount{Number: 2, Certificates: 1}) // told late
+	s.ShardFilled("another", ca.ShardCount{Number: 9})
+	if rec := s.record(s.issueMany(1, 1)[0]); rec.Shard != 3 {
+		t.Errorf("issued into shard %d, others are at 3", rec.Shard)
+	}
+	if rec := s.record(s.issueMany(1, 1)[0]); rec.Shard != 4 {
+		t.Errorf("issued into shard %d, and 3 is full", rec.Shard)
+	}
+}
+
 func TestShardSizeNeedsSomebodyToOpenShards(t *testing.T) {
 	b := newBench(t)
 	_, err := ca.New(ca.Config{Issuer: b.Issuer(), Store: b.store, Profiles: []*ca.Profile{anyProfile(t)}, ShardSize: 5})
