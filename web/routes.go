@@ -62,7 +62,7 @@ type Route struct {
 }
 
 // streaming names the routes whose answers may outlast requestTimeout. They bound each of their steps.
-var streaming = []string{"certificates.list"}
+var streaming = []string{"certificates.list", "store"}
 
 // requestTimeout bounds a request, from its first octet read to its answer.
 const requestTimeout = 10 * time.Second
@@ -98,6 +98,7 @@ func (s *Server) routes() []Route {
 		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient},
 		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient},
 		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit},
+		{"GET", "/v1/store", "store", both, Operator, s.getSnapshot},
 
 		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},
 		{"POST", "/oauth/introspect", "oauth.introspect", both, OAuthClient, plain(oauth.Introspect)},

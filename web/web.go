@@ -37,7 +37,7 @@ type Check struct {
 	Run  func(context.Context) error
 }
 
-// Config is what a Server needs. All of it is required but Checks, Logger and Now.
+// Config is what a Server needs. All of it is required but Snapshot, Checks, Logger and Now.
 type Config struct {
 	Authority *ca.Authority
 	Enroll    *enroll.Service
@@ -45,6 +45,7 @@ type Config struct {
 	Clients   *authserver.Registry
 	CRL       *crl.Publisher
 	Audit     AuditLog
+	Snapshot  Snapshot    // nil: the store is not a file of the daemon's
 	RootCRL   []byte      // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
 	URLs      client.URLs // as the world reaches the listeners
 	Name      string      // of this CA, for people
@@ -61,6 +62,9 @@ type Server struct {
 	table   []Route
 	pages   map[string]*template.Template
 	metrics *metrics
+
+	snapshots snapshots
+
 	rootCRL *x509.RevocationList
 	trust   []byte // in the answers to enrolment and renewal
 }

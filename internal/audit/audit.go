@@ -30,6 +30,9 @@ const (
 	TokenRevoke    = "token.revoke"
 	Initialise     = "ca.init"
 	OperatorCreate = "operator.create"
+	Backup         = "store.backup"
+	Restore        = "store.restore"
+	Adopt          = "certificate.adopt"
 	KeyAdd         = "key.add"    // into the ring
 	KeyChange      = "key.change" // its certificate or its dates
 	KeyDrop        = "key.drop"

@@ -49,7 +49,9 @@ type Manifest struct {
 	Store   string    `json:"store"` // the engine; a database of another program is not in the backup
 	// Audit is the end of the audit log in it; zero where the store is not in the backup.
 	Audit audit.Head `json:"audit"`
-	Files []Listed   `json:"files"` // in the order of the archive; filled in by Write
+	// LeftOut are things that serving needs and that are not in the backup: keys in a device, files elsewhere.
+	LeftOut []string `json:"left_out,omitempty"`
+	Files   []Listed `json:"files"` // in the order of the archive; filled in by Write
 }
 
 // Listed is a file of a backup.

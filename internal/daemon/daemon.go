@@ -28,6 +28,8 @@ type Daemon struct {
 	log       *slog.Logger
 	store     store
 	proofs    proofs
+	restored  time.Time // when the store was brought back from a backup; zero if it never was
+	clients   *authserver.Registry
 	issuer    *ca.Issuer
 	authority *ca.Authority
 	publisher *crl.Publisher
@@ -70,11 +72,14 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	if err := d.openCA(ctx); err != nil {
 		return nil, err
 	}
-	oauth, registry, err := d.openOAuth(ctx, passphrase)
+	if d.restored, err = d.store.Restored(ctx); err != nil {
+		return nil, err
+	}
+	oauth, err := d.openOAuth(ctx, passphrase)
 	if err != nil {
 		return nil, err
 	}
-	return d, d.openWeb(oauth, registry)
+	return d, d.openWeb(oauth)
 }
 
 // openCA makes the issuing CA's authority, its CRL publisher and the daemon's own certificate.
@@ -114,42 +119,41 @@ func (d *Daemon) checkClock(ctx context.Context) error {
 	return err
 }
 
-func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.Server, *authserver.Registry, error) {
+func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.Server, error) {
 	cfg := d.cfg
 	dataKey, err := stepca.OpenDataKey(cfg.Path(cfg.Tokens.DataKey), passphrase)
 	if err != nil {
-		return nil, nil, fmt.Errorf("data key: %w", err)
+		return nil, fmt.Errorf("data key: %w", err)
 	}
-	registry, err := authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey})
+	d.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var keys []authserver.SigningKey
 	for _, k := range cfg.Tokens.Keys {
 		signer, err := stepca.OpenKey(ctx, cfg.KeyURI(k.Key), passphrase)
 		if err != nil {
-			return nil, nil, fmt.Errorf("token signing key: %w", err)
+			return nil, fmt.Errorf("token signing key: %w", err)
 		}
 		if sameKey(signer, d.issuer) {
-			return nil, nil, fmt.Errorf("token signing key %s: it is the issuing CA's; a key for both could sign a certificate as a token", k.Key)
+			return nil, fmt.Errorf("token signing key %s: it is the issuing CA's; a key for both could sign a certificate as a token", k.Key)
 		}
 		keys = append(keys, authserver.SigningKey{Key: signer, Algorithm: k.Algorithm})
 	}
 	anchors := x509.NewCertPool()
 	anchors.AddCert(d.issuer.Signer.Certificate())
-	oauth, err := authserver.New(authserver.Config{
+	return authserver.New(authserver.Config{
 		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
-		Registry: registry, Certificates: certificates{d.authority},
+		Registry: d.clients, Certificates: certificates{d.authority},
 		Anchors: func() *x509.CertPool { return anchors },
-		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Revoked: d.store, Keys: keys,
+		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Restored: d.restored, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
 	})
-	return oauth, registry, err
 }
 
-func (d *Daemon) openWeb(oauth *authserver.Server, registry *authserver.Registry) error {
-	enrolment, err := enroll.New(enroll.Config{Authority: d.authority, Store: d.store, Clients: registry})
+func (d *Daemon) openWeb(oauth *authserver.Server) error {
+	enrolment, err := enroll.New(enroll.Config{Authority: d.authority, Store: d.store, Clients: d.clients, Restored: d.restored})
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server, registry *authserver.Registry
 		return fmt.Errorf("reading the root's CRL: %w", err)
 	}
 	d.web, err = web.New(web.Config{
-		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: registry, CRL: d.publisher, Audit: d.store,
+		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: d.store,
 		RootCRL: rootCRL, URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}},
 	})

@@ -115,9 +115,9 @@ func openTokens(t *testing.T, dir string) (*Daemon, *authserver.Server, *authser
 	if err != nil {
 		t.Fatal(err)
 	}
-	oauth, registry, err := d.openOAuth(t.Context(), passphrase)
+	oauth, err := d.openOAuth(t.Context(), passphrase)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d, oauth, registry
+	return d, oauth, d.clients
 }

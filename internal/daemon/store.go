@@ -30,6 +30,10 @@ type store interface {
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
 	AuditHead(ctx context.Context) (audit.Head, error)
 	Prune(ctx context.Context, now time.Time, limit int) (int, error)
+	// MarkRestored remembers that the store was brought back from a backup at an instant, and Restored returns the
+	// newest such instant; zero if there was none.
+	MarkRestored(ctx context.Context, at time.Time, ev audit.Event) error
+	Restored(ctx context.Context) (time.Time, error)
 	// Writable returns nil if something was written just now.
 	Writable(ctx context.Context) error
 	Close() error

@@ -1,0 +1,150 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+)
+
+// A store that was restored from a backup lacks what was issued and revoked since. Adopt brings back a certificate that
+// somebody still has, and Lost stands for one of which only a CRL tells.
+
+// UnknownClient is Record.ClientID of a certificate whose record was lost; no client has such an id.
+const UnknownClient = "?"
+
+// Adoption is a certificate that one of the issuing CAs signed and that the store knows nothing of. Whom it speaks for,
+// and with which rights, its text does not tell: the operator who adopts it does.
+type Adoption struct {
+	Certificate *x509.Certificate
+	ClientID    string
+	Profile     string
+}
+
+// Adopt records such a certificate, so that it counts again. The errors are ErrIssuer, ErrSerial, ErrProfile,
+// ErrNotActive if it has expired, and ErrDuplicate if its serial number is known.
+func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Record, error) {
+	cert := ad.Certificate
+	serial, err := SerialOf(cert.SerialNumber)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := a.signerOf(cert)
+	if err != nil {
+		return nil, err
+	}
+	if a.profiles[ad.Profile] == nil {
+		return nil, fmt.Errorf("%w: %q", ErrProfile, ad.Profile)
+	}
+	now, err := a.now()
+	if err != nil {
+		return nil, err
+	}
+	if now.After(cert.NotAfter) {
+		return nil, fmt.Errorf("%w: it expired at %s", ErrNotActive, cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	number, err := issuer.shardIn(cert.CRLDistributionPoints)
+	if err != nil {
+		return nil, err
+	}
+	rec := &Record{
+		Serial: serial, Issuer: issuer.id, Shard: number, ClientID: ad.ClientID, Profile: ad.Profile,
+		Thumbprint: thumbprint.OfCertificate(cert), NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
+		IssuedAt: serial.issuedAt(), Names: NamesOf(cert).Text(), DER: cert.Raw,
+	}
+	ev := audit.Event{Time: now, Actor: audit.From(ctx), Action: audit.Adopt, Subject: serial.String(), Detail: map[string]string{
+		"client": ad.ClientID, "profile": ad.Profile, "x5t#S256": rec.Thumbprint.String(),
+	}}
+	if err := a.store.Insert(ctx, rec, nil, ev); err != nil {
+		return nil, fmt.Errorf("adopting %s: %w", serial, err)
+	}
+	return rec, nil
+}
+
+// signerOf returns the issuing CA that signed a certificate, found by its key and checked by its signature.
+func (a *Authority) signerOf(cert *x509.Certificate) (*issuing, error) {
+	for _, i := range a.issuers.Load().all {
+		if !cert.IsCA && bytes.Equal(cert.AuthorityKeyId, i.cert.SubjectKeyId) && cert.CheckSignatureFrom(i.cert) == nil {
+			return i, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: none that is known here signed it", ErrIssuer)
+}
+
+// shardIn returns the number of the issuer's CRL that a certificate names.
+func (i *Issuer) shardIn(points []string) (uint32, error) {
+	for _, url := range points {
+		if n, ok := i.ShardAt(url); ok {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: the certificate names no CRL of %s: urls.status has another value than when it was issued", ErrIssuer, i.ID())
+}
+
+// ShardAt returns the shard whose CRL is published at url, as CRLURLOf gives it.
+func (i *Issuer) ShardAt(url string) (uint32, bool) {
+	if url == i.CRLURL {
+		return 0, true
+	}
+	front, back, _ := strings.Cut(i.CRLTemplate(), "{shard}")
+	text, ok := strings.CutPrefix(url, front)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(text, back), 10, 32)
+	return uint32(n), err == nil && url == i.CRLURLOf(uint32(n))
+}
+
+// issuedAt is the instant that the serial number was drawn at, to the millisecond.
+func (s Serial) issuedAt() time.Time {
+	var ms int64
+	for _, o := range s[:6] {
+		ms = ms<<8 | int64(o)
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// Lost makes a record of a certificate of which nothing is known but its serial number and that a CRL of shard listed
+// it as revoked. It lasts as long as the issuing CA, since nobody knows until when the certificate would have been good,
+// and keeps the certificate on every CRL until then.
+func (i *Issuer) Lost(serial Serial, shard uint32) *Record {
+	cert := i.Signer.Certificate()
+	return &Record{
+		Serial: serial, Issuer: i.ID(), Shard: shard, ClientID: UnknownClient, Thumbprint: thumbprint.OfDER(nil),
+		NotBefore: serial.issuedAt().Truncate(time.Second), NotAfter: cert.NotAfter.UTC(), IssuedAt: serial.issuedAt(),
+	}
+}
+
+// RevokeAgain revokes a certificate for the reason and at the time that a CRL or an audit log from before a restore
+// tells, and reports whether that changed anything. One that is revoked stays so as it is; one on hold is revoked.
+func (a *Authority) RevokeAgain(ctx context.Context, serial Serial, r Revocation) (changed bool, err error) {
+	rec, err := a.store.Decide(ctx, serial, func(rec *Record) (*Revocation, audit.Event, error) {
+		if rec.Revocation != nil && (rec.Revocation.Reason != CertificateHold || r.Reason == CertificateHold) {
+			return nil, audit.Event{}, errUnchanged
+		}
+		ev := audit.Event{Time: a.clock(), Actor: audit.From(ctx), Action: audit.Revoke, Subject: serial.String(), Detail: map[string]string{
+			"client": rec.ClientID, "reason": r.Reason.String(), "at": r.At.UTC().Format(time.RFC3339), "why": "restore",
+		}}
+		if r.Reason == CertificateHold {
+			ev.Action = audit.Hold
+		}
+		return &Revocation{Reason: r.Reason, At: r.At.UTC().Truncate(time.Millisecond)}, ev, nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("revoking %s again: %w", serial, err)
+	}
+	a.changed(rec.Issuer, rec.Shard)
+	return true, nil
+}
+
+var errUnchanged = errors.New("nothing to change")
