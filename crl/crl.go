@@ -43,6 +43,8 @@ var (
 	ErrNotPublished = errors.New("no CRL published yet")
 	// ErrConflict: another node published in between. Start over from Latest.
 	ErrConflict = errors.New("another CRL was published in between")
+	// ErrChangesDropped: changes after the position that was asked for are not kept any more.
+	ErrChangesDropped = errors.New("the log of changes does not go back that far")
 )
 
 // Store keeps the newest CRL of each shard. Its methods may be called at once from many processes.
@@ -69,6 +71,11 @@ type Revocations interface {
 	Position(ctx context.Context) (uint64, error)
 	// Changes yields what became of certificates of the shard after a position, oldest first: every change that was
 	// durable when it was called. An error ends the sequence.
+	//
+	// A store drops old changes, whatever their shard, but never one that is younger than one that it keeps. Position
+	// stays what it was. Who asks for changes after a position of which one was dropped gets ErrChangesDropped, before or
+	// in place of the first change that would follow the gap, and reads everything with Revoked: nothing is missed in
+	// silence. Revoked forgets a certificate only when a list was signed after it expired.
 	Changes(ctx context.Context, shard Shard, after uint64) iter.Seq2[Change, error]
 }
 

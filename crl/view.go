@@ -2,6 +2,7 @@ package crl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -44,6 +45,10 @@ func (v view) after(edits []edit, position uint64) (*view, error) {
 func (p *Publisher) look(ctx context.Context, shard Shard, old *view, keep, now time.Time, willDo func(*view) bool) (*view, error) {
 	if old != nil {
 		edits, position, err := p.changes(ctx, shard, old.position)
+		if errors.Is(err, ErrChangesDropped) {
+			p.log.Info("the store has dropped changes that were not followed yet: all revocations are read again", "shard", shard.String())
+			return p.readAll(ctx, shard, nil, keep, now)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -36,6 +36,8 @@ const (
 	KeyAdd         = "key.add"    // into the ring
 	KeyChange      = "key.change" // its certificate or its dates
 	KeyDrop        = "key.drop"
+	Prune          = "certificate.prune" // expired ones, past their retention
+	Archived       = "audit.archive"     // entries that were written elsewhere, dropped here
 )
 
 // Actor is who asked: an operator's or client's id, and where the request came from.

@@ -5,11 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"iter"
 	"slices"
 	"sort"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/pkid/pkid/ca"
 )
@@ -25,6 +24,10 @@ import (
 // is opened: the entry that a certificate came with has its serial in front.
 //
 // A hash's start leads to few others beside what is looked for, and the record decides.
+//
+// Prune takes certificates away, and leaves them in their block. Once half of a block may be gone it is written anew
+// without them (thinBlocks). A block's checksum is compared when it is first looked into, since a damaged bit would hide
+// a certificate.
 const (
 	blockSize = 1 << 15 // certificates after which a block ends, at the end of their transaction
 	maxUnread = 1 << 17 // audit entries after which one ends too, to bound what an opening reads
@@ -149,12 +152,11 @@ func (t *tx) spans(after ca.Serial, bound []byte) ([]span, error) {
 func (t *tx) hashed(key by, hash uint32, after ca.Serial, bound []byte) iter.Seq2[ca.Serial, error] {
 	return func(yield func(ca.Serial, error) bool) {
 		left, err := t.spans(after, bound)
-		in := t.b.Bucket(blocks.name)
 		found := t.unblocked(key, hash)
 		sortSerials(found)
 		for err == nil {
 			if n := len(left); n > 0 && (len(found) == 0 || bytes.Compare(left[n-1].high[:], found[len(found)-1][:]) > 0) {
-				found, err = blockMatches(found, in, left[n-1].number, key, hash)
+				found, err = t.blockMatches(found, left[n-1].number, key, hash)
 				sortSerials(found) // here and not for each that is yielded: a client may have as many as a block
 				left = left[:n-1]
 				continue
@@ -176,12 +178,32 @@ func sortSerials(s []ca.Serial) {
 	slices.SortFunc(s, func(a, b ca.Serial) int { return bytes.Compare(a[:], b[:]) })
 }
 
-func blockMatches(found []ca.Serial, in *bolt.Bucket, number uint64, key by, hash uint32) ([]ca.Serial, error) {
-	found, err := appendMatches(found, in.Get(ordered(int64(number))), key, hash)
+func (t *tx) blockMatches(found []ca.Serial, number uint64, key by, hash uint32) ([]ca.Serial, error) {
+	block, err := t.block(number)
+	if err == nil {
+		found, err = appendMatches(found, block, key, hash)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", number, err)
 	}
 	return found, nil
+}
+
+// block returns a block that is as it was written.
+func (t *tx) block(number uint64) ([]byte, error) {
+	b := t.get(blocks, ordered(int64(number)))
+	want, _, err := decodeThinned(t.get(thinned, ordered(int64(number))))
+	if err != nil || want == nil {
+		return b, err // one of before there were checksums has none
+	}
+	if sum, ok := t.sound.Load(number); ok && sum == *want {
+		return b, nil
+	}
+	if crc32.Checksum(b, castagnoli) != *want {
+		return nil, errDamaged
+	}
+	t.sound.Store(number, *want)
+	return b, nil
 }
 
 // unblocked returns the serials under a hash that are in no block yet.
@@ -198,35 +220,45 @@ func (t *tx) unblocked(key by, hash uint32) []ca.Serial {
 	return found
 }
 
+// nextBlock is above the number of every block that there was.
 func (t *tx) nextBlock() uint64 {
-	k, _ := t.cursor(spans).Last()
-	if k == nil {
-		return 0
+	next := t.b.Bucket(blocks.name).Sequence()
+	if k, _ := t.cursor(spans).Last(); k != nil {
+		next = max(next, uint64(number(k))+1) // one that was written before there was a sequence
 	}
-	return uint64(number(k)) + 1
+	return next
 }
 
 // index returns what newest is to be once the transaction is committed, and writes a block if that has grown enough.
 func (t *tx) index() (*newest, error) {
 	now := &newest{block: t.newest.block, entries: append(t.newest.entries, t.added...)}
 	unread := int64(t.head.Seq) - number(t.get(meta, markKey))
-	if len(now.entries) < blockSize && unread < maxUnread {
+	if len(now.entries) < blockSize && unread < maxUnread && !t.endBlock {
 		return now, nil
 	}
 	if err := t.put(meta, markKey, ordered(int64(t.head.Seq))); err != nil || len(now.entries) == 0 {
 		return now, err
 	}
-	first, last := now.entries[0].serial, now.entries[0].serial
-	for i := range now.entries {
-		if s := &now.entries[i].serial; bytes.Compare(s[:], first[:]) < 0 {
+	err := errors.Join(t.putBlock(now.block, now.entries), t.b.Bucket(blocks.name).SetSequence(now.block+1))
+	return &newest{block: now.block + 1}, err
+}
+
+// putBlock writes a block with at least one entry.
+func (t *tx) putBlock(number uint64, entries []indexed) error {
+	first, last := entries[0].serial, entries[0].serial
+	for i := range entries {
+		if s := &entries[i].serial; bytes.Compare(s[:], first[:]) < 0 {
 			first = *s
 		} else if bytes.Compare(s[:], last[:]) > 0 {
 			last = *s
 		}
 	}
-	key := ordered(int64(now.block))
-	err := errors.Join(t.put(blocks, key, encodeBlock(now.entries)), t.put(spans, key, join(first[:], last[:])))
-	return &newest{block: now.block + 1}, err
+	key, block := ordered(int64(number)), encodeBlock(entries)
+	return errors.Join(
+		t.put(blocks, key, block),
+		t.put(spans, key, join(first[:], last[:])),
+		t.put(thinned, key, encodeThinned(crc32.Checksum(block, castagnoli), 0)),
+	)
 }
 
 // loadNewest reads, at the opening, what came after the last block.
@@ -243,6 +275,9 @@ func (t *tx) loadNewest() (*newest, error) {
 			continue
 		}
 		rec, err := t.record(serial)
+		if errors.Is(err, ca.ErrNotFound) {
+			continue // Prune dropped it
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: it is damaged: audit entry %d: %w", ErrNotStore, number(k), err)
 		}

@@ -37,6 +37,14 @@ func (s *Store) Position(ctx context.Context) (uint64, error) {
 	return at, err
 }
 
+// changesBase is the position of the newest change that Prune dropped. Positions have no gaps.
+func (t *tx) changesBase() uint64 {
+	if k, _ := t.cursor(changes).First(); k != nil {
+		return uint64(number(k)) - 1
+	}
+	return t.b.Bucket(changes.name).Sequence()
+}
+
 // Changes implements crl.Revocations. It reads in chunks as Revoked does, up to where the log ended when it was
 // called.
 func (s *Store) Changes(ctx context.Context, shard crl.Shard, after uint64) iter.Seq2[crl.Change, error] {
@@ -64,6 +72,9 @@ func (s *Store) changesChunk(ctx context.Context, prefix []byte, after, end uint
 	upTo = end
 	err = s.view(ctx, func(t *tx) error {
 		c, seen := t.cursor(changes), 0
+		if after < t.changesBase() {
+			return crl.ErrChangesDropped
+		}
 		for k, v := c.Seek(ordered(int64(after) + 1)); k != nil; k, v = c.Next() {
 			position := uint64(number(k))
 			if position > end {

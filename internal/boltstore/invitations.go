@@ -13,10 +13,6 @@ import (
 	"github.com/pkid/pkid/internal/audit"
 )
 
-// keepInvitations is how long an invitation stays after it expired, spent or not, so that somebody who comes
-// late is told so and not that it never was.
-const keepInvitations = 30 * 24 * time.Hour
-
 // An invitation is written once: a version octet, then its members. That it was used up is a record of its own, the
 // certificate's serial and the use.
 const (
@@ -91,7 +87,7 @@ func (s *Store) PutInvitation(ctx context.Context, inv *enroll.Invitation, ev au
 		}
 		return errors.Join(
 			t.put(invitations, key, v),
-			t.put(due, dueKey(stamp(inv.ExpiresAt.Add(keepInvitations)), dueInvitation, key), nil),
+			t.put(ended, join(stamp(inv.ExpiresAt), key), nil),
 			t.seal(ev),
 		)
 	})

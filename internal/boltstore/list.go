@@ -144,12 +144,16 @@ func (t *tx) candidates(q ca.Query, bound []byte) iter.Seq2[candidate, error] {
 	return t.all(bound)
 }
 
-// valued reads the records of serials.
+// valued reads the records of serials, but of those that a block still has and Prune dropped.
 func (t *tx) valued(serials iter.Seq2[ca.Serial, error]) iter.Seq2[candidate, error] {
 	return func(yield func(candidate, error) bool) {
 		in := t.b.Bucket(certificates.name)
 		for serial, err := range serials {
-			if !yield(candidate{serial, in.Get(serial[:])}, err) {
+			value := in.Get(serial[:])
+			if value == nil && err == nil {
+				continue
+			}
+			if !yield(candidate{serial, value}, err) {
 				return
 			}
 		}

@@ -1,11 +1,9 @@
 package boltstore
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/pkid/pkid/internal/audit"
@@ -55,7 +53,7 @@ func (t *tx) keepUntil(b bucket, kind byte, key, old, until []byte) error {
 	return errors.Join(err, t.put(b, key, until), t.put(due, dueKey(until, kind, key), nil))
 }
 
-// What the due bucket tells apart.
+// What the due bucket tells apart. Stores of before invitations had a bucket of their own have them here, 30 days late.
 const (
 	dueReplay = iota + 1
 	dueToken
@@ -68,37 +66,3 @@ func dueKey(until []byte, kind byte, key []byte) []byte { return join(until, []b
 
 // stamp is an instant in milliseconds, rounded up so that nothing is forgotten before its time.
 func stamp(t time.Time) []byte { return ordered(t.Add(time.Millisecond - 1).UnixMilli()) }
-
-// Prune drops what is past its time: at most limit replay records, ids of revoked tokens and, 30 days after
-// they expired, invitations. It returns how many; call it again soon if that is limit. One step is one
-// transaction, so a limit of some hundreds lets other writers through.
-func (s *Store) Prune(ctx context.Context, now time.Time, limit int) (int, error) {
-	n := 0
-	err := s.update(ctx, func(t *tx) error {
-		var past [][]byte
-		c, end := t.cursor(due), ordered(now.UnixMilli())
-		for k, _ := c.First(); k != nil && len(past) < limit && bytes.Compare(k[:8], end) < 0; k, _ = c.Next() {
-			past = append(past, bytes.Clone(k))
-		}
-		for _, k := range past {
-			of, ok := dueBuckets[k[8]]
-			if !ok {
-				return fmt.Errorf("pruning: %w", errDamaged)
-			}
-			for _, b := range of {
-				if err := t.delete(b, k[9:]); err != nil {
-					return err
-				}
-			}
-			if err := t.delete(due, k); err != nil {
-				return err
-			}
-		}
-		n = len(past)
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
-}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -59,6 +60,8 @@ var (
 	due          = bucket{[]byte("due"), rightEdge}          // until in ms, kind, key -> nothing; what Prune drops
 	log          = bucket{[]byte("audit"), rightEdge}        // seq -> entry.go's form
 	ring         = bucket{[]byte("keyring"), anywhere}       // id of a key -> JSON
+	ended        = bucket{[]byte("ended"), anywhere}         // expiry of an invitation in ms, id -> nothing
+	thinned      = bucket{[]byte("thinned"), anywhere}       // number of a block -> CRC-32C of it, how many may be gone; see blocks.go
 	meta         = bucket{[]byte("meta"), anywhere}          // see below
 )
 
@@ -69,7 +72,7 @@ var buckets = []bucket{
 
 // later are buckets that came after the first stores of this version. Nothing else changed with them, so a store that
 // lacks one gets it when it is opened.
-var later = []bucket{ring}
+var later = []bucket{ring, ended, thinned}
 
 // Keys of the meta bucket.
 var (
@@ -77,6 +80,7 @@ var (
 	schemaKey   = []byte("version")  // schemaVersion
 	headKey     = []byte("head")     // the audit log's head: seq, hash
 	markKey     = []byte("mark")     // seq of the last audit entry whose certificate is in a block
+	baseKey     = []byte("base")     // the audit entry before the oldest that is kept: seq, hash; missing if none was dropped
 	ownerKey    = []byte("owner")    // Options.Identity of who created the store
 	probeKey    = []byte("probe")    // written to see whether anything can be
 	restoredKey = []byte("restored") // when it was brought back from a backup, in ms; missing if never
@@ -94,6 +98,8 @@ type tx struct {
 	newest   *newest                  // the certificates that are in no block; durable no later than the transaction began
 	added    []indexed                // those that this transaction made
 	counts   map[crl.Shard]shardCount // of these
+	sound    *sync.Map                // see Store
+	endBlock bool                     // the block ends with this transaction, however small it is
 }
 
 func (t *tx) get(b bucket, key []byte) []byte { return t.b.Bucket(b.name).Get(key) }

@@ -12,6 +12,7 @@ package boltstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -71,6 +72,8 @@ type Store struct {
 	patterns atomic.Pointer[patterns]
 	newest   atomic.Pointer[newest]
 
+	sound sync.Map // number of a block -> its CRC-32C, of those that were compared with it
+
 	known  known
 	texts  *texts
 	proofs *Proofs
@@ -110,6 +113,7 @@ func Open(path string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening store %s: %w", path, err)
 	}
 	s.texts = newTexts(path + ".crl")
+	s.sweepTexts()
 	go s.write()
 	return s, nil
 }
@@ -162,6 +166,20 @@ func (s *Store) load(b *bolt.Tx) error {
 	s.newest.Store(t.newest)
 	s.proofs, err = t.loadProofs(s)
 	return err
+}
+
+// sweepTexts takes away the files of CRLs that are no more. One that stays does no harm.
+func (s *Store) sweepTexts() {
+	var have []crl.Shard
+	_ = s.db.View(func(b *bolt.Tx) error {
+		return b.Bucket(crls.name).ForEach(func(k, _ []byte) error {
+			if n := len(k) - 5; n > 0 {
+				have = append(have, crl.Shard{Issuer: string(k[:n]), Number: binary.BigEndian.Uint32(k[n+1:])})
+			}
+			return nil
+		})
+	})
+	s.texts.sweep(have)
 }
 
 // isSystem reports whether err came from the operating system and not from what the file holds.
@@ -253,7 +271,7 @@ func (s *Store) view(ctx context.Context, read func(*tx) error) error {
 		return err
 	}
 	// Taken before the snapshot, which therefore has all that is in them: see tx.pattern and tx.unblocked.
-	t := &tx{patterns: s.patterns.Load(), newest: s.newest.Load()}
+	t := &tx{patterns: s.patterns.Load(), newest: s.newest.Load(), sound: &s.sound}
 	err := s.db.View(func(b *bolt.Tx) error {
 		t.b = b
 		return read(t)

@@ -180,6 +180,30 @@ func (t *texts) flush() error {
 	return err
 }
 
+// drop forgets a shard's list, and takes its file away. A file that stays is taken away at the next opening.
+func (t *texts) drop(s crl.Shard) {
+	t.mu.Lock()
+	delete(t.newest, s)
+	t.memory = slices.DeleteFunc(t.memory, func(y *text) bool { return y.Shard == s })
+	t.mu.Unlock()
+	_ = os.Remove(t.path(s))
+}
+
+// sweep takes away the files of lists that the store does not have, and of those that were not finished.
+func (t *texts) sweep(have []crl.Shard) {
+	keep := map[string]bool{}
+	for _, s := range have {
+		keep[t.path(s)] = true
+	}
+	found, _ := os.ReadDir(t.dir) // nothing, if there is no such directory
+	for _, f := range found {
+		path := filepath.Join(t.dir, f.Name())
+		if text := strings.TrimSuffix(path, ".new"); strings.HasSuffix(text, ".crl") && (text != path || !keep[path]) {
+			_ = os.Remove(path)
+		}
+	}
+}
+
 func (t *texts) err() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -167,7 +167,7 @@ func (s *Store) transact(work func(*tx) error) error {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
 	defer b.Rollback() //nolint:errcheck // after a commit there is nothing left to roll back
-	t := &tx{b: b, patterns: s.patterns.Load(), newest: s.newest.Load()}
+	t := &tx{b: b, patterns: s.patterns.Load(), newest: s.newest.Load(), sound: &s.sound}
 	if err := t.loadHead(); err != nil {
 		return err
 	}

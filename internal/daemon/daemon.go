@@ -217,8 +217,8 @@ func (d *Daemon) prune(ctx context.Context) {
 // pruneAll drops everything that has expired by now, step by step.
 func (d *Daemon) pruneAll(ctx context.Context, now time.Time) error {
 	for {
-		n, err := d.store.Prune(ctx, now, pruneStep)
-		if err != nil || n < pruneStep {
+		n, err := d.store.Prune(ctx, now, ca.Retention{Invitations: 30 * 24 * time.Hour}, pruneStep)
+		if err != nil || n.Total() < pruneStep {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/boltstore"
 )
 
@@ -30,7 +31,7 @@ func TestPruneKeepsUp(t *testing.T) {
 	if err := d.pruneAll(t.Context(), until.Add(time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := store.Prune(t.Context(), until.Add(time.Second), n); err != nil || left != 0 {
+	if left, err := store.Prune(t.Context(), until.Add(time.Second), ca.Retention{}, n); err != nil || left.Total() != 0 {
 		t.Errorf("%d records were left, %v", left, err)
 	}
 }

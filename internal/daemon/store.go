@@ -29,7 +29,7 @@ type store interface {
 	Record(ctx context.Context, ev audit.Event) error
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
 	AuditHead(ctx context.Context) (audit.Head, error)
-	Prune(ctx context.Context, now time.Time, limit int) (int, error)
+	Prune(ctx context.Context, now time.Time, keep ca.Retention, limit int) (ca.Pruned, error)
 	// MarkRestored remembers that the store was brought back from a backup at an instant, and Restored returns the
 	// newest such instant; zero if there was none.
 	MarkRestored(ctx context.Context, at time.Time, ev audit.Event) error

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -143,8 +144,8 @@ func testRevokedTokens(t *testing.T, s *store) {
 	checkToken(t, s, "jti-1", true)
 	checkToken(t, s, "jti-2", false)
 	checkToken(t, s, "", false)
-	if n, err := s.Prune(t.Context(), start.Add(time.Hour+2*time.Second), 10); n != 1 || err != nil {
-		t.Errorf("Prune = %d, %v; want 1", n, err)
+	if n, err := s.Prune(t.Context(), start.Add(time.Hour+2*time.Second), ca.Retention{}, 10); n != (ca.Pruned{Tokens: 1}) || err != nil {
+		t.Errorf("Prune = %+v, %v; want one token", n, err)
 	}
 	checkToken(t, s, "jti-1", false)
 }
@@ -153,8 +154,8 @@ func testRevokedTokenLongest(t *testing.T, s *store) {
 	for _, until := range []time.Duration{time.Hour, 3 * time.Hour, 2 * time.Hour} {
 		revokeToken(t, s, "jti", until)
 	}
-	if n, err := s.Prune(t.Context(), start.Add(3*time.Hour-time.Second), 10); n != 0 || err != nil {
-		t.Errorf("Prune = %d, %v; want 0", n, err)
+	if n, err := s.Prune(t.Context(), start.Add(3*time.Hour-time.Second), ca.Retention{}, 10); n != (ca.Pruned{}) || err != nil {
+		t.Errorf("Prune = %+v, %v; want nothing", n, err)
 	}
 	checkToken(t, s, "jti", true)
 }

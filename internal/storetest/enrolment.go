@@ -146,10 +146,14 @@ func testPruneInvitations(t *testing.T, s *store) {
 	if err := s.Insert(t.Context(), rec, &ca.Spend{ID: spent.ID, Use: [32]byte{1}}, event(audit.Issue, "x")); err != nil {
 		t.Fatal(err)
 	}
-	past := spent.ExpiresAt.Add(30*24*time.Hour + time.Second)
+	keep := ca.Retention{Invitations: 30 * 24 * time.Hour}
+	past := spent.ExpiresAt.Add(keep.Invitations + time.Second)
+	if n, err := s.Prune(t.Context(), past, ca.Retention{}, 10); n != (ca.Pruned{}) || err != nil {
+		t.Errorf("Prune of what is kept for ever = %+v, %v", n, err)
+	}
 	for i, want := range []int{1, 1, 0} {
-		if n, err := s.Prune(t.Context(), past, 1); n != want || err != nil {
-			t.Errorf("step %d: Prune = %d, %v; want %d", i, n, err, want)
+		if n, err := s.Prune(t.Context(), past, keep, 1); n != (ca.Pruned{Invitations: want}) || err != nil {
+			t.Errorf("step %d: Prune = %+v, %v; want %d", i, n, err, want)
 		}
 	}
 	for _, inv := range []*enroll.Invitation{spent, unspent} {
@@ -162,8 +166,9 @@ func testPruneInvitations(t *testing.T, s *store) {
 
 func testPruneFresh(t *testing.T, s *store) {
 	inv := putInvitation(t, s)
-	if n, err := s.Prune(t.Context(), inv.ExpiresAt.Add(30*24*time.Hour-time.Second), 100); n != 0 || err != nil {
-		t.Errorf("Prune = %d, %v; want 0", n, err)
+	keep := ca.Retention{Invitations: 30 * 24 * time.Hour}
+	if n, err := s.Prune(t.Context(), inv.ExpiresAt.Add(keep.Invitations-time.Second), keep, 100); n != (ca.Pruned{}) || err != nil {
+		t.Errorf("Prune = %+v, %v; want nothing", n, err)
 	}
 	checkInvitation(t, s, inv)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -44,8 +45,8 @@ func testUsePast(t *testing.T, s *store) {
 	use(t, s, 1, time.Now().Add(-time.Second), nil)
 	use(t, s, 1, time.Now().Add(time.Hour), nil) // the instant of the first has passed
 	use(t, s, 1, time.Now().Add(time.Hour), tokenbind.ErrReplayed)
-	if n, err := s.Prune(t.Context(), time.Now(), 10); n != 0 || err != nil {
-		t.Errorf("Prune = %d, %v; the key is in use again", n, err)
+	if n, err := s.Prune(t.Context(), time.Now(), ca.Retention{}, 10); n != (ca.Pruned{}) || err != nil {
+		t.Errorf("Prune = %+v, %v; the key is in use again", n, err)
 	}
 	use(t, s, 1, time.Now().Add(time.Hour), tokenbind.ErrReplayed)
 }
@@ -70,8 +71,8 @@ func testPruneSteps(t *testing.T, s *store) {
 		use(t, s, i, now.Add(time.Duration(i+1)*time.Minute), nil)
 	}
 	for i, want := range []int{3, 3, 1, 0} { // seven of the ten are past
-		if n, err := s.Prune(t.Context(), now.Add(7*time.Minute+time.Second), 3); n != want || err != nil {
-			t.Fatalf("step %d: Prune = %d, %v; want %d", i, n, err, want)
+		if n, err := s.Prune(t.Context(), now.Add(7*time.Minute+time.Second), ca.Retention{}, 3); n != (ca.Pruned{Replays: want}) || err != nil {
+			t.Fatalf("step %d: Prune = %+v, %v; want %d", i, n, err, want)
 		}
 	}
 	use(t, s, 0, now.Add(time.Hour), nil)
@@ -83,8 +84,8 @@ func testPruneKeeps(t *testing.T, s *store) {
 	use(t, s, 1, until, nil)
 	revokeToken(t, s, "jti", 2*time.Hour)
 	for _, now := range []time.Time{{}, time.Now(), until} {
-		if n, err := s.Prune(t.Context(), now, 100); n != 0 || err != nil {
-			t.Errorf("Prune(%s) = %d, %v; want 0", now, n, err)
+		if n, err := s.Prune(t.Context(), now, ca.Retention{}, 100); n != (ca.Pruned{}) || err != nil {
+			t.Errorf("Prune(%s) = %+v, %v; want nothing", now, n, err)
 		}
 	}
 	use(t, s, 1, until, tokenbind.ErrReplayed)

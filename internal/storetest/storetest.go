@@ -33,16 +33,28 @@ type Engine interface {
 	authserver.RevokedTokens
 	tokenbind.Replay
 	keyring.Store
+	audit.Archive
 
 	// Record seals an event that changes nothing else in the store.
 	Record(ctx context.Context, ev audit.Event) error
 	// Audit returns the entries after a sequence number, oldest first, at most limit.
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+	// An entry that is not readable any more comes with its Seq and without content, so that audit.Verify names it.
 	// AuditHead returns the end of the audit log.
 	AuditHead(ctx context.Context) (audit.Head, error)
-	// Prune drops at most limit replay records, revoked tokens and invitations that are past their time at
-	// now, and returns how many. Invitations are kept for 30 days after they expired.
-	Prune(ctx context.Context, now time.Time, limit int) (int, error)
+	// Prune drops at most limit things that are past their time at now, and returns how many of each kind. If that is
+	// limit in all, there may be more.
+	//
+	// Replay records and ids of revoked tokens go when their own instant is past, invitations keep.Invitations after they
+	// expired, changes ca.KeepChanges after they were made, the oldest first and none after one that stays, and
+	// certificates keep.Certificates after they expired, with their revocations. A revoked certificate stays until the
+	// newest CRL of its shard was signed after it expired: it stands on one that late. No such list comes any more, and
+	// it may go, when its shard is over: keep.Certificates is past since the shard's last certificate expired and since
+	// its list's nextUpdate. Then the shard's counts and its CRL go too, once no revocation of it is left; but an
+	// issuer's shard with the highest number stays, so that a number is never used again.
+	//
+	// ca.PruneEvent of what was dropped is sealed in the same transaction, unless no certificate was among it.
+	Prune(ctx context.Context, now time.Time, keep ca.Retention, limit int) (ca.Pruned, error)
 	// Close waits for what is under way. Nothing may be called afterwards but Close.
 	Close() error
 }
@@ -54,7 +66,8 @@ type Open func(t *testing.T, dir string) Engine
 // Run runs the contract against an engine.
 func Run(t *testing.T, open Open) {
 	for _, group := range []map[string]func(*testing.T, *store){
-		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests, keyringTests,
+		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests, keyringTests, pruneTests,
+		archiveTests,
 	} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
@@ -185,12 +198,11 @@ func winner(t *testing.T, errs []error, lost func(error) bool) int {
 	return won
 }
 
-// readAudit reads the whole log in small pages.
+// readAudit reads the whole log, as far as it is kept, in small pages.
 func readAudit(t *testing.T, s *store) []audit.Entry {
 	t.Helper()
 	var all []audit.Entry
-	for {
-		after := uint64(len(all))
+	for after := base(t, s).Seq; ; {
 		page, err := s.Audit(t.Context(), after, 7)
 		if err != nil {
 			t.Fatalf("Audit(%d): %v", after, err)
@@ -199,13 +211,24 @@ func readAudit(t *testing.T, s *store) []audit.Entry {
 			return all
 		}
 		all = append(all, page...)
+		after = all[len(all)-1].Seq
 	}
+}
+
+// base returns the head that the kept log follows.
+func base(t *testing.T, s *store) audit.Head {
+	t.Helper()
+	base, err := s.AuditBase(t.Context())
+	if err != nil {
+		t.Fatalf("AuditBase: %v", err)
+	}
+	return base
 }
 
 // verifyChain checks that every entry follows the one before it, up to the head.
 func verifyChain(t *testing.T, s *store) {
 	t.Helper()
-	var head audit.Head
+	head := base(t, s)
 	for _, e := range readAudit(t, s) {
 		var err error
 		if head, err = audit.Verify(head, e); err != nil {
