@@ -34,6 +34,7 @@ type CeremonySpec struct {
 	RootCRLURL     string        // where the root's CRL is published, for the issuing CA's certificate
 	RootAIAURL     string        // where the root's certificate is published, for the same
 	Now            func() time.Time
+	rawSubject     []byte // of an issuing CA that was asked for with a CSR
 }
 
 func (s CeremonySpec) now() time.Time {
@@ -69,7 +70,7 @@ func CreateIssuer(spec CeremonySpec, root *x509.Certificate, rootKey crypto.Sign
 	if spec.RootCRLURL == "" || spec.RootAIAURL == "" {
 		return nil, errors.New("creating issuing CA: the URLs of the root's CRL and certificate are required")
 	}
-	template.MaxPathLenZero = true
+	template.MaxPathLenZero, template.RawSubject = true, spec.rawSubject
 	template.CRLDistributionPoints = []string{spec.RootCRLURL}
 	template.IssuingCertificateURL = []string{spec.RootAIAURL}
 	if template.NotAfter.After(root.NotAfter) {

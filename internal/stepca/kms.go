@@ -155,6 +155,9 @@ func createKMS(ctx context.Context, uri string, kind ca.KeyType) (crypto.Signer,
 	if !a.creates {
 		return nil, fmt.Errorf("%w: pkid makes no keys in %s: make one with its own tools and say that it is there already (--existing-key)", ErrKey, a.typ)
 	}
+	if u, err := kmsuri.Parse(a.uri); a.typ == apiv1.PKCS11 && (err != nil || u.Get("id") == "" || u.Get("object") == "") {
+		return nil, fmt.Errorf("%w: a new key in a PKCS #11 token needs an id, in hex, and an object, its name: pkcs11:...;id=01;object=issuer", ErrKey)
+	}
 	request := &apiv1.CreateKeyRequest{Name: a.uri}
 	switch kind {
 	case ca.P256:
