@@ -23,6 +23,7 @@ var rooms = []struct {
 	{"internal/appendjson", nil, "a notation, and nothing that is written in it"},
 	{"internal/audit", []string{module + "internal/appendjson"}, "an audit log that depends on what it audits proves little; a notation is not audited"},
 	{"internal/jws", nil, "what strangers send is read by this and the standard library alone"},
+	{"internal/admission", []string{module + "internal/recent", "golang.org/x/time/rate"}, "who may come in, before anybody asks what for"},
 	{"internal/recent", nil, "a bounded memory, and nothing of what is remembered"},
 	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
 	{"ca", []string{module + "thumbprint", module + "internal/audit"}, "what decides and signs knows no transport and no engine"},

@@ -47,7 +47,7 @@ const (
 	Daemon          = "pkid"     // client id of the daemon's own certificates, and its name in the audit log
 )
 
-// Config is what a Service needs. All of it is required but Restored and Now.
+// Config is what a Service needs. All of it is required but Restored, Allow and Now.
 type Config struct {
 	Authority *ca.Authority
 	Store     Store
@@ -55,7 +55,9 @@ type Config struct {
 	// Restored is when the store was brought back from a backup; zero if it never was. An invitation from before may
 	// have been redeemed after the backup, so it is refused (invariant 4).
 	Restored time.Time
-	Now      func() time.Time
+	// Allow is asked before a certificate is signed whether its client may have one more; its error is returned.
+	Allow func(clientID string) error
+	Now   func() time.Time
 }
 
 // Service enrols and renews. All methods may be called at once.
@@ -64,6 +66,7 @@ type Service struct {
 	store    Store
 	clients  Clients
 	restored time.Time
+	allow    func(clientID string) error
 	now      func() time.Time
 }
 
@@ -75,7 +78,10 @@ func New(c Config) (*Service, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Service{ca: c.Authority, store: c.Store, clients: c.Clients, restored: c.Restored, now: c.Now}, nil
+	if c.Allow == nil {
+		c.Allow = func(string) error { return nil }
+	}
+	return &Service{ca: c.Authority, store: c.Store, clients: c.Clients, restored: c.Restored, allow: c.Allow, now: c.Now}, nil
 }
 
 // InviteRequest asks for an invitation. Empty members have defaults; SANs are as ca.ParseSANs reads them.
@@ -215,6 +221,9 @@ func (s *Service) Enroll(ctx context.Context, id string, secret [32]byte, csr []
 	if err := s.clients.CheckEnabled(ctx, inv.ClientID); err != nil {
 		return nil, err
 	}
+	if err := s.allow(inv.ClientID); err != nil {
+		return nil, err
+	}
 	ctx = withClient(ctx, inv.ClientID)
 	issued, err := s.ca.Issue(ctx, ca.Request{
 		Profile: inv.Profile, ClientID: inv.ClientID, Names: inv.Names, Key: key, Lifetime: inv.Lifetime,
@@ -268,6 +277,9 @@ func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []b
 		return nil, fmt.Errorf("certificate to renew: %w", err)
 	}
 	if err := s.clients.CheckEnabled(ctx, rec.ClientID); err != nil {
+		return nil, err
+	}
+	if err := s.allow(rec.ClientID); err != nil {
 		return nil, err
 	}
 	return s.ca.Renew(withClient(ctx, rec.ClientID), ca.Renewal{Current: leaf, Record: rec, Key: key})

@@ -81,6 +81,10 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	writeBuildInfo(&b)
 	s.metrics.write(&b)
 	s.writeCRLMetrics(&b)
+	s.writeLimitMetrics(&b)
+	for _, write := range s.c.Metrics {
+		write(&b)
+	}
 	s.writeCheckMetrics(r.Context(), &b)
 	send(w, http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes())
 	return nil

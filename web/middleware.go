@@ -29,6 +29,9 @@ type call struct {
 	vars     map[string]string // in the path
 	client   string            // who was authenticated here, for the log
 	operator bool              // and is an operator
+	kind     kind              // of work
+	failed   bool              // its credentials were wrong, or its proof
+	tooMuch  string            // why it was refused, if it was for being too much
 	strays   bool              // no route matched, but a person is looking for a page
 	w        recorder
 }
@@ -71,8 +74,10 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // listener wraps a listener's routes in what holds for every request: an id, bounds, headers, the access
 // log, and an answer even after a panic.
 func (s *Server) listener(l Listener) http.Handler {
-	routes := s.router(l)
+	routes, underWay := s.router(l), s.underWay[l]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		underWay.begin(s.c.Limits.c.UnderWay)
+		defer underWay.now.Add(-1)
 		// An id that came with the request is not taken over: it could be made to look like another's.
 		c := &call{id: rand.Text(), listener: l, remote: remoteHost(r), start: time.Now(), route: &noRouteYet}
 		c.w.ResponseWriter = w
@@ -85,7 +90,7 @@ func (s *Server) listener(l Listener) http.Handler {
 		defer s.finish(r, c)
 		s.headers(c)
 		if err == nil {
-			c.route, c.vars = route, vars
+			c.route, c.vars, c.kind = route, vars, kindOf(route)
 			err = s.serve(&c.w, r, c)
 		} else {
 			err = s.strays(r, c, err)
@@ -129,6 +134,7 @@ func (s *Server) finish(r *http.Request, c *call) {
 		}
 	}
 	end := time.Now()
+	s.c.Limits.note(c)
 	s.metrics.observe(c, r.Method, end.Sub(c.start))
 	s.logAccess(r, c, end)
 	if cut != nil {
@@ -140,6 +146,10 @@ func (s *Server) finish(r *http.Request, c *call) {
 // for the line of code first.
 func (s *Server) logAccess(r *http.Request, c *call, end time.Time) {
 	ctx, level := r.Context(), level(c)
+	if c.tooMuch != "" {
+		s.logRefusal(ctx, c, end)
+		return
+	}
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
@@ -161,12 +171,21 @@ func level(c *call) slog.Level {
 	return slog.LevelInfo
 }
 
-// serve runs a route's handler, as its line of the table says.
+// serve runs a route's handler, as its line of the table says, when there is room for it. An operator is known before,
+// so that strangers cannot take the room of operators.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call) error {
+	if err := s.c.Limits.allow(c); err != nil {
+		return err
+	}
 	r, err := s.admit(r, c, c.route.Access)
 	if err != nil {
 		return err
 	}
+	leave, err := s.c.Limits.enter(r.Context(), c)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return c.route.Handler(w, r)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -31,6 +32,8 @@ var problems = []struct {
 	matches func(error) bool
 	outcome
 }{
+	{as[*admission.FullError], outcome{http.StatusServiceUnavailable, "overloaded", "There are too many requests right now; try again after the time in Retry-After"}},
+	{as[*limitedError], outcome{http.StatusTooManyRequests, "too-many-requests", "Too many requests"}},
 	{as[*ca.LineageError], outcome{http.StatusServiceUnavailable, "lineage-not-revoked", "The certificate is revoked, the rest of its lineage may not be; revoke it again with its lineage"}},
 	{as[*ca.SpentError], outcome{http.StatusConflict, "invitation-used", "The invitation was used before"}},
 	{as[*ca.AlreadyRevokedError], outcome{http.StatusConflict, "already-revoked", "The certificate is revoked already"}},
@@ -76,7 +79,7 @@ type retryable interface {
 	RetryAfter() time.Duration
 }
 
-// retryAfter is what a 503 says in Retry-After, in whole seconds; one where the error does not know.
+// retryAfter is what a 503 or 429 says in Retry-After, in whole seconds; one where the error does not know.
 func retryAfter(err error) string {
 	wait := time.Second
 	if e, ok := errors.AsType[retryable](err); ok {
@@ -164,7 +167,8 @@ func problem(err error, requestID string) *client.Problem {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	c := callOf(r.Context())
 	p := problem(err, c.id)
-	if p.Status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+	c.tooMuch = tooMuch(err)
+	if c.tooMuch == "" && p.Status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		s.log.ErrorContext(r.Context(), "request failed", "request_id", c.id, "route", c.route.Name, "error", err)
 	}
 	if c.w.status != 0 {
@@ -178,11 +182,15 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if m, ok := errors.AsType[*methodError](err); ok {
 		h.Set("Allow", strings.Join(m.allow, ", "))
 	}
-	if p.Status == http.StatusServiceUnavailable {
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
 		h.Set("Retry-After", retryAfter(err))
 	}
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", challenge(c.route.Access))
+	}
+	if c.tooMuch != "" && c.route.Access == OAuthClient { // its clients read RFC 6749
+		authserver.Unavailable(w, p.Status, cmp.Or(p.Detail, p.Title))
+		return
 	}
 	if c.page() {
 		s.errorPage(w, r, p)

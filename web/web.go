@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -37,7 +38,7 @@ type Check struct {
 	Run  func(context.Context) error
 }
 
-// Config is what a Server needs. All of it is required but Snapshot, Checks, Logger and Now.
+// Config is what a Server needs. All of it is required but Snapshot, Checks, Limits, Metrics, Logger and Now.
 type Config struct {
 	Authority *ca.Authority
 	Enroll    *enroll.Service
@@ -52,6 +53,9 @@ type Config struct {
 	Checks    []Check     // for /readyz, beside the store and the CRL
 	Logger    *slog.Logger
 	Now       func() time.Time
+
+	Limits  *Limits           // nil: nothing is limited
+	Metrics []func(io.Writer) // what others measure, in the text format of /metrics
 }
 
 // Server makes one handler for each listener of the daemon. All of them may be used at once.
@@ -62,6 +66,8 @@ type Server struct {
 	table   []Route
 	pages   map[string]*template.Template
 	metrics *metrics
+
+	underWay map[Listener]*underWay
 
 	snapshots snapshots
 
@@ -91,6 +97,10 @@ func New(c Config) (*Server, error) {
 	if s.pages, err = parsePages(); err != nil {
 		return nil, fmt.Errorf("web: %w", err)
 	}
+	if s.c.Limits == nil {
+		s.c.Limits = NewLimits(LimitsConfig{})
+	}
+	s.underWay = map[Listener]*underWay{Public: {}, MTLS: {}, Status: {}, Ops: {}}
 	s.table, s.metrics = s.routes(), newMetrics()
 	return s, nil
 }

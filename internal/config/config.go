@@ -55,6 +55,8 @@ type Config struct {
 	Tokens Tokens `yaml:"tokens"`
 	// CRL settings.
 	CRL CRL `yaml:"crl,omitempty"`
+	// Limits bound what comes in, and so what a flood of it can do.
+	Limits Limits `yaml:"limits,omitempty"`
 	// Profiles, beside or instead of the built-in ones: client, operator and server.
 	Profiles map[string]Profile `yaml:"profiles,omitempty"`
 	// Log settings.
@@ -287,6 +289,7 @@ func (c *Config) complete() {
 	if c.CRL.Lifetime == 0 {
 		c.CRL.Lifetime = 24 * time.Hour
 	}
+	c.Limits.complete()
 	profiles := BuiltinProfiles()
 	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
@@ -348,6 +351,9 @@ func (c *Config) validate() error {
 	}
 	if n := c.CRL.ShardSize; n != 0 && n < minShardSize {
 		return fmt.Errorf("crl.shard_size: want 0 or at least %d, not %d", minShardSize, n)
+	}
+	if err := c.Limits.validate(); err != nil {
+		return err
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		return fmt.Errorf("log.level: want debug, info, warn or error, not %q", c.Log.Level)

@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -34,23 +35,29 @@ func TestManual(t *testing.T) {
 }
 
 func writeManual(t *testing.T) string {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	structs := map[string]*ast.StructType{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok {
-			if s, ok := spec.Type.(*ast.StructType); ok {
-				structs[spec.Name.Name] = s
-			}
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				if s, ok := spec.Type.(*ast.StructType); ok {
+					structs[spec.Name.Name] = s
+				}
+			}
+			return true
+		})
+	}
 	var out strings.Builder
 	out.WriteString("# Configuration\n\n`DIR/pkid.yaml` of a data directory. Unknown keys are errors. `pkid check-config --data DIR` checks the file and\n" +
 		"prints it with every default. Durations are written like `90s`, `5m` or `24h`.\n\n" +
-		"This page is made from the comments in `internal/config/config.go`.\n\n| key | meaning |\n| --- | --- |\n")
+		"This page is made from the comments in `internal/config`.\n\n| key | meaning |\n| --- | --- |\n")
 	describe(&out, structs, "Config", "")
 	return out.String()
 }

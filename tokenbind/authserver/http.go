@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"mime"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pkid/pkid/internal/audit"
 )
@@ -61,10 +64,16 @@ func (r *refusal) because(cause error) *refusal {
 func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 	level := slog.LevelInfo
 	var r *refusal
+	var later interface{ RetryAfter() time.Duration }
 	if !errors.As(err, &r) {
 		level = slog.LevelError
 		r = refused(http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide right now; try again").because(err)
 		w.Header().Set("Retry-After", "1")
+	} else if errors.As(r.cause, &later) {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(later.RetryAfter().Seconds()))))
+	}
+	if s.c.Limits != nil && (r.code == "invalid_client" || r.code == "invalid_dpop_proof") {
+		s.c.Limits.Failed(c.http.Context())
 	}
 	attrs := []slog.Attr{
 		slog.String("endpoint", c.http.URL.Path), slog.String("error", r.code), slog.String("reason", r.text),
@@ -81,8 +90,19 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 	if r.challenge != "" {
 		w.Header().Set("WWW-Authenticate", r.challenge)
 	}
-	body, _ := json.Marshal(map[string]string{"error": r.code, "error_description": describable(r.text)}) // two strings always encode
-	writeJSON(w, r.status, body)
+	writeError(w, r.status, r.code, r.text)
+}
+
+func writeError(w http.ResponseWriter, status int, code, text string) {
+	body, _ := json.Marshal(map[string]string{"error": code, "error_description": describable(text)}) // two strings always encode
+	writeJSON(w, status, body)
+}
+
+// Unavailable answers a request that an endpoint does not get to see, such as one too many, as the endpoint itself
+// would: scripts of any origin may read it.
+func Unavailable(w http.ResponseWriter, status int, text string) {
+	allowOrigins(w.Header())
+	writeError(w, status, "temporarily_unavailable", text)
 }
 
 // describable keeps to the characters of an error_description (RFC 6749 section 5.2).

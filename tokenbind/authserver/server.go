@@ -8,6 +8,7 @@
 package authserver
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,7 @@ const (
 	fetchTimeout     = 5 * time.Second
 )
 
-// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, Restored, RequireNonce and what has a default.
+// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, Restored, RequireNonce, Limits and what has a default.
 type Config struct {
 	// Issuer is the origin of the public listener, such as https://pkid.example:8443, and the "iss" of tokens.
 	Issuer string
@@ -73,10 +74,21 @@ type Config struct {
 	RequireNonce bool
 	NonceKey     []byte        // 32 octets, the same on all nodes
 	Tolerance    time.Duration // how far a client's clock may be ahead: 10 seconds if zero; at most a minute
+	// Limits may be nil: then no client is limited.
+	Limits Limits
 	// HTTPClient reads jwks_uri; http.DefaultClient if nil. Redirects are refused whatever it says.
 	HTTPClient *http.Client
 	Logger     *slog.Logger // slog.Default() if nil
 	Now        func() time.Time
+}
+
+// Limits bound what one client may ask for, and hear of who tries what is not theirs.
+type Limits interface {
+	// Token takes a token from the allowance of a client that has authenticated. The error says that it has none
+	// left; its RetryAfter method, if it has one, until when.
+	Token(clientID string) error
+	// Failed hears of a request whose credentials or proof were wrong.
+	Failed(context.Context)
 }
 
 // Server is the authorization server. Its methods that take a request are http.HandlerFuncs.

@@ -35,6 +35,12 @@ func (s *Server) token(c *call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.c.Limits != nil {
+		if err := s.c.Limits.Token(client.ID); err != nil {
+			return nil, refused(http.StatusTooManyRequests, "temporarily_unavailable", "client %q asks for too many tokens; use each until it "+
+				"expires, and try again after the time in Retry-After", client.ID).because(err)
+		}
+	}
 	scope, err := grantScope(client, c.form.Get("scope"))
 	if err != nil {
 		return nil, err

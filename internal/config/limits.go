@@ -1,0 +1,82 @@
+package config
+
+import (
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// Limits bound what comes in; docs/limits.md tells what is refused and how. Where one address stands for many clients,
+// such as that of a proxy, so do its limits.
+type Limits struct {
+	// Connections to one listener at once: 16 to 1000000. Beyond it the one that has been idle for longest is closed.
+	// The process needs a file descriptor for each. Default 4096.
+	Connections int `yaml:"connections,omitempty"`
+	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener. Default a quarter of connections.
+	ConnectionsPerAddress int `yaml:"connections_per_address,omitempty"`
+	// NewConnections are those to one listener that have not sent their first request: with a TLS handshake or a
+	// request's header under way. Default 256, at most connections.
+	NewConnections int `yaml:"new_connections,omitempty"`
+	// Requests of one kind that are worked on at once: 2 to 100000. Kinds are certificates (enrolment and renewal), tokens
+	// (and introspection), revocation of tokens, and what operators do, such as revoking certificates; searches have a
+	// sixteenth. Default 32 for each processor, at least 64 and at most 1024.
+	Requests int `yaml:"requests,omitempty"`
+	// Wait is how long a request waits for its turn, among four times as many as are worked on, before it is refused:
+	// 10ms to 5s. Default 1s.
+	Wait time.Duration `yaml:"wait,omitempty"`
+	// CertificatesPerAddress is how many certificates one address may enrol or renew in a minute. Default 0: any number.
+	CertificatesPerAddress int `yaml:"certificates_per_address,omitempty"`
+	// CertificatesPerClient is how many one client may enrol or renew in a minute. Default 0: any number.
+	CertificatesPerClient int `yaml:"certificates_per_client,omitempty"`
+	// TokensPerAddress is how many tokens one address may ask for in a minute. Default 0: any number.
+	TokensPerAddress int `yaml:"tokens_per_address,omitempty"`
+	// TokensPerClient is how many one client may ask for in a minute. Default 0: any number.
+	TokensPerClient int `yaml:"tokens_per_client,omitempty"`
+	// FailuresPerAddress is how often one address may send wrong credentials or proofs in a minute, when it enrols, renews
+	// or asks for tokens. Beyond it all that is refused, right or wrong. 0: any number. Default 600.
+	FailuresPerAddress *int `yaml:"failures_per_address,omitempty"`
+}
+
+func (l *Limits) complete() {
+	set := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&l.Connections, 4096)
+	set(&l.ConnectionsPerAddress, max(l.Connections/4, 1))
+	set(&l.NewConnections, min(256, l.Connections))
+	set(&l.Requests, min(max(32*runtime.GOMAXPROCS(0), 64), 1024))
+	if l.Wait == 0 {
+		l.Wait = time.Second
+	}
+	if l.FailuresPerAddress == nil {
+		failures := 600
+		l.FailuresPerAddress = &failures
+	}
+}
+
+func (l *Limits) validate() error {
+	for _, bound := range []struct {
+		key              string
+		got, least, most int
+	}{
+		{"connections", l.Connections, 16, 1_000_000},
+		{"connections_per_address", l.ConnectionsPerAddress, 1, l.Connections},
+		{"new_connections", l.NewConnections, 1, l.Connections},
+		{"requests", l.Requests, 2, 100_000},
+		{"certificates_per_address", l.CertificatesPerAddress, 0, 1_000_000_000},
+		{"certificates_per_client", l.CertificatesPerClient, 0, 1_000_000_000},
+		{"tokens_per_address", l.TokensPerAddress, 0, 1_000_000_000},
+		{"tokens_per_client", l.TokensPerClient, 0, 1_000_000_000},
+		{"failures_per_address", *l.FailuresPerAddress, 0, 1_000_000_000},
+	} {
+		if bound.got < bound.least || bound.got > bound.most {
+			return fmt.Errorf("limits.%s: want %d to %d, not %d", bound.key, bound.least, bound.most, bound.got)
+		}
+	}
+	if l.Wait < 10*time.Millisecond || l.Wait > 5*time.Second {
+		return fmt.Errorf("limits.wait: want 10ms to 5s, not %s", l.Wait)
+	}
+	return nil
+}
