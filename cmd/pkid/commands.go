@@ -39,6 +39,12 @@ func (f *initFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.spec.Passphrase, "passphrase", "", "where the keys' passphrase is: file:PATH, env:NAME or credential:NAME (default: a new file in the data directory)")
 }
 
+// addStore is for init alone: what a quickstart creates is in its directory.
+func (f *initFlags) addStore(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.spec.Store, "store", "", "where everything is kept: bolt:PATH or postgres://USER@HOST/DATABASE, an empty database (default: pkid.db in the data directory)")
+	cmd.Flags().StringVar(&f.spec.StorePassword, "store-password", "", "where the database's password is: file:PATH, env:NAME or credential:NAME (default: PGPASSWORD or a password file)")
+}
+
 func (f *initFlags) create(ctx context.Context) error {
 	f.spec.KeyType = ca.KeyType(f.keyType)
 	return daemon.Init(ctx, f.spec)
@@ -60,6 +66,7 @@ func initCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	f.addStore(cmd)
 	return cmd
 }
 

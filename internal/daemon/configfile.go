@@ -26,7 +26,10 @@ listen:
   status: {{printf "%q" .Listen.Status}} # plain HTTP: CRLs, issuer certificates
   ops: {{printf "%q" .Listen.Ops}}    # plain HTTP: metrics, health
 
-store: "bolt:pkid.db"
+store: {{printf "%q" .Store}}
+{{- if .StorePassword}}
+store_password: {{printf "%q" .StorePassword}}
+{{- end}}
 
 # file:PATH, env:NAME or credential:NAME (systemd)
 passphrase: {{printf "%q" .Passphrase}}
@@ -55,10 +58,11 @@ func (s *InitSpec) configFile() []byte {
 	}
 	var buf bytes.Buffer
 	data := struct {
-		Name, Passphrase string
-		Hosts            []string
-		Listen           config.Listen
-	}{s.Name, s.Passphrase, s.Hosts, listen}
+		Name, Passphrase     string
+		Store, StorePassword string
+		Hosts                []string
+		Listen               config.Listen
+	}{s.Name, s.Passphrase, s.Store, s.StorePassword, s.Hosts, listen}
 	if err := configTemplate.Execute(&buf, data); err != nil {
 		panic("daemon: the configuration template is complete: " + err.Error())
 	}

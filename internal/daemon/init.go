@@ -17,7 +17,6 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/internal/stepca"
@@ -31,6 +30,9 @@ type InitSpec struct {
 	KeyType    ca.KeyType // of root and issuing CA; P-256
 	Passphrase string     // as config.Config.Passphrase; a new file "passphrase" in Dir if empty
 	Listen     config.Listen
+	// Store is where everything will be kept, as config.Config.Store: a file in Dir if empty, or an empty database.
+	Store         string
+	StorePassword string // as config.Config.StorePassword
 }
 
 // ErrExists reports that the directory is there and is no place to create another CA in.
@@ -141,6 +143,9 @@ func (s *InitSpec) complete(ctx context.Context) (err error) {
 	} else if s.Passphrase, err = secret.Absolute("passphrase", s.Passphrase); err != nil {
 		return err
 	}
+	if err := s.completeStore(); err != nil {
+		return err
+	}
 	if err := checkEmpty(s.Dir); err != nil {
 		return err
 	}
@@ -226,7 +231,7 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 	if _, err := stepca.CreateDataKey(cfg.Path(cfg.Tokens.DataKey), passphrase); err != nil {
 		return fmt.Errorf("data key: %w", err)
 	}
-	store, err := boltstore.Open(cfg.StorePath(), boltstore.Options{Create: true, Identity: identity(issuer)})
+	store, err := createStore(ctx, cfg, issuer)
 	if err != nil {
 		return err
 	}
@@ -234,7 +239,7 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 }
 
 // record makes the first entries of the audit log and the operator's credentials.
-func (s *InitSpec) record(ctx context.Context, cfg *config.Config, store *boltstore.Store, issuer *ca.Issuer) error {
+func (s *InitSpec) record(ctx context.Context, cfg *config.Config, store store, issuer *ca.Issuer) error {
 	err := store.Record(ctx, audit.Event{
 		Time: time.Now(), Actor: audit.From(ctx), Action: audit.Initialise, Subject: issuer.ID(),
 		Detail: map[string]string{"root": fingerprint(issuer.Root), "key_type": string(s.KeyType)},

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -11,6 +12,7 @@ import (
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/keyring"
+	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -43,6 +45,27 @@ type store interface {
 type proofs struct {
 	tokenbind.Replay
 	since time.Time
+}
+
+// completeStore fills in the default store, and makes paths absolute, which are the caller's and not the directory's.
+func (s *InitSpec) completeStore() (err error) {
+	if s.Store == "" {
+		s.Store = "bolt:pkid.db"
+	} else if s.Store, err = config.AbsoluteStore(s.Store); err != nil {
+		return err
+	}
+	if err := config.CheckStore(s.Store); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if s.StorePassword != "" {
+		s.StorePassword, err = secret.Absolute("store_password", s.StorePassword)
+	}
+	return err
+}
+
+// createStore makes the store of a new CA, where there must be none.
+func createStore(_ context.Context, cfg *config.Config, issuer *ca.Issuer) (store, error) {
+	return boltstore.Open(cfg.StorePath(), boltstore.Options{Create: true, Identity: identity(issuer)})
 }
 
 // openStore opens the store that the configuration names, which must be the one of this CA.
