@@ -117,7 +117,7 @@ func BenchmarkServer(b *testing.B) {
 		certificates: map[ca.Serial]*ca.Record{}, invitations: map[string]*enroll.Invitation{}, clients: map[string]*authserver.Client{},
 	}
 	b.Cleanup(func() { store.Close() })
-	f := newFixtureOver(b, store)
+	f := newFixtureOver(b, store, wide)
 	f.log = nil
 	f.Server.log = slog.New(slog.NewTextHandler(nowhere{}, nil))
 	public, mtls := f.Public(), f.MTLS()

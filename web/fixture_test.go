@@ -39,6 +39,13 @@ type fixture struct {
 	log                       *logBuffer
 	public, mtls, status, ops *httptest.Server
 	admin                     tls.Certificate
+	limits                    *Limits
+}
+
+// wide are limits that no test reaches by chance, and that all are in force.
+var wide = LimitsConfig{
+	UnderWay: 1000, AtOnce: 64, Wait: time.Second, CertificatesPerAddress: 1e9, CertificatesPerClient: 1e9,
+	TokensPerAddress: 1e9, TokensPerClient: 1e9, FailuresPerAddress: 1e6,
 }
 
 // stores are all that a server keeps.
@@ -76,12 +83,12 @@ func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	store := must[*boltstore.Store](t)(boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true}))
 	t.Cleanup(func() { store.Close() })
-	return newFixtureOver(t, store)
+	return newFixtureOver(t, store, wide)
 }
 
-func newFixtureOver(t testing.TB, store stores) *fixture {
+func newFixtureOver(t testing.TB, store stores, limits LimitsConfig) *fixture {
 	t.Helper()
-	f := &fixture{t: t, store: store, log: &logBuffer{}}
+	f := &fixture{t: t, store: store, log: &logBuffer{}, limits: NewLimits(limits)}
 	f.start()
 	f.setup()
 	f.admin = f.certificate("admin", enroll.OperatorProfile)
@@ -151,12 +158,12 @@ func (f *fixture) setup() {
 	oauth := must[*authserver.Server](t)(authserver.New(authserver.Config{
 		Issuer: f.public.URL, MTLSBase: f.mtls.URL, Registry: registry, Certificates: known{authority},
 		Anchors: func() *x509.CertPool { return anchors }, Replay: f.store, Assertions: f.store, Revoked: f.store,
-		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Logger: slog.New(slog.DiscardHandler),
+		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Limits: f.limits, Logger: slog.New(slog.DiscardHandler),
 	}))
 	f.Server = must[*Server](t)(New(Config{
 		Authority: authority,
-		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry})),
-		OAuth:     oauth, Clients: registry, CRL: publisher, Audit: f.store, RootCRL: rootCRL, Name: "Test CA",
+		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
+		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: f.store, RootCRL: rootCRL, Name: "Test CA",
 		URLs:   client.URLs{Public: f.public.URL, MTLS: f.mtls.URL, Status: f.status.URL},
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}))

@@ -111,20 +111,7 @@ func (e *limitedError) Error() string {
 
 func (e *limitedError) RetryAfter() time.Duration { return e.after }
 
-// enter lets a request in that its address has an allowance for, when its turn comes. leave is called in the end.
-// Neither has looked at more than the header.
-func (l *Limits) enter(ctx context.Context, c *call) (leave func(), err error) {
-	gate := l.gates[c.kind]
-	if gate == nil {
-		return func() {}, nil
-	}
-	if err := gate.Enter(ctx); err != nil {
-		return nil, err
-	}
-	return gate.Leave, nil
-}
-
-// allow takes a request from the allowance of its address.
+// allow takes a request from the allowance of its address, before more of it than the header was looked at.
 func (l *Limits) allow(c *call) error {
 	if !guarded(c.kind) {
 		return nil

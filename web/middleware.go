@@ -181,11 +181,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
-	leave, err := s.c.Limits.enter(r.Context(), c)
-	if err != nil {
+	gate := s.c.Limits.gates[c.kind]
+	if err := gate.Enter(r.Context()); err != nil {
 		return err
 	}
-	defer leave()
+	defer gate.Leave()
 	return c.route.Handler(w, r)
 }
 

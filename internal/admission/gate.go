@@ -52,6 +52,9 @@ func NewGate(atOnce, waiting int, wait time.Duration) *Gate {
 
 // Enter returns nil when the caller is in, who calls Leave in the end; or a *FullError, or the context's error.
 func (g *Gate) Enter(ctx context.Context) error {
+	if g == nil {
+		return nil
+	}
 	g.mu.Lock()
 	if g.free > 0 {
 		g.free--
@@ -103,6 +106,9 @@ func admitted(in bool) error {
 
 // Leave gives the place to the next one.
 func (g *Gate) Leave() {
+	if g == nil {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if next := g.waiting.Back(); next != nil {

@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -34,7 +36,9 @@ type Daemon struct {
 	authority *ca.Authority
 	publisher *crl.Publisher
 	cert      *serverCert
+	limits    *web.Limits
 	web       *web.Server
+	servers   atomic.Pointer[[]*server] // once they are bound
 }
 
 // Load reads the configuration of a data directory. A directory that is not one is an error that says how
@@ -52,7 +56,7 @@ func Load(dir string) (*config.Config, error) {
 // New opens the store and the keys and checks that they fit together. Close releases what it opened, unless
 // Serve does.
 func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, err error) {
-	d := &Daemon{cfg: cfg, log: log}
+	d := &Daemon{cfg: cfg, log: log, limits: web.NewLimits(requests(cfg.Limits))}
 	passphrase, err := cfg.ReadPassphrase()
 	if err != nil {
 		return nil, err
@@ -148,12 +152,12 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		Anchors: func() *x509.CertPool { return anchors },
 		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Restored: d.restored, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
-		Tolerance: *cfg.Tokens.ClockTolerance, Logger: d.log,
+		Tolerance: *cfg.Tokens.ClockTolerance, Limits: d.limits, Logger: d.log,
 	})
 }
 
 func (d *Daemon) openWeb(oauth *authserver.Server) error {
-	enrolment, err := enroll.New(enroll.Config{Authority: d.authority, Store: d.store, Clients: d.clients, Restored: d.restored})
+	enrolment, err := enroll.New(enroll.Config{Authority: d.authority, Store: d.store, Clients: d.clients, Restored: d.restored, Allow: d.limits.Certificate})
 	if err != nil {
 		return err
 	}
@@ -164,6 +168,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: d.store,
 		RootCRL: rootCRL, URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics},
 		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}},
 	})
 	return err
