@@ -2,6 +2,7 @@ package ca
 
 import (
 	"crypto"
+	"crypto/sha1" //nolint:gosec // G505: it names a key (RFC 5280 section 4.2.1.2, method 1) and protects nothing
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -82,4 +83,15 @@ func IssuerID(c *x509.Certificate) string {
 		id = sum[:]
 	}
 	return hex.EncodeToString(id[:8])
+}
+
+// KeyIssuerID is the id of an issuing CA that has a key and no certificate yet. It is that of IssuerID if the certificate
+// is given the usual subject key identifier (RFC 5280 section 4.2.1.2, method 1).
+func KeyIssuerID(pub crypto.PublicKey) (string, error) {
+	_, key, err := publicKey(pub)
+	if err != nil {
+		return "", err
+	}
+	sum := sha1.Sum(key) //nolint:gosec // G401: it names a key and protects nothing
+	return hex.EncodeToString(sum[:8]), nil
 }
