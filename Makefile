@@ -5,7 +5,7 @@ GOLANGCI := bin/golangci-lint
 FUZZTIME ?= 20000x
 SHELL    := bash
 
-.PHONY: test build tools deps lint unit fuzz zlint cross smoke bench clean
+.PHONY: test build tools deps lint unit fuzz zlint cross smoke bench chaos clean
 
 ## test: install what the tests need where that is possible, then run everything
 test: deps lint unit zlint fuzz cross smoke
@@ -55,6 +55,10 @@ smoke:
 ## and scale.md. With flags (BENCH=-quick shows that all parts work) it prints and writes nothing.
 bench:
 	CGO_ENABLED=0 go run -C bench . $(or $(BENCH),-out ../docs)
+
+## chaos: break a running pkid 200 times for each store, and look for what was acknowledged; writes the table in docs/reliability.md
+chaos:
+	CGO_ENABLED=0 go run ./internal/chaos/cmd $(or $(CHAOS),-out docs/reliability.md)
 
 clean:
 	rm -rf bin

@@ -49,7 +49,7 @@ var bans = []struct {
 }{
 	{"net/http", []string{
 		"crl", "tokenbind", "tokenbind/authserver", "client", "web", "internal/daemon", "cmd/pkictl",
-		"internal/pkitest", "examples/go/...",
+		"internal/pkitest", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
