@@ -57,6 +57,10 @@ type Config struct {
 	CRL CRL `yaml:"crl,omitempty"`
 	// Limits bound what comes in, and so what a flood of it can do.
 	Limits Limits `yaml:"limits,omitempty"`
+	// Retention of what is over.
+	Retention Retention `yaml:"retention,omitempty"`
+	// Audit log, outside of the store.
+	Audit Audit `yaml:"audit,omitempty"`
 	// Profiles, beside or instead of the built-in ones: client, operator and server.
 	Profiles map[string]Profile `yaml:"profiles,omitempty"`
 	// Log settings.
@@ -290,6 +294,8 @@ func (c *Config) complete() {
 		c.CRL.Lifetime = 24 * time.Hour
 	}
 	c.Limits.complete()
+	c.Retention.complete()
+	c.Audit.complete()
 	profiles := BuiltinProfiles()
 	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
@@ -353,6 +359,12 @@ func (c *Config) validate() error {
 		return fmt.Errorf("crl.shard_size: want 0 or at least %d, not %d", minShardSize, n)
 	}
 	if err := c.Limits.validate(); err != nil {
+		return err
+	}
+	if err := c.Retention.validate(c.Profiles); err != nil {
+		return err
+	}
+	if err := c.Audit.validate(); err != nil {
 		return err
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
