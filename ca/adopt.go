@@ -17,6 +17,9 @@ import (
 // A store that was restored from a backup lacks what was issued and revoked since. Adopt brings back a certificate that
 // somebody still has, and Lost stands for one of which only a CRL tells.
 
+// ErrRecorded: the store knows the certificate, or another with its serial number.
+var ErrRecorded = errors.New("the certificate is recorded already")
+
 // UnknownClient is Record.ClientID of a certificate whose record was lost; no client has such an id.
 const UnknownClient = "?"
 
@@ -29,8 +32,8 @@ type Adoption struct {
 }
 
 // Adopt records such a certificate, so that it counts again. The errors are ErrIssuer, ErrSerial, ErrProfile,
-// ErrNotActive if it has expired, and ErrDuplicate if its serial number is known.
-func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Record, error) {
+// ErrNotActive if it has expired, and ErrRecorded.
+func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Issued, error) {
 	cert := ad.Certificate
 	serial, err := SerialOf(cert.SerialNumber)
 	if err != nil {
@@ -62,10 +65,13 @@ func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Record, error) {
 	ev := audit.Event{Time: now, Actor: audit.From(ctx), Action: audit.Adopt, Subject: serial.String(), Detail: map[string]string{
 		"client": ad.ClientID, "profile": ad.Profile, "x5t#S256": rec.Thumbprint.String(),
 	}}
-	if err := a.store.Insert(ctx, rec, nil, ev); err != nil {
+	switch err := a.store.Insert(ctx, rec, nil, ev); {
+	case errors.Is(err, ErrDuplicate):
+		return nil, fmt.Errorf("%w: %s", ErrRecorded, serial)
+	case err != nil:
 		return nil, fmt.Errorf("adopting %s: %w", serial, err)
 	}
-	return rec, nil
+	return issuer.issued(rec), nil
 }
 
 // signerOf returns the issuing CA that signed a certificate, found by its key and checked by its signature.

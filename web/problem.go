@@ -50,6 +50,7 @@ var problems = []struct {
 	{is(ca.ErrNotFound), outcome{http.StatusNotFound, "no-certificate", "No such certificate"}},
 	{is(ca.ErrClock), outcome{http.StatusServiceUnavailable, "clock", "The CA's clock is wrong; an operator must set it right"}},
 	{is(ca.ErrSignerAway), outcome{http.StatusServiceUnavailable, "signer-away", "The issuing key does not answer; try again"}},
+	{is(ca.ErrRecorded), outcome{http.StatusConflict, "certificate-recorded", "The certificate is recorded already"}},
 	{is(ca.ErrDuplicate), internal},
 	{is(ca.ErrMismatch), internal},
 

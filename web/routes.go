@@ -90,6 +90,7 @@ func (s *Server) routes() []Route {
 		{"POST", "/v1/invitations", "invitations.create", both, Operator, s.postInvitation},
 		{"POST", "/v1/certificates", "certificates.issue", both, EnrolmentToken, s.postCertificate},
 		{"POST", "/v1/certificates/renew", "certificates.renew", both, Certificate, s.renewCertificate},
+		{"POST", "/v1/certificates/adopt", "certificates.adopt", both, Operator, s.adoptCertificate},
 		{"GET", "/v1/certificates", "certificates.list", both, Operator, s.listCertificates},
 		{"GET", "/v1/certificates/" + serial, "certificates.show", both, Operator, s.getCertificate},
 		{"POST", "/v1/certificates/" + serial + "/revoke", "certificates.revoke", both, Operator, s.revokeCertificate},

@@ -97,7 +97,7 @@ func doing(err error, format string, args ...any) error {
 
 func (a *app) command() *cobra.Command {
 	root := a.group("pkictl", "certificates and bound tokens of a pkid CA",
-		a.inviteCommand(), a.enrollCommand(), a.renewCommand(), a.revokeCommand(), a.listCommand(), a.showCommand(),
+		a.inviteCommand(), a.enrollCommand(), a.renewCommand(), a.revokeCommand(), a.adoptCommand(), a.listCommand(), a.showCommand(),
 		a.rootCommand(), a.clientCommand(), a.tokenCommand(), a.callCommand(), a.verifyCommand(), a.thumbprintCommand(),
 		a.crlCommand(), a.auditCommand(), a.demoCommand(), a.versionCommand())
 	root.PersistentFlags().StringVar(&a.home, "home", os.Getenv("PKICTL_HOME"),

@@ -19,6 +19,7 @@ import (
 	"github.com/pkid/pkid/internal/backup"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/web"
 )
 
 // maxBackedUp bounds a file of a data directory, the store excepted: keys, certificates and configuration have a few
@@ -69,17 +70,39 @@ func addStore(ctx context.Context, w *backup.Writer, cfg *config.Config, home st
 	return head, errors.Join(err, s.Close())
 }
 
-// addClosed adds the store that no daemon serves.
-func addClosed(ctx context.Context, w *backup.Writer, s *boltstore.Store) (head audit.Head, err error) {
+// copied is a store that can be copied while it is in use.
+type copied interface {
+	Record(ctx context.Context, ev audit.Event) error
+	Snapshot(ctx context.Context, begin func(size int64, head audit.Head) (io.Writer, error)) error
+}
+
+// snapshot is the daemon's web.Snapshot; nil if its store is a database.
+func (d *Daemon) snapshot() web.Snapshot {
+	s, ok := d.store.(copied)
+	if !ok {
+		return nil
+	}
+	return func(ctx context.Context, begin func(int64, audit.Head) (io.Writer, error)) error {
+		return copyStore(ctx, s, begin)
+	}
+}
+
+// copyStore records that the store is copied and copies it.
+func copyStore(ctx context.Context, s copied, begin func(int64, audit.Head) (io.Writer, error)) error {
 	ev := audit.Event{Time: time.Now(), Actor: audit.From(ctx), Action: audit.Backup, Subject: "store"}
 	if err := s.Record(ctx, ev); err != nil {
-		return head, fmt.Errorf("recording the backup: %w", err)
+		return fmt.Errorf("recording the backup: %w", err)
 	}
+	return s.Snapshot(ctx, begin)
+}
+
+// addClosed adds the store that no daemon serves.
+func addClosed(ctx context.Context, w *backup.Writer, s *boltstore.Store) (head audit.Head, err error) {
 	// The store writes to the pipe and the backup reads from it.
 	r, pipe := io.Pipe()
 	sizes, done := make(chan int64, 1), make(chan error, 1)
 	go func() {
-		err := s.Snapshot(ctx, func(size int64, end audit.Head) (io.Writer, error) {
+		err := copyStore(ctx, s, func(size int64, end audit.Head) (io.Writer, error) {
 			head = end
 			sizes <- size
 			return pipe, nil

@@ -167,7 +167,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	}
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: d.store,
-		RootCRL: rootCRL, URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		RootCRL: rootCRL, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics},
 		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}},
 	})

@@ -49,6 +49,9 @@ func Recover(ctx context.Context, cfg *config.Config, log *slog.Logger, ev Evide
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	r := recovery{Daemon: d}
+	if r.head, err = d.store.AuditHead(ctx); err != nil {
+		return nil, err
+	}
 	// The lists come first: only they tell on which of them a certificate is that the store does not know.
 	for n, list := range ev.CRLs {
 		if err := r.readCRL(ctx, list); err != nil {
@@ -78,7 +81,7 @@ func Recover(ctx context.Context, cfg *config.Config, log *slog.Logger, ev Evide
 type recovery struct {
 	*Daemon
 	Recovery
-	head audit.Head // of the newest entry in the evidence
+	head audit.Head // of the log as the evidence has it; the store's own goes on otherwise from now on
 }
 
 // readCRL revokes again what a list of one of the issuing CAs says.
@@ -153,9 +156,6 @@ const maxEntry = 1 << 20
 // readAudit goes through what the log says of the time after the backup. The entries must follow on the store's own, each
 // on the one before, so that none was left out or made up in between.
 func (r *recovery) readAudit(ctx context.Context, logs []io.Reader) (err error) {
-	if r.head, err = r.store.AuditHead(ctx); err != nil {
-		return err
-	}
 	last := r.head.Seq
 	for _, log := range logs {
 		lines := bufio.NewScanner(log)
