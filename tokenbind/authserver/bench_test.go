@@ -114,7 +114,7 @@ func BenchmarkIntrospect(b *testing.B) { benchIntrospect(b, func(*house, thumbpr
 
 // Each token is seen for the first time.
 func BenchmarkIntrospectFirstSight(b *testing.B) {
-	benchIntrospect(b, func(h *house, id thumbprint.Token) { h.keys.verified.Drop(id) })
+	benchIntrospect(b, func(h *house, id thumbprint.Token) { h.keys.Load().verified.Drop(id) })
 }
 
 // All but the first find the token revoked already.

@@ -69,7 +69,9 @@ func names[T ~string](values []T) []string {
 func (s *Server) Metadata(w http.ResponseWriter, r *http.Request) { serveDocument(w, r, s.metadata) }
 
 // JWKS serves the keys that verify access tokens (RFC 7517 section 5).
-func (s *Server) JWKS(w http.ResponseWriter, r *http.Request) { serveDocument(w, r, s.jwks) }
+func (s *Server) JWKS(w http.ResponseWriter, r *http.Request) {
+	serveDocument(w, r, s.keys.Load().jwks)
+}
 
 func serveDocument(w http.ResponseWriter, r *http.Request, body []byte) {
 	allowOrigins(w.Header())

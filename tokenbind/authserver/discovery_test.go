@@ -135,7 +135,7 @@ func TestJWKS_HasPublicKeysOnly(t *testing.T) {
 		t.Fatalf("%d keys", len(keys))
 	}
 	key, _ := keys[0].(map[string]any)
-	if key["use"] != "sig" || key["alg"] != "ES256" || key["kid"] != h.keys.set[0].id || key["d"] != nil {
+	if key["use"] != "sig" || key["alg"] != "ES256" || key["kid"] != h.keys.Load().set[0].id || key["d"] != nil {
 		t.Errorf("key %v", key)
 	}
 	if !strings.HasPrefix(a.header.Get("Cache-Control"), "public, max-age=") {

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkid/pkid/internal/recent"
@@ -67,7 +68,7 @@ type Config struct {
 	Restored time.Time
 	Revoked  RevokedTokens
 	// Keys sign tokens: the first one does, and all are published, so that a key can be announced before and
-	// kept after its time.
+	// kept after its time. SetKeys puts others in their place.
 	Keys          []SigningKey
 	TokenLifetime time.Duration // 5 minutes if zero; at most an hour
 	// RequireNonce demands a nonce in every DPoP proof; a client's record can demand it for that client.
@@ -94,7 +95,7 @@ type Limits interface {
 // Server is the authorization server. Its methods that take a request are http.HandlerFuncs.
 type Server struct {
 	c          Config
-	keys       *signingKeys
+	keys       *atomic.Pointer[signingKeys]
 	proofs     *tokenbind.ProofChecker
 	nonces     *tokenbind.Nonces
 	vetted     *recent.Cache[thumbprint.Cert, vetted]
@@ -102,7 +103,6 @@ type Server struct {
 	remote     *remoteKeys     // at clients' jwks_uri
 	tokenURLs  []string
 	metadata   []byte
-	jwks       []byte
 }
 
 // New validates c.
@@ -111,16 +111,12 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
 	c.fill()
-	keys, err := newSigningKeys(c.Keys)
-	if err != nil {
-		return nil, fmt.Errorf("authserver: %w", err)
-	}
 	nonces, err := tokenbind.NewNonces(c.NonceKey, "authorization server", nonceLifetime, c.Now)
 	if err != nil {
 		return nil, fmt.Errorf("authserver: %w", err)
 	}
 	s := &Server{
-		c: c, keys: keys, nonces: nonces, vetted: recent.New[thumbprint.Cert, vetted](maxVetted),
+		c: c, keys: new(atomic.Pointer[signingKeys]), nonces: nonces, vetted: recent.New[thumbprint.Cert, vetted](maxVetted),
 		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: newRegisteredKeys(),
 		tokenURLs: []string{c.Issuer + TokenPath, c.MTLSBase + TokenPath},
 	}
@@ -129,10 +125,7 @@ func New(c Config) (*Server, error) {
 		Nonces: nonces, Replay: c.Replay, Since: c.ProofsSince, Now: c.Now,
 	}
 	s.metadata, _ = json.Marshal(s.describe()) // texts always encode
-	if s.jwks, err = keys.publish(); err != nil {
-		return nil, fmt.Errorf("authserver: encoding the key set: %w", err)
-	}
-	return s, nil
+	return s, s.SetKeys(c.Keys)
 }
 
 func (c *Config) validate() error {

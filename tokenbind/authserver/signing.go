@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"bytes"
 	"crypto"
 	"encoding/base64"
 	"encoding/json"
@@ -37,6 +38,7 @@ type SigningKey struct {
 // with them.
 type signingKeys struct {
 	set      []signingKey
+	jwks     []byte                                         // what is published of them
 	verified *recent.Cache[thumbprint.Token, *accessClaims] // by the hash of the whole token
 }
 
@@ -63,7 +65,25 @@ func newSigningKeys(keys []SigningKey) (*signingKeys, error) {
 		}
 		k.set = append(k.set, own)
 	}
+	var err error
+	if k.jwks, err = k.publish(); err != nil {
+		return nil, fmt.Errorf("encoding the key set: %w", err)
+	}
 	return k, nil
+}
+
+// SetKeys says which keys sign, the first one, and are published from now on. A token of a key that is not among them
+// is not ours any more. If they are the ones that are set already, nothing changes.
+func (s *Server) SetKeys(keys []SigningKey) error {
+	next, err := newSigningKeys(keys)
+	if err != nil {
+		return fmt.Errorf("authserver: %w", err)
+	}
+	if now := s.keys.Load(); now != nil && bytes.Equal(now.jwks, next.jwks) { // in their order
+		return nil
+	}
+	s.keys.Store(next)
+	return nil
 }
 
 func newSigningKey(k SigningKey) (signingKey, error) {

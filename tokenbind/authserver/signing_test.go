@@ -41,7 +41,7 @@ func TestToken_KeyThatFailsIsUnavailable(t *testing.T) {
 func TestVerify_OneTextPerToken(t *testing.T) {
 	h := newHouse(t)
 	token, _ := mustIssue(t, h.token(clientID("a"), presenting(h.enrol("a"))))
-	if h.keys.verify(token) == nil {
+	if h.keys.Load().verify(token) == nil {
 		t.Fatal("the token is not taken")
 	}
 	key := h.config.Keys[0].Key.(*ecdsa.PrivateKey)
@@ -60,7 +60,7 @@ func TestVerify_OneTextPerToken(t *testing.T) {
 		return input + "." + base64.RawURLEncoding.EncodeToString(signature)
 	}
 	raw, _ := base64.RawURLEncoding.DecodeString(parts[0])
-	if h.keys.verify(again(string(raw), parts[1])) == nil {
+	if h.keys.Load().verify(again(string(raw), parts[1])) == nil {
 		t.Error("the same token with another signature is not taken") // so the rest is refused for what it is
 	}
 	sig, _ := base64.RawURLEncoding.DecodeString(parts[2])
@@ -85,7 +85,7 @@ func TestVerify_OneTextPerToken(t *testing.T) {
 		"zeros":                 parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(make([]byte, 64)),
 	} {
 		for range 2 { // nor at the second sight
-			if h.keys.verify(bad) != nil {
+			if h.keys.Load().verify(bad) != nil {
 				t.Errorf("%s: taken", name)
 			}
 		}

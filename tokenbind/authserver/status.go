@@ -49,7 +49,7 @@ func (s *Server) asked(c *call) (*Client, *accessClaims, error) {
 	if token == "" {
 		return nil, nil, invalidRequest("token is missing")
 	}
-	return caller, s.keys.verify(token), nil
+	return caller, s.keys.Load().verify(token), nil
 }
 
 // tokensNotBefore is the instant before which no token of the client counts.

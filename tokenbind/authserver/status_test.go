@@ -199,7 +199,7 @@ func TestIntrospection_OnlyOurAccessTokensAreActive(t *testing.T) {
 	ask := h.resourceServer()
 	token, claims := mustIssue(t, h.token(clientID("a"), presenting(h.enrol("a"))))
 	key := h.config.Keys[0].Key
-	kid := h.keys.set[0].id
+	kid := h.keys.Load().set[0].id
 	resign := func(key any, kid string, typ jose.ContentType, change func(map[string]any)) string {
 		t.Helper()
 		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(typ))
@@ -315,7 +315,7 @@ func TestVerify_TokensOfARetiredKeyWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.keys.verify(token) == nil {
+	if s.keys.Load().verify(token) == nil {
 		t.Error("a token of the key before is not taken")
 	}
 }

@@ -171,7 +171,7 @@ func (s *Server) issue(c *call, client *Client, scope string, audience []string,
 		expiry = c.cert.NotAfter
 	}
 	const before = `{"access_token":"` // a token needs no escaping
-	answer, err := s.keys.sign(append(make([]byte, 0, 1<<10), before...), &accessClaims{
+	answer, err := s.keys.Load().sign(append(make([]byte, 0, 1<<10), before...), &accessClaims{
 		Issuer:       s.c.Issuer,
 		Subject:      client.ID,
 		Audience:     audience,

@@ -20,7 +20,7 @@ func TestToken_IsAJWTAccessToken(t *testing.T) {
 	a := h.token(clientID("a"), presenting(cert))
 	token, claims := mustIssue(t, a)
 	head := decodeSegment(t, token, 0)
-	if head["typ"] != "at+jwt" || head["alg"] != "ES256" || head["kid"] != h.keys.set[0].id {
+	if head["typ"] != "at+jwt" || head["alg"] != "ES256" || head["kid"] != h.keys.Load().set[0].id {
 		t.Errorf("header %v", head)
 	}
 	now := h.clock.now().Unix()
@@ -61,7 +61,7 @@ func TestToken_SigningAlgorithms(t *testing.T) {
 		if got := decodeSegment(t, token, 0)["alg"]; got != alg {
 			t.Errorf("alg %v; want %s", got, alg)
 		}
-		if h.keys.verify(token) == nil {
+		if h.keys.Load().verify(token) == nil {
 			t.Errorf("%s: the server does not take its own token", alg)
 		}
 		if alg != "PS256" {
