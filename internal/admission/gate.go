@@ -28,14 +28,15 @@ func (e *FullError) Error() string { return "too many requests of this kind are 
 func (e *FullError) RetryAfter() time.Duration { return e.After }
 
 func full(reason string) *FullError {
-	const least, most = 1, 3                                                              // whole seconds, as Retry-After has them
-	return &FullError{reason, time.Duration(least+rand.IntN(most-least+1)) * time.Second} //nolint:gosec // G404: no secret
+	const least, most = 1, 3                   // whole seconds, as Retry-After has them
+	seconds := least + rand.IntN(most-least+1) //nolint:gosec // G404: no secret
+	return &FullError{reason, time.Duration(seconds) * time.Second}
 }
 
 // Gate lets a number of requests in at once, and has a number of others wait for a while. When one leaves, the one that
 // came last gets its place, and when too many wait, the one that came first is refused. So, under a load that is beyond
 // what can be served, those who are served were served at once, and the others hear so soon; first come, first served
-// would have all of them wait for as long as is allowed.
+// would have all of them wait for as long as is allowed. The nil Gate lets everybody in.
 type Gate struct {
 	room int
 	wait time.Duration

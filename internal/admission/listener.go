@@ -21,8 +21,8 @@ type Connections struct {
 const slow = time.Second
 
 // Listener accepts connections within bounds. When there is no room, the connection that has been idle for longest
-// makes it; without one, the new one is closed. While too many are new, the next ones wait in the kernel's queue, until
-// one has sent its request or has been slow.
+// makes it; without one, the new one is closed. While too many are new, the next one waits, and those after it in the
+// kernel's queue, until one has sent its request or has been slow.
 type Listener struct {
 	net.Listener
 	c      Connections
@@ -61,10 +61,13 @@ type Conn struct {
 // Accept waits for a connection that there is room for.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
-		l.awaitRoom()
 		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if !l.awaitRoom() {
+			cut(c)
+			return nil, net.ErrClosed
 		}
 		if conn := l.admit(c, time.Now()); conn != nil {
 			return conn, nil
@@ -77,12 +80,12 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Close closes the listener, and leaves its connections open.
 func (l *Listener) Close() error { return l.close() }
 
-// awaitRoom returns when there is room for a new connection, or the listener is closed.
-func (l *Listener) awaitRoom() {
+// awaitRoom waits until there is room for a new connection. It returns false if the listener is closed before.
+func (l *Listener) awaitRoom() bool {
 	for {
 		wait, full := l.freshFull(time.Now())
 		if !full {
-			return
+			return true
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -90,7 +93,7 @@ func (l *Listener) awaitRoom() {
 		case <-l.settle:
 		case <-l.closed:
 			timer.Stop()
-			return
+			return false
 		}
 		timer.Stop()
 	}
