@@ -55,6 +55,10 @@ type Engine interface {
 	//
 	// ca.PruneEvent of what was dropped is sealed in the same transaction, unless no certificate was among it.
 	Prune(ctx context.Context, now time.Time, keep ca.Retention, limit int) (ca.Pruned, error)
+	// MarkRestored remembers that the store was brought back from a backup at an instant, and Restored returns the newest
+	// such instant, to the millisecond; zero if there was none.
+	MarkRestored(ctx context.Context, at time.Time, ev audit.Event) error
+	Restored(ctx context.Context) (time.Time, error)
 	// Close waits for what is under way. Nothing may be called afterwards but Close.
 	Close() error
 }
@@ -67,7 +71,7 @@ type Open func(t *testing.T, dir string) Engine
 func Run(t *testing.T, open Open) {
 	for _, group := range []map[string]func(*testing.T, *store){
 		certificateTests, listTests, statusTests, changeTests, enrolmentTests, clientTests, onceTests, auditTests, keyringTests, pruneTests,
-		archiveTests,
+		archiveTests, restoredTests,
 	} {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {

@@ -52,7 +52,7 @@ CREATE TABLE revocations (
     issuer     text COLLATE "C" NOT NULL,
     thumbprint bytea NOT NULL
 );
-CREATE UNIQUE INDEX revocations_by_thumbprint ON revocations (thumbprint);
+CREATE INDEX revocations_by_thumbprint ON revocations (thumbprint);
 CREATE INDEX revocations_by_shard ON revocations (issuer, shard, serial);
 
 -- Every revocation, hold and release, in the order in which they became durable.
