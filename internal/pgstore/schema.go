@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // schema has all tables of a store. The database has nothing else.
@@ -54,9 +55,16 @@ func allMigrations(from fs.FS) ([]migration, error) {
 	return all, nil
 }
 
+// database is a connection, or a transaction on one.
+type database interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
 // prepare lays out an empty database, or checks and migrates a store. Many nodes may do so at once: the first has the
 // lock, and the others find its work done. The lock goes with the connection. Each migration is a transaction.
-func prepare(ctx context.Context, conn *pgx.Conn, from fs.FS, o Options) error {
+func prepare(ctx context.Context, conn database, from fs.FS, o Options) error {
 	all, err := allMigrations(from)
 	if err != nil {
 		return err
@@ -77,11 +85,11 @@ func prepare(ctx context.Context, conn *pgx.Conn, from fs.FS, o Options) error {
 			return err
 		}
 	}
-	return migrate(ctx, conn, all)
+	return upgrade(ctx, conn, all)
 }
 
 // inspect reports whether the database is empty. The errors are ErrNotStore and ErrIdentity, beside the database's.
-func inspect(ctx context.Context, conn *pgx.Conn, o Options) (fresh bool, err error) {
+func inspect(ctx context.Context, conn database, o Options) (fresh bool, err error) {
 	var ours, others bool
 	err = conn.QueryRow(ctx, `
 		SELECT to_regclass('pkid.store') IS NOT NULL, EXISTS (
@@ -119,7 +127,7 @@ func isForeign(err error) bool {
 }
 
 // create makes the schema and what says whose it is, in one transaction.
-func create(ctx context.Context, conn *pgx.Conn, identity string) error {
+func create(ctx context.Context, conn database, identity string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// Without parameters these are several statements in one.
 		_, err := tx.Exec(ctx, `
@@ -138,8 +146,8 @@ func create(ctx context.Context, conn *pgx.Conn, identity string) error {
 	})
 }
 
-// migrate applies what is missing.
-func migrate(ctx context.Context, conn *pgx.Conn, all []migration) error {
+// upgrade applies what is missing.
+func upgrade(ctx context.Context, conn database, all []migration) error {
 	var version int
 	if err := conn.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM pkid.migrations").Scan(&version); err != nil {
 		if isForeign(err) {
