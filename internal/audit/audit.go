@@ -38,6 +38,7 @@ const (
 	KeyDrop        = "key.drop"
 	Prune          = "certificate.prune" // expired ones, past their retention
 	Archived       = "audit.archive"     // entries that were written elsewhere, dropped here
+	CheckpointKey  = "audit.key"         // that signs checkpoints was made
 )
 
 // Actor is who asked: an operator's or client's id, and where the request came from.

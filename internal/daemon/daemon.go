@@ -38,6 +38,8 @@ type Daemon struct {
 	cert      *serverCert
 	limits    *web.Limits
 	web       *web.Server
+	follower  *auditFollower // nil if nothing of the audit log is written outside of the store
+	pruned    pruned
 	servers   atomic.Pointer[[]*server] // once they are bound
 }
 
@@ -74,6 +76,9 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 		}
 	}()
 	if err := d.openCA(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openAudit(ctx, passphrase); err != nil {
 		return nil, err
 	}
 	if d.restored, err = d.store.Restored(ctx); err != nil {
@@ -166,10 +171,10 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 		return fmt.Errorf("reading the root's CRL: %w", err)
 	}
 	d.web, err = web.New(web.Config{
-		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: d.store,
+		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
-		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics},
-		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}},
+		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
+		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}},
 	})
 	return err
 }
@@ -196,35 +201,3 @@ func urlsOf(cfg *config.Config) client.URLs {
 
 // Close releases a daemon that was not served.
 func (d *Daemon) Close() error { return d.store.Close() }
-
-// pruneEvery is how often what has expired is dropped, and pruneStep how much of it in one transaction, so that
-// other writers get through in between.
-const (
-	pruneEvery = 10 * time.Second
-	pruneStep  = 500
-)
-
-func (d *Daemon) prune(ctx context.Context) {
-	tick := time.NewTicker(pruneEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			if err := d.pruneAll(ctx, now); err != nil && ctx.Err() == nil {
-				d.log.Error("dropping what has expired", "err", err)
-			}
-		}
-	}
-}
-
-// pruneAll drops everything that has expired by now, step by step.
-func (d *Daemon) pruneAll(ctx context.Context, now time.Time) error {
-	for {
-		n, err := d.store.Prune(ctx, now, ca.Retention{Invitations: 30 * 24 * time.Hour}, pruneStep)
-		if err != nil || n.Total() < pruneStep {
-			return err
-		}
-	}
-}

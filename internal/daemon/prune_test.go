@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
@@ -27,8 +28,8 @@ func TestPruneKeepsUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := &Daemon{store: store}
-	if err := d.pruneAll(t.Context(), until.Add(time.Second)); err != nil {
+	d := &Daemon{store: store, log: slog.New(slog.DiscardHandler)}
+	if err := d.pruneAll(t.Context(), until.Add(time.Second), ca.Retention{}); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := store.Prune(t.Context(), until.Add(time.Second), ca.Retention{}, n); err != nil || left.Total() != 0 {

@@ -29,6 +29,9 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	var background sync.WaitGroup
 	background.Go(func() { d.cert.run(ctx) })
 	background.Go(func() { d.prune(ctx) })
+	if d.follower != nil {
+		background.Go(func() { d.follower.run(ctx) })
+	}
 	background.Go(func() { d.keepShards(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {

@@ -27,6 +27,7 @@ type store interface {
 	authserver.RevokedTokens
 	tokenbind.Replay // of assertions
 	keyring.Store
+	audit.Archive
 
 	Record(ctx context.Context, ev audit.Event) error
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
