@@ -94,7 +94,7 @@ type evidenceFlags struct{ crls, logs []string }
 
 func (f *evidenceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.crls, "crl", nil, "file of a CRL that was published last, DER or PEM: what it lists is revoked again; repeatable")
-	cmd.Flags().StringArrayVar(&f.logs, "audit", nil, "file with audit entries that were exported, JSON lines: what they say since the backup is done again, or listed; repeatable, oldest first")
+	cmd.Flags().StringArrayVar(&f.logs, "audit", nil, "file of audit.export, or of pkictl audit archive: what it says since the backup is done again, or listed; repeatable, oldest first")
 }
 
 // open returns the evidence and what releases it.

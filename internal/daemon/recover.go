@@ -1,11 +1,8 @@
 package daemon
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -25,7 +22,7 @@ import (
 // Evidence is what was kept outside a store and tells what happened after the backup that it was restored from.
 type Evidence struct {
 	CRLs  [][]byte    // published ones, DER or PEM; the newest of each issuing CA and shard
-	Audit []io.Reader // entries of the audit log as JSON lines; what is older than the backup is skipped
+	Audit []io.Reader // exports or archives of the audit log, oldest first; what is older than the backup is skipped
 }
 
 // Recovery says what Recover found and did.
@@ -150,36 +147,24 @@ func (r *recovery) revoke(ctx context.Context, serial ca.Serial, rev ca.Revocati
 	return err
 }
 
-// maxEntry bounds a line of an audit log.
-const maxEntry = 1 << 20
-
 // readAudit goes through what the log says of the time after the backup. The entries must follow on the store's own, each
 // on the one before, so that none was left out or made up in between.
-func (r *recovery) readAudit(ctx context.Context, logs []io.Reader) (err error) {
+func (r *recovery) readAudit(ctx context.Context, logs []io.Reader) error {
 	last := r.head.Seq
 	for _, log := range logs {
-		lines := bufio.NewScanner(log)
-		lines.Buffer(nil, maxEntry)
-		for lines.Scan() {
-			if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-				continue
+		for e, err := range audit.ReadLines(log) {
+			if err != nil {
+				return err
 			}
-			var e audit.Entry
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				return fmt.Errorf("audit log: not an entry: %w", err)
-			}
-			if e.Seq <= r.head.Seq && e.Seq <= last {
+			if e.Seq <= last {
 				continue
 			}
 			if r.head, err = audit.Verify(r.head, e); err != nil {
-				return fmt.Errorf("%w; it must go on from entry %d, the last in the backup", err, last)
+				return fmt.Errorf("%w; what follows entry %d, the last one in the backup, is needed without a gap", err, last)
 			}
 			if err := r.redo(ctx, e); err != nil {
 				return fmt.Errorf("audit entry %d: %w", e.Seq, err)
 			}
-		}
-		if err := lines.Err(); err != nil {
-			return fmt.Errorf("reading the audit log: %w", err)
 		}
 	}
 	return nil
