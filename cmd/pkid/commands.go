@@ -62,10 +62,14 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.spec.OfflineRoot {
+				return printRequested(cmd.OutOrStdout(), cfg, f.spec.Dir)
+			}
 			return printCreated(cmd.OutOrStdout(), cfg)
 		},
 	}
 	f.add(cmd)
+	f.addKeys(cmd)
 	f.addStore(cmd)
 	return cmd
 }

@@ -20,9 +20,8 @@ func printCreated(w io.Writer, cfg *config.Config) error {
 // custody says where the secrets are and what to do with them.
 func custody(cfg *config.Config) string {
 	return fmt.Sprintf(`operator's credentials      %s
-root key                    %s (keep it elsewhere: serving does not need it)
-passphrase of the keys      %s
-`, abs(cfg.Path("admin")), abs(cfg.Path("keys/root.key")), cfg.PassphraseText())
+%spassphrase of the keys      %s
+`, abs(cfg.Path("admin")), rootKeyLine(cfg), cfg.PassphraseText())
 }
 
 // printQuickstart is what a new user sees first: who the CA is, where it answers, what to paste next.

@@ -335,6 +335,9 @@ func (c *Config) validate() error {
 	if err := c.validateStore(); err != nil {
 		return err
 	}
+	if err := c.validateKeys(); err != nil {
+		return err
+	}
 	if _, _, err := secret.Split("passphrase", c.Passphrase); err != nil {
 		return err
 	}

@@ -35,14 +35,14 @@ store_password: {{printf "%q" .StorePassword}}
 passphrase: {{printf "%q" .Passphrase}}
 
 issuer:
-  key: "keys/issuer.key"
+  key: {{printf "%q" .IssuerKey}}
   certificate: "issuer.crt"
   root: "root.crt"
   root_crl: "root.crl"
 
 tokens:
   keys:
-    - {key: "keys/token.key", algorithm: ES256}
+    - {key: {{printf "%q" .TokenKey}}, algorithm: ES256}
   data_key: "keys/data.key"
 `))
 
@@ -60,9 +60,10 @@ func (s *InitSpec) configFile() []byte {
 	data := struct {
 		Name, Passphrase     string
 		Store, StorePassword string
+		IssuerKey, TokenKey  string
 		Hosts                []string
 		Listen               config.Listen
-	}{s.Name, s.Passphrase, s.Store, s.StorePassword, s.Hosts, listen}
+	}{s.Name, s.Passphrase, s.Store, s.StorePassword, s.IssuerKey, s.TokenKey, s.Hosts, listen}
 	if err := configTemplate.Execute(&buf, data); err != nil {
 		panic("daemon: the configuration template is complete: " + err.Error())
 	}

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type Daemon struct {
 	restored  time.Time // when the store was brought back from a backup; zero if it never was
 	clients   *authserver.Registry
 	issuer    *ca.Issuer
+	tokenKeys []crypto.Signer
 	authority *ca.Authority
 	publisher *crl.Publisher
 	cert      *serverCert
@@ -63,11 +65,10 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	if err != nil {
 		return nil, err
 	}
-	paths := issuerPaths{certificate: cfg.Path(cfg.Issuer.Certificate), key: cfg.KeyURI(cfg.Issuer.Key), root: cfg.Path(cfg.Issuer.Root)}
-	if d.issuer, err = loadIssuer(ctx, paths, cfg.URLs.Status, passphrase); err != nil {
+	if d.issuer, err = loadIssuer(ctx, cfg, passphrase); err != nil {
 		return nil, err
 	}
-	if d.store, d.proofs, err = openStore(ctx, cfg, d.issuer); err != nil {
+	if d.store, d.proofs, err = openStore(ctx, cfg, d.issuer, log); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -148,6 +149,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 			return nil, fmt.Errorf("token signing key %s: it is the issuing CA's; a key for both could sign a certificate as a token", k.Key)
 		}
 		keys = append(keys, authserver.SigningKey{Key: signer, Algorithm: k.Algorithm})
+		d.tokenKeys = append(d.tokenKeys, signer)
 	}
 	anchors := x509.NewCertPool()
 	anchors.AddCert(d.issuer.Signer.Certificate())
@@ -166,15 +168,15 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	if err != nil {
 		return err
 	}
-	rootCRL, err := os.ReadFile(d.cfg.Path(d.cfg.Issuer.RootCRL))
+	rootCRL, err := loadRootCRL(d.cfg, d.issuer)
 	if err != nil {
-		return fmt.Errorf("reading the root's CRL: %w", err)
+		return err
 	}
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
-		Checks: []web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}},
+		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}}, d.keyChecks()...),
 	})
 	return err
 }

@@ -6,17 +6,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/pkid/pkid/ca"
-	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/internal/stepca"
@@ -33,6 +30,12 @@ type InitSpec struct {
 	// Store is where everything will be kept, as config.Config.Store: a file in Dir if empty, or an empty database.
 	Store         string
 	StorePassword string // as config.Config.StorePassword
+	// IssuerKey and TokenKey are where these keys will be, as config.Issuer.Key: files in Dir if empty.
+	IssuerKey, TokenKey string
+	ExistingKeys        bool // those of them that are in devices are there already
+	// OfflineRoot makes no root: another CA will sign the request, and InstallIssuer complete the directory.
+	OfflineRoot bool
+	Takeover    Takeover
 }
 
 // ErrExists reports that the directory is there and is no place to create another CA in.
@@ -40,6 +43,7 @@ var ErrExists = errors.New("already there")
 
 const (
 	rootKeyFile    = "keys/root.key"
+	issuerKeyFile  = "keys/issuer.key"
 	tokenKeyFile   = "keys/token.key"
 	passphraseFile = "passphrase"
 	adminDir       = "admin"
@@ -79,20 +83,23 @@ func Init(ctx context.Context, spec InitSpec) (err error) {
 const unfinished = ".new-"
 
 // moveUp moves what is in tmp to dir, the configuration last, and removes tmp.
-func moveUp(tmp, dir string) error {
+func moveUp(tmp, dir string) error { return moveUpBut(config.File, tmp, dir) }
+
+// moveUpBut is moveUp with another file that makes the rest count and so is moved last.
+func moveUpBut(last, tmp, dir string) error {
 	entries, err := os.ReadDir(tmp)
 	if err != nil {
 		return fmt.Errorf("creating data directory: %w", err)
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != config.File {
+		if e.Name() != last {
 			names = append(names, e.Name())
 		}
 	}
 	steps := []func() error{func() error { return syncDir(tmp) }}
-	for _, name := range append(names, config.File) {
-		if name == config.File {
+	for _, name := range append(names, last) {
+		if name == last {
 			steps = append(steps, func() error { return syncDir(dir) })
 		}
 		steps = append(steps, func() error { return os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)) })
@@ -144,6 +151,9 @@ func (s *InitSpec) complete(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.completeStore(); err != nil {
+		return err
+	}
+	if err := s.completeKeys(); err != nil {
 		return err
 	}
 	if err := checkEmpty(s.Dir); err != nil {
@@ -221,78 +231,24 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	issuer, err := s.ceremony(ctx, cfg, passphrase)
-	if err != nil {
-		return err
-	}
-	if _, err := stepca.CreateKey(ctx, cfg.Path(tokenKeyFile), ca.P256, passphrase); err != nil {
-		return fmt.Errorf("token signing key: %w", err)
-	}
 	if _, err := stepca.CreateDataKey(cfg.Path(cfg.Tokens.DataKey), passphrase); err != nil {
 		return fmt.Errorf("data key: %w", err)
 	}
-	store, err := createStore(ctx, cfg, issuer)
+	if err := s.tokenKey(ctx, cfg, passphrase); err != nil {
+		return fmt.Errorf("token signing key: %w", err)
+	}
+	key, err := s.issuingKey(ctx, cfg, passphrase)
+	if err != nil {
+		return fmt.Errorf("issuing key: %w", err)
+	}
+	if s.OfflineRoot {
+		return writeRequest(cfg, key)
+	}
+	chain, crl, err := s.ceremony(ctx, cfg, key, passphrase)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.record(ctx, cfg, store, issuer), store.Close())
-}
-
-// record makes the first entries of the audit log and the operator's credentials.
-func (s *InitSpec) record(ctx context.Context, cfg *config.Config, store store, issuer *ca.Issuer) error {
-	err := store.Record(ctx, audit.Event{
-		Time: time.Now(), Actor: audit.From(ctx), Action: audit.Initialise, Subject: issuer.ID(),
-		Detail: map[string]string{"root": fingerprint(issuer.Root), "key_type": string(s.KeyType)},
-	})
-	if err != nil {
-		return fmt.Errorf("recording the ceremony: %w", err)
-	}
-	profiles, err := Profiles(cfg.Profiles)
-	if err != nil {
-		return err
-	}
-	authority, err := ca.New(ca.Config{Issuer: issuer, Store: store, Profiles: profiles})
-	if err != nil {
-		return err
-	}
-	return WriteOperator(ctx, authority, cfg, OperatorID, cfg.Path(adminDir))
-}
-
-// ceremony makes the root, which signs the issuing CA and its own CRL and is not needed again to serve.
-func (s *InitSpec) ceremony(ctx context.Context, cfg *config.Config, passphrase []byte) (*ca.Issuer, error) {
-	rootKey, err := stepca.CreateRootKey(ctx, cfg.Path(rootKeyFile), s.KeyType, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("root key: %w", err)
-	}
-	issuerKey, err := stepca.CreateKey(ctx, cfg.KeyURI(cfg.Issuer.Key), s.KeyType, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("issuing key: %w", err)
-	}
-	spec := stepca.CeremonySpec{Name: s.Name, RootCRLURL: crlURL(cfg.URLs.Status, rootID), RootAIAURL: aiaURL(cfg.URLs.Status, rootID)}
-	root, err := stepca.CreateRoot(spec, rootKey)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := stepca.CreateIssuer(spec, root, rootKey, issuerKey.Public())
-	if err != nil {
-		return nil, err
-	}
-	// The root's key is not there to sign another CRL, so this one lasts as long as the CA that it speaks of.
-	now := time.Now()
-	crl, err := stepca.CreateRootCRL(root, rootKey, big.NewInt(now.UnixMilli()), now, cert.NotAfter)
-	if err != nil {
-		return nil, err
-	}
-	for path, content := range map[string][]byte{
-		cfg.Issuer.Root:        certificatePEM(root.Raw),
-		cfg.Issuer.Certificate: certificatePEM(cert.Raw),
-		cfg.Issuer.RootCRL:     crl,
-	} {
-		if err := writeNew(cfg.Path(path), 0o644, content); err != nil {
-			return nil, err
-		}
-	}
-	return newIssuer(cert, root, issuerKey, cfg.URLs.Status)
+	return begin(ctx, cfg, chain, crl, key)
 }
 
 // newPassphrase has 192 random bits.

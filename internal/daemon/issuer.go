@@ -5,23 +5,24 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/stepca"
 )
 
-// issuerPaths are where an issuing CA is kept, resolved.
-type issuerPaths struct{ certificate, key, root string }
-
-func newIssuer(cert, root *x509.Certificate, key crypto.Signer, statusURL string) (*ca.Issuer, error) {
-	signer, err := stepca.NewSigner(cert, key)
+func newIssuer(chain caChain, key crypto.Signer, statusURL string) (*ca.Issuer, error) {
+	signer, err := stepca.NewSigner(chain.certs[0], key)
 	if err != nil {
 		return nil, fmt.Errorf("issuing CA: %w", err)
 	}
-	id := ca.IssuerID(cert)
-	return &ca.Issuer{Signer: signer, Root: root, CRLURL: crlURL(statusURL, id), AIAURL: aiaURL(statusURL, id)}, nil
+	id := ca.IssuerID(chain.certs[0])
+	return &ca.Issuer{
+		Signer: signer, Root: chain.root, Intermediates: chain.certs[1:], CRLURL: crlURL(statusURL, id), AIAURL: aiaURL(statusURL, id),
+	}, nil
 }
 
 // The status listener's URLs. They stand in certificates, so they must never change their form. The root's
@@ -30,6 +31,9 @@ func crlURL(status, id string) string { return status + "/crl/" + id + ".crl" }
 func aiaURL(status, id string) string { return status + "/issuers/" + id + ".crt" }
 
 const rootID = "root"
+
+// RootCRLURL is where the daemon publishes the CRL of who signed the issuing CA.
+func RootCRLURL(cfg *config.Config) string { return crlURL(cfg.URLs.Status, rootID) }
 
 // identity ties a store to the issuing CA and root whose certificates it holds: serving a store under another
 // CA would publish its revocations nowhere.
@@ -64,20 +68,47 @@ func certificatePEM(der ...[]byte) []byte {
 	return out
 }
 
+// loadChain reads the issuing CA's certificate with those above it, and the root's.
+func loadChain(certificates, root string) (chain caChain, err error) {
+	if chain.certs, err = readCertificates(certificates); err != nil {
+		return chain, fmt.Errorf("issuing CA: %w", err)
+	}
+	if chain.root, err = readCertificate(root); err != nil {
+		return chain, err
+	}
+	return chain, nil
+}
+
 // loadIssuer opens the issuing CA: its certificate, its root's, and its key, the only CA key that a daemon
 // opens.
-func loadIssuer(ctx context.Context, paths issuerPaths, statusURL string, passphrase []byte) (*ca.Issuer, error) {
-	cert, err := readCertificate(paths.certificate)
+func loadIssuer(ctx context.Context, cfg *config.Config, passphrase []byte) (*ca.Issuer, error) {
+	if err := Incomplete(cfg); err != nil {
+		return nil, err
+	}
+	chain, err := loadChain(cfg.Path(cfg.Issuer.Certificate), cfg.Path(cfg.Issuer.Root))
 	if err != nil {
 		return nil, err
 	}
-	root, err := readCertificate(paths.root)
-	if err != nil {
-		return nil, err
-	}
-	key, err := stepca.OpenKey(ctx, paths.key, passphrase)
+	key, err := stepca.OpenKey(ctx, cfg.KeyURI(cfg.Issuer.Key), passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("issuing key: %w", err)
 	}
-	return newIssuer(cert, root, key, statusURL)
+	return newIssuer(chain, key, cfg.URLs.Status)
+}
+
+// loadRootCRL reads the CRL of who signed the issuing CA. There need not be one unless the issuing CA's certificate says
+// that it is published here.
+func loadRootCRL(cfg *config.Config, issuer *ca.Issuer) ([]byte, error) {
+	der, err := os.ReadFile(cfg.Path(cfg.Issuer.RootCRL))
+	if errors.Is(err, os.ErrNotExist) {
+		if publishedHere(issuer.Signer.Certificate(), cfg.URLs.Status) {
+			return nil, fmt.Errorf("the root's CRL is missing at %s, and the issuing CA's certificate says that it is published here: `pkid issuer install --data %s --root-crl FILE`",
+				cfg.Path(cfg.Issuer.RootCRL), cfg.Path("."))
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the root's CRL: %w", err)
+	}
+	return der, nil
 }

@@ -111,14 +111,18 @@ func createKey(path string, kind ca.KeyType, passphrase []byte, cost int) (crypt
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding key: %w", err)
-	}
-	if err := createFile(path, keyBlock, der, passphrase, cost); err != nil {
+	if err := storeKey(path, key, passphrase, cost); err != nil {
 		return nil, err
 	}
 	return key, nil
+}
+
+func storeKey(path string, key crypto.Signer, passphrase []byte, cost int) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encoding key: %w", err)
+	}
+	return createFile(path, keyBlock, der, passphrase, cost)
 }
 
 // GenerateKey makes a key in memory.
