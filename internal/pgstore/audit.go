@@ -3,7 +3,6 @@ package pgstore
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"time"
 
@@ -44,15 +43,14 @@ func encodeEntry(e *audit.Entry) []byte {
 	return b
 }
 
-func decodeEntry(seq uint64, prev, hash audit.Hash, body []byte) (audit.Entry, error) {
+func decodeEntry(is audit.Head, prev audit.Hash, body []byte) audit.Entry {
+	e := audit.Entry{Seq: is.Seq, Prev: prev, Hash: is.Hash}
 	var v entryBody
-	if err := json.Unmarshal(body, &v); err != nil {
-		return audit.Entry{}, fmt.Errorf("audit entry %d: %w: %w", seq, errDamaged, err)
+	if json.Unmarshal(body, &v) == nil {
+		e.Time, e.Actor, e.Address, e.RequestID = v.Time, v.Actor, v.Address, v.RequestID
+		e.Action, e.Subject, e.Detail = v.Action, v.Subject, v.Detail
 	}
-	return audit.Entry{
-		Seq: seq, Time: v.Time, Actor: v.Actor, Address: v.Address, RequestID: v.RequestID, Action: v.Action,
-		Subject: v.Subject, Detail: v.Detail, Prev: prev, Hash: hash,
-	}, nil
+	return e
 }
 
 // Record seals an event that changes nothing else in the store, such as ca.init.
@@ -63,16 +61,16 @@ func (s *Store) Record(ctx context.Context, ev audit.Event) error {
 	}})
 }
 
-// entriesSQL reads one entry more at the front, for the hash that the first one follows. Where that was archived, it is
-// the head's base.
+// entriesSQL reads one entry more at the front, for the hash that the first one follows. Where that was archived and
+// dropped, it is the head's base.
 const entriesSQL = `
-	(SELECT base_seq AS seq, base_hash AS hash, ''::bytea AS body FROM head WHERE base_seq = $1 AND base_seq > 0)
+	(SELECT base_seq AS seq, base_hash AS hash, NULL::bytea AS body FROM head WHERE base_seq >= $1 AND base_seq > 0)
 	UNION ALL
 	(SELECT seq, hash, body FROM audit WHERE seq >= $1 ORDER BY seq LIMIT $2)
 	ORDER BY seq`
 
 // Audit returns the entries after a sequence number, oldest first, at most limit. Where one is missing, the next has no
-// Prev, and audit.Verify finds it.
+// Prev; one that is not readable has a number and no content. audit.Verify finds both.
 func (s *Store) Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error) {
 	if after >= math.MaxInt64 || limit < 1 {
 		return nil, nil
@@ -82,24 +80,22 @@ func (s *Store) Audit(ctx context.Context, after uint64, limit int) ([]audit.Ent
 		out = nil
 		var last audit.Head
 		var seq uint64
-		var hash audit.Hash
-		var body []byte
+		var hash, body []byte
 		rows, err := conn.Query(ctx, entriesSQL, int64(after), limit+1)
 		if err != nil {
 			return err
 		}
-		_, err = pgx.ForEachRow(rows, []any{&seq, (*hashValue)(&hash), &body}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&seq, &hash, &body}, func() error {
 			if last.Seq+1 != seq {
 				last.Hash = audit.Hash{} // the one before is missing
 			}
-			prev := last.Hash
-			last = audit.Head{Seq: seq, Hash: hash}
-			if seq <= after || len(out) == limit {
-				return nil
+			now := audit.Head{Seq: seq}
+			copy(now.Hash[:], hash) // one of another length does not verify
+			if seq > after && len(out) < limit && body != nil {
+				out = append(out, decodeEntry(now, last.Hash, body))
 			}
-			e, err := decodeEntry(seq, prev, hash, body)
-			out = append(out, e)
-			return err
+			last = now
+			return nil
 		})
 		return err
 	})
