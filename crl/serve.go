@@ -82,9 +82,7 @@ func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, s *publication
 	if !held.datable {
 		modified = time.Time{} // ServeContent then leaves If-Modified-Since aside
 	}
-	// A server's write timeout is for small answers. An error means that this one has none, as in tests.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime(body.Len())))
-	http.ServeContent(direct{w, body}, r, "", modified, body.Reader())
+	http.ServeContent(newDirect(w, body), r, "", modified, body.Reader())
 }
 
 // names reports whether the request says that its sender has the form with this tag, and asks whether that is still the
@@ -96,11 +94,39 @@ func names(r *http.Request, tag string) bool {
 // writeTime lets a slow link take a long list: 30 s, and a second for each 64 KiB.
 func writeTime(size int) time.Duration { return 30*time.Second + time.Duration(size>>16)*time.Second }
 
+// A list is written in steps, each of which must not stall: who takes nothing for so long takes nothing any more.
+const (
+	writeStep  = 256 << 10
+	writeStall = 10 * time.Second
+)
+
 // direct writes the parts of a list as they are. http.ServeContent copies through io.CopyN, which hands a LimitedReader
 // to whoever can read from one, and otherwise takes 32 KiB at a time through a buffer.
 type direct struct {
 	http.ResponseWriter
 	body DER
+	conn *http.ResponseController
+	end  time.Time // of the whole
+}
+
+func newDirect(w http.ResponseWriter, body DER) direct {
+	return direct{w, body, http.NewResponseController(w), time.Now().Add(writeTime(body.Len()))}
+}
+
+// Write writes step by step. A server's write timeout is for small answers, so that it is set anew for each.
+func (d direct) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		step := p[:min(len(p), writeStep)]
+		deadline := time.Now().Add(writeStall)
+		if deadline.After(d.end) {
+			deadline = d.end
+		}
+		_ = d.conn.SetWriteDeadline(deadline) // an error means that there is no connection, as in tests
+		var m int
+		m, err = d.ResponseWriter.Write(step)
+		n, p = n+m, p[m:]
+	}
+	return n, err
 }
 
 // WriteHeader says how long the compressed form is, which http.ServeContent leaves out.
@@ -114,8 +140,8 @@ func (d direct) WriteHeader(status int) {
 func (d direct) ReadFrom(src io.Reader) (int64, error) {
 	if limited, ok := src.(*io.LimitedReader); ok {
 		if r, ok := limited.R.(*partsReader); ok {
-			return r.parts.writeFrom(d.ResponseWriter, r.at, limited.N)
+			return r.parts.writeFrom(d, r.at, limited.N)
 		}
 	}
-	return io.Copy(d.ResponseWriter, src)
+	return io.Copy(struct{ io.Writer }{d}, src) // which does not come here again
 }
