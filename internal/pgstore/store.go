@@ -56,6 +56,8 @@ type Store struct {
 	log  *slog.Logger
 
 	writer *writer
+	uses   *uses
+	lists  lists
 	closed sync.Once
 }
 
@@ -83,7 +85,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("opening the store in database %s: %w", where, err)
 	}
-	s.writer = newWriter(s)
+	s.writer, s.uses = newWriter(s), newUses(s)
 	return s, nil
 }
 
@@ -105,6 +107,7 @@ func (s *Store) prepare(ctx context.Context, o Options) error {
 func (s *Store) Close() error {
 	s.closed.Do(func() {
 		s.writer.close()
+		s.uses.close()
 		s.pool.Close()
 	})
 	return nil
