@@ -8,7 +8,6 @@ import (
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/enroll"
-	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -148,23 +147,4 @@ func clientOf(c *authserver.Client) client.ClientRecord {
 		JWKS: c.JWKS, JWKSURI: c.JWKSURI, DPoP: c.DPoP, RequireNonce: c.RequireNonce, Bearer: c.InsecureBearer,
 		Introspect: c.Introspect, Scopes: c.Scopes, Resources: c.Resources, Disabled: c.Disabled, CreatedAt: c.CreatedAt.UTC(),
 	}
-}
-
-// auditAnswer is the answer of GET /v1/audit: entries in the order of their sequence numbers. The next page
-// comes after the last one's; an empty page marks the end.
-type auditAnswer struct {
-	Entries []audit.Entry `json:"entries"`
-}
-
-func (s *Server) getAudit(w http.ResponseWriter, r *http.Request) error {
-	q := parseQuery(r, "after", "limit")
-	after, limit := q.number("after", 0, 1<<53), q.limit()
-	if q.err != nil {
-		return q.err
-	}
-	entries, err := s.c.Audit.Audit(r.Context(), after, limit)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, auditAnswer{append([]audit.Entry{}, entries...)})
 }

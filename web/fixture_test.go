@@ -25,6 +25,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/stepca"
 	"github.com/pkid/pkid/tokenbind"
@@ -57,7 +58,9 @@ type stores interface {
 	tokenbind.Replay
 	crl.Store
 	crl.Revocations
-	AuditLog
+	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+	AuditHead(ctx context.Context) (audit.Head, error)
+	audit.Archive
 	Close() error
 }
 
@@ -163,7 +166,7 @@ func (f *fixture) setup() {
 	f.Server = must[*Server](t)(New(Config{
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
-		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: f.store, RootCRL: rootCRL, Name: "Test CA",
+		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: auditLog{f.store}, RootCRL: rootCRL, Name: "Test CA",
 		URLs:   client.URLs{Public: f.public.URL, MTLS: f.mtls.URL, Status: f.status.URL},
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}))
@@ -329,4 +332,14 @@ func form(values ...string) string {
 		v.Set(values[i], values[i+1])
 	}
 	return v.Encode()
+}
+
+// auditLog drops what it is asked to drop.
+type auditLog struct{ stores }
+
+func (l auditLog) ArchiveAudit(ctx context.Context, upTo audit.Head) (audit.Head, error) {
+	if _, err := l.DropAudit(ctx, upTo, 1000); err != nil {
+		return audit.Head{}, err
+	}
+	return l.AuditBase(ctx)
 }

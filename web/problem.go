@@ -16,6 +16,7 @@ import (
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/admission"
+	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -65,6 +66,7 @@ var problems = []struct {
 	{is(authserver.ErrClientMetadata), outcome{http.StatusUnprocessableEntity, "bad-client", "Bad client record"}},
 	{is(authserver.ErrNoCertificate), outcome{http.StatusNotFound, "no-certificate", "No such certificate"}},
 
+	{is(audit.ErrNoEntry), outcome{http.StatusConflict, "no-audit-entry", "The audit log has no such entry, or it was not exported yet"}},
 	{is(crl.ErrNotPublished), outcome{http.StatusNotFound, "no-crl", "No such CRL"}},
 
 	{as[retryable], unavailable},

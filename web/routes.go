@@ -99,6 +99,7 @@ func (s *Server) routes() []Route {
 		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient},
 		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient},
 		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit},
+		{"POST", "/v1/audit/archived", "audit.archived", both, Operator, s.postArchived},
 		{"GET", "/v1/store", "store", both, Operator, s.getSnapshot},
 
 		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},

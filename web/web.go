@@ -20,17 +20,8 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
-	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
-
-// AuditLog reads the audit log.
-type AuditLog interface {
-	// Audit returns entries in the order of their sequence numbers, those after the given one, at most limit.
-	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
-	// AuditHead returns the end of the log.
-	AuditHead(ctx context.Context) (audit.Head, error)
-}
 
 // Check is one thing that must hold for the daemon to be of use; /readyz runs them all.
 type Check struct {
