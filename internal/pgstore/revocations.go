@@ -199,6 +199,9 @@ const changesSQL = `
 	SELECT position, released, serial, reason, changed_at, not_after FROM changes
 	WHERE issuer = $1 AND shard = $2 AND position > $3 AND position <= $4 ORDER BY position LIMIT $5`
 
+// firstChangeSQL is the position of the oldest change that is kept, or of the next one that comes.
+const firstChangeSQL = "SELECT coalesce((SELECT position FROM changes ORDER BY position LIMIT 1), (SELECT position + 1 FROM head))"
+
 // Changes implements crl.Revocations. It reads in chunks as Revoked does, up to where the log ended when it was called.
 func (s *Store) Changes(ctx context.Context, shard crl.Shard, after uint64) iter.Seq2[crl.Change, error] {
 	return func(yield func(crl.Change, error) bool) {
@@ -224,18 +227,28 @@ func (s *Store) Changes(ctx context.Context, shard crl.Shard, after uint64) iter
 	}
 }
 
+// changesChunk reads changes after a position, up to end. What it looks for last, and so finds at least as late as the
+// changes, is where the log begins: if it still goes back to after, no change was dropped before it was read.
 func (s *Store) changesChunk(ctx context.Context, shard crl.Shard, after, end uint64) (some []crl.Change, err error) {
 	err = s.view(ctx, "reading changes of issuer "+shard.Issuer, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, changesSQL, shard.Issuer, int64(shard.Number), int64(after), int64(end), chunk)
-		if err != nil {
+		first := uint64(0)
+		b := &pgx.Batch{}
+		b.Queue(changesSQL, shard.Issuer, int64(shard.Number), int64(after), int64(end), chunk).Query(func(rows pgx.Rows) (err error) {
+			some, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c crl.Change, err error) {
+				err = row.Scan(&c.Position, &c.Released, &c.Serial, &c.Reason, &c.At, &c.NotAfter)
+				c.At, c.NotAfter = c.At.UTC(), c.NotAfter.UTC()
+				return c, err
+			})
+			return err
+		})
+		b.Queue(firstChangeSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&first) })
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		some, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c crl.Change, err error) {
-			err = row.Scan(&c.Position, &c.Released, &c.Serial, &c.Reason, &c.At, &c.NotAfter)
-			c.At, c.NotAfter = c.At.UTC(), c.NotAfter.UTC()
-			return c, err
-		})
-		return err
+		if after+1 < first {
+			return fmt.Errorf("%w: position %d, and it begins at %d", crl.ErrChangesDropped, after, first)
+		}
+		return nil
 	})
 	return some, err
 }
