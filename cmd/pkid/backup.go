@@ -208,6 +208,9 @@ func printRecovery(w io.Writer, r *daemon.Recovery) error {
 	fmt.Fprintf(w, "revoked again               %d certificates, of them %d that the store did not know\n", len(r.Revoked), len(r.Lost))
 	fmt.Fprintf(w, "disabled again              %d clients\n", len(r.Clients))
 	fmt.Fprintf(w, "refused                     invitations and tokens from before %s\n", r.At.Format("2006-01-02 15:04:05Z"))
+	for _, file := range r.Kept {
+		fmt.Fprintf(w, "kept                        %s\n", abs(file))
+	}
 	list := func(title, what string, entries []audit.Entry) {
 		if len(entries) > 0 {
 			fmt.Fprintf(w, "\n%s\n", title)

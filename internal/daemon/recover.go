@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -32,6 +34,7 @@ type Recovery struct {
 	Lost    []ca.Serial   // of these, those that the store knew nothing of: only their revocation is recorded
 	Unknown []audit.Entry // issued after the backup and not in the store: to be adopted, or revoked where they were lost
 	Clients []string      // disabled again
+	Kept    []string      // files of checkpoints and of the export, renamed: what they say of the log until now
 	Other   []audit.Entry // what else was done since, to be done again or not
 }
 
@@ -40,7 +43,9 @@ type Recovery struct {
 // are refused. Certificates that were issued after the backup are unknown to the store, and so refused, until an operator
 // adopts them. No daemon may serve the store meanwhile; nodes that share it are started afterwards.
 func Recover(ctx context.Context, cfg *config.Config, log *slog.Logger, ev Evidence) (_ *Recovery, err error) {
-	d, err := New(ctx, cfg, log)
+	unfollowed := *cfg // the files go on from a log that is not there any more
+	unfollowed.Audit.Checkpoints, unfollowed.Audit.Export = "", ""
+	d, err := New(ctx, &unfollowed, log)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +76,28 @@ func Recover(ctx context.Context, cfg *config.Config, log *slog.Logger, ev Evide
 	if err != nil {
 		return nil, fmt.Errorf("marking the store as restored: %w", err)
 	}
-	return &r.Recovery, nil
+	r.Kept, err = setAside(cfg, r.At)
+	return &r.Recovery, err
+}
+
+// setAside renames the files that checkpoints and audit entries of before are in: the log goes on otherwise than they
+// say, and they are what proves it.
+func setAside(cfg *config.Config, at time.Time) (kept []string, err error) {
+	for _, where := range []string{cfg.Audit.Checkpoints, cfg.Audit.Export} {
+		path, ok := strings.CutPrefix(where, "file:")
+		if !ok {
+			continue
+		}
+		path = cfg.Path(path)
+		to := path + ".until-" + at.Format("20060102T150405Z")
+		switch err := os.Rename(path, to); {
+		case err == nil:
+			kept = append(kept, to)
+		case !errors.Is(err, os.ErrNotExist):
+			return kept, fmt.Errorf("setting the audit log's files aside: %w", err)
+		}
+	}
+	return kept, nil
 }
 
 // recovery is a Recover under way.
