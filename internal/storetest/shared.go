@@ -3,10 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +11,6 @@ import (
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -34,6 +30,9 @@ var sharedTests = map[string]func(*testing.T, *cluster){
 	"ShardsCountEveryInsert":   testSharedShards,
 	"ChangesMissNone":          testSharedChanges,
 	"AuditChain":               testSharedAudit,
+	"PutKeyHasOneWinner":       testSharedKey,
+	"PruneDropsEachThingOnce":  testSharedPrune,
+	"DropAuditBesideWriters":   testSharedArchive,
 }
 
 // RunShared runs the races with so many engines that have one store open: several where the engine allows that, to
@@ -253,228 +252,5 @@ func testSharedReplace(t *testing.T, s *cluster) {
 			checkLatest(t, s.node(i), lists[won], prev.Number)
 		}
 		prev = lists[won]
-	}
-}
-
-// testSharedProofs: everybody tries every key, in an order of their own, and each key is accepted from one of them.
-func testSharedProofs(t *testing.T, s *cluster) {
-	const keys = 60
-	until := time.Now().Add(time.Hour)
-	var mu sync.Mutex // guards wins
-	var wins [keys]int
-	errs := together(2*racers, func(i int) error {
-		for k := range keys {
-			k = (k*7 + i*11) % keys
-			err := s.node(i).Use(t.Context(), [32]byte{byte(k + 1)}, until)
-			switch {
-			case err == nil:
-				mu.Lock()
-				wins[k]++
-				mu.Unlock()
-			case !errors.Is(err, tokenbind.ErrReplayed):
-				return err
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	for k, n := range wins {
-		if n != 1 {
-			t.Errorf("key %d was accepted %d times", k, n)
-		}
-	}
-}
-
-// testSharedClient: a new record and each change of it come from one of those who try, and from no other.
-func testSharedClient(t *testing.T, s *cluster) {
-	c := &authserver.Client{ID: "alice"}
-	for version := range uint64(5) {
-		var kept [racers]*authserver.Client
-		errs := together(racers, func(i int) (err error) {
-			mine := *c
-			mine.Subject = subject(i)
-			kept[i], err = s.node(i).PutClient(t.Context(), mine, event(audit.ClientChange, c.ID))
-			return err
-		})
-		c = kept[winner(t, errs, func(err error) bool { return errors.Is(err, authserver.ErrConflict) })]
-		if c.Version != version+1 {
-			t.Errorf("the version is %d, want %d", c.Version, version+1)
-		}
-		for i := range s.nodes {
-			if got, err := s.node(i).Client(t.Context(), c.ID); err != nil || !reflect.DeepEqual(got, c) {
-				t.Errorf("Client = %+v, %v; want %+v", got, err, c)
-			}
-		}
-	}
-	if got := acts(t, &s.store); got != 5 {
-		t.Errorf("%d audit entries for 5 changes", got)
-	}
-}
-
-// testSharedToken: revoking a token that is revoked is no error and no act, whoever was first.
-func testSharedToken(t *testing.T, s *cluster) {
-	errs := together(racers, func(i int) error {
-		if err := s.node(i).RevokeToken(t.Context(), "jti", start.Add(time.Hour), event(audit.TokenRevoke, "jti")); err != nil {
-			return err
-		}
-		if found, err := s.node(i+1).TokenRevoked(t.Context(), "jti"); err != nil || !found {
-			return fmt.Errorf("the token is revoked here, and at the next node: %t, %w", found, err)
-		}
-		return nil
-	})
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	if got := acts(t, &s.store); got != 1 {
-		t.Errorf("%d audit entries for one revoked token", got)
-	}
-}
-
-// testSharedShards: the counts are those of all nodes together, and each Insert stands in them when it returns.
-func testSharedShards(t *testing.T, s *cluster) {
-	const each = 5
-	errs := together(racers, func(i int) error {
-		for k := range each {
-			r := record(subject(i), time.Duration(k)*time.Second, func(r *ca.Record) { r.Shard = uint32(k % 2) })
-			if err := s.node(i).Insert(t.Context(), r, nil, event(audit.Issue, r.Serial.String())); err != nil {
-				return err
-			}
-			counts, err := s.node(i+1).Shards(t.Context(), issuerID)
-			if err != nil {
-				return err
-			}
-			if mine := uint64(k + 1); slices.IndexFunc(counts, func(c ca.ShardCount) bool { return c.Number == r.Shard }) < 0 || total(counts) < mine {
-				return fmt.Errorf("after %d inserts of one alone, the counts are %v", mine, counts)
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	for i := range s.nodes {
-		counts, err := s.node(i).Shards(t.Context(), issuerID)
-		if err != nil || len(counts) != 2 || counts[0].Certificates != racers*3 || counts[1].Certificates != racers*2 {
-			t.Errorf("Shards = %v, %v; want %d and %d", counts, err, racers*3, racers*2)
-		}
-	}
-}
-
-func total(counts []ca.ShardCount) (n uint64) {
-	for _, c := range counts {
-		n += uint64(c.Certificates)
-	}
-	return n
-}
-
-// testSharedChanges: while all nodes revoke, a reader on each goes from position to position. Positions must become
-// visible in the order of their numbers: one that came late, below a position that was read already, would be missed,
-// and a revoked certificate with it.
-func testSharedChanges(t *testing.T, s *cluster) {
-	const each = 6
-	shard, finished := crl.Shard{Issuer: issuerID}, make(chan struct{})
-	var writers sync.WaitGroup
-	writers.Add(racers)
-	go func() {
-		writers.Wait()
-		close(finished)
-	}()
-	errs := together(racers+len(s.nodes), func(i int) error {
-		if i >= racers {
-			return followUntil(t.Context(), s.node(i), shard, finished, racers*each)
-		}
-		defer writers.Done()
-		for k := range each {
-			r := record(subject(i), time.Duration(k)*time.Second)
-			if err := s.node(i).Insert(t.Context(), r, nil, event(audit.Issue, "x")); err != nil {
-				return err
-			}
-			if _, err := decide(t.Context(), s.node(i), r.Serial, &ca.Revocation{At: start}); err != nil {
-				return err
-			}
-			if err := lastChange(t.Context(), s.node(i+1), shard, r.Serial, false); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// followUntil reads on from where it came to, until the writers have finished, and must have seen n changes then. As a
-// publisher does, it takes for its next start the position that it read before.
-func followUntil(ctx context.Context, s Engine, shard crl.Shard, finished <-chan struct{}, n int) error {
-	seen := map[string]bool{}
-	for after, last := uint64(0), false; !last; {
-		select {
-		case <-finished:
-			last = true // but for once more
-		default:
-		}
-		end, err := s.Position(ctx)
-		if err != nil {
-			return err
-		}
-		if end < after {
-			return fmt.Errorf("the position went back from %d to %d", after, end)
-		}
-		for c, err := range s.Changes(ctx, shard, after) {
-			if err != nil {
-				return err
-			}
-			seen[string(c.Serial)] = true
-		}
-		after = end
-	}
-	if len(seen) != n {
-		return fmt.Errorf("of %d changes only %d were seen", n, len(seen))
-	}
-	return nil
-}
-
-// testSharedAudit: acts of every kind, on all nodes at once, stand in one chain, which verifyChain reads afterwards.
-func testSharedAudit(t *testing.T, s *cluster) {
-	const each = 4
-	errs := together(racers, func(i int) error {
-		n := s.node(i)
-		for k := range each {
-			r, inv, jti := record(subject(i), time.Duration(k)*time.Second), invitation(), newID()
-			client, err := n.PutClient(t.Context(), authserver.Client{ID: newID()}, event(audit.ClientAdd, "x"))
-			if err != nil {
-				return err
-			}
-			client.Disabled = true
-			_, err = s.node(i+1).PutClient(t.Context(), *client, event(audit.ClientDisable, "x"))
-			if err := errors.Join(
-				err,
-				n.PutInvitation(t.Context(), inv, event(audit.Invite, inv.ID)),
-				n.Insert(t.Context(), r, &ca.Spend{ID: inv.ID, Use: [32]byte{1}}, event(audit.Issue, r.Serial.String())),
-				n.RevokeToken(t.Context(), jti, start.Add(time.Hour), event(audit.TokenRevoke, jti)),
-				n.Record(t.Context(), event("test", "x")),
-			); err != nil {
-				return err
-			}
-			if err := s.node(i+2).Insert(t.Context(), r, nil, event(audit.Issue, "again")); !errors.Is(err, ca.ErrDuplicate) {
-				return fmt.Errorf("a duplicate was kept: %w", err)
-			}
-			if _, err := decide(t.Context(), n, r.Serial, &ca.Revocation{At: start}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	serials := map[thumbprint.Cert]bool{}
-	for _, e := range readAudit(t, &s.store) {
-		serials[thumbprint.Cert(e.Hash)] = true
-	}
-	if want := racers * each * 7; len(serials) != want {
-		t.Errorf("%d entries for %d acts", len(serials), want)
 	}
 }
