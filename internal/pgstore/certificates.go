@@ -43,11 +43,18 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 	if rec.Thumbprint != thumbprint.OfDER(rec.DER) {
 		return fmt.Errorf("certificate %s: thumbprint %s is not that of its DER", rec.Serial, rec.Thumbprint)
 	}
-	if err := checkTexts("certificate "+rec.Serial.String(), append([]string{rec.Issuer, rec.ClientID, rec.Profile}, rec.Names...)...); err != nil {
+	if err := errors.Join(
+		checkID("issuer", rec.Issuer),
+		checkID("client", rec.ClientID),
+		checkTexts("certificate "+rec.Serial.String(), append([]string{rec.Profile}, rec.Names...)...),
+	); err != nil {
 		return err
 	}
 	touches := []string{theCertificate(rec.Serial)}
 	if spend != nil {
+		if !isText(spend.ID) {
+			return errNoInvitation
+		}
 		touches = append(touches, theInvitation(spend.ID))
 	}
 	return s.update(ctx, change{
@@ -55,7 +62,7 @@ func (s *Store) Insert(ctx context.Context, rec *ca.Record, spend *ca.Spend, ev 
 		read: func(q *reads) {
 			q.serials = append(q.serials, rec.Serial[:])
 			if spend != nil {
-				q.rights = append(q.rights, strings.ToValidUTF8(spend.ID, "\ufffd"))
+				q.rights = append(q.rights, spend.ID)
 			}
 		},
 		apply: func(t *tx) error {
@@ -94,7 +101,7 @@ func (t *tx) unspent(spend *ca.Spend) error {
 // checkTexts refuses what a text column cannot hold.
 func checkTexts(of string, texts ...string) error {
 	for _, s := range texts {
-		if strings.Contains(s, "\x00") || strings.ToValidUTF8(s, "") != s {
+		if !isText(s) {
 			return fmt.Errorf("%s: %.40q is not UTF-8 without NUL", of, s)
 		}
 	}
@@ -198,9 +205,9 @@ const (
 	recordSQL = "SELECT " + recordColumns + " FROM certificates c LEFT JOIN revocations r USING (serial) WHERE c.serial = $1"
 )
 
-// scanRecord reads a row of recordColumns.
 func scanRecord(row pgx.CollectableRow) (*ca.Record, error) { return readRecord(row) }
 
+// readRecord reads a row of recordColumns.
 func readRecord(row pgx.Row) (*ca.Record, error) {
 	r := &ca.Record{}
 	var parent []byte
@@ -244,6 +251,9 @@ func (s *Store) Certificate(ctx context.Context, serial ca.Serial) (*ca.Record, 
 
 // Shards implements ca.Store.
 func (s *Store) Shards(ctx context.Context, issuer string) ([]ca.ShardCount, error) {
+	if !isText(issuer) {
+		return nil, nil
+	}
 	var all []ca.ShardCount
 	err := s.view(ctx, "reading an issuer's counts", func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, "SELECT shard, certificates, not_after FROM shards WHERE issuer = $1 ORDER BY shard", issuer)

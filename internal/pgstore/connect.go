@@ -19,9 +19,9 @@ import (
 const (
 	connectTimeout  = 3 * time.Second // for a connection, to each of the URL's hosts
 	readTimeout     = 5 * time.Second // for a read, with the wait for a connection
-	queueTimeout    = 4 * time.Second // for a write until the writer takes it
+	queueTimeout    = 3 * time.Second // for a write until the writer takes it
 	attemptTimeout  = 3 * time.Second // for one transaction of the writer
-	writeTimeout    = 5 * time.Second // for all attempts at a transaction
+	writeTimeout    = 4 * time.Second // for all attempts at a transaction
 	settleTimeout   = 4 * time.Second // for finding out what became of a commit
 	blockedFor      = time.Second     // how long the writer waits for the head before it looks who has it
 	abandonedFor    = 2 * time.Second // how long that one must have waited for its client to be cut off

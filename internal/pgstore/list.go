@@ -32,6 +32,9 @@ func (s *Store) List(ctx context.Context, q ca.Query) (*ca.Page, error) {
 	}
 	limit := min(max(q.Limit, 1), 1000)
 	page := &ca.Page{}
+	if !isText(q.ClientID) || !isText(q.Profile) || !isText(q.Name) {
+		return page, nil // no certificate has such a one
+	}
 	err = s.view(ctx, "listing certificates", func(ctx context.Context, conn *pgx.Conn) error {
 		w, err := wayOf(ctx, conn, q)
 		if err != nil {

@@ -170,7 +170,7 @@ func (w *writer) commit(ctx context.Context, conn *pgx.Conn, t *tx) error {
 	err := conn.SendBatch(ctx, b).Close()
 	switch {
 	case committed: // whatever happened to the connection afterwards
-		w.committed.Store(time.Now().UnixMilli())
+		w.succeeded()
 		return nil
 	case err == nil:
 		return errRolledBack
@@ -179,6 +179,11 @@ func (w *writer) commit(ctx context.Context, conn *pgx.Conn, t *tx) error {
 	}
 	w.s.log.Warn("the database's connection was lost during a commit; asking what became of it", "error", err)
 	return w.settle(t)
+}
+
+func (w *writer) succeeded() {
+	w.committed.Store(time.Now().UnixMilli())
+	w.failed.Store(nil)
 }
 
 // isRefusal: the server answered a statement with an error, so it did not come to the commit. A FATAL error may tell of
@@ -212,7 +217,7 @@ func (w *writer) settle(t *tx) error {
 		found, err := w.holds(ctx, t.end)
 		switch {
 		case err == nil && found:
-			w.committed.Store(time.Now().UnixMilli())
+			w.succeeded()
 			return nil
 		case err == nil:
 			return errRolledBack

@@ -60,14 +60,15 @@ type writer struct {
 	mu     sync.RWMutex // guards closed, and queue against being closed under a sender
 	closed bool
 
+	dial func(context.Context) (*pgx.Conn, error)
 	conn *pgx.Conn // the goroutine's own; nil until it is needed
 
 	committed atomic.Int64          // when the newest commit was, Unix ms
-	failed    atomic.Pointer[error] // why the newest attempt failed, nil if it did not
+	failed    atomic.Pointer[error] // why the database would not take something, nil if it did since
 }
 
 func newWriter(s *Store) *writer {
-	w := &writer{s: s, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
+	w := &writer{s: s, queue: make(chan *request, maxBatch), idle: make(chan struct{}), dial: s.dial}
 	go w.run()
 	return w
 }
@@ -196,15 +197,13 @@ func apart(batch []*request) (now, later []*request) {
 // is tried by itself, and so on, until the one that is to blame is alone and harms no other.
 func (w *writer) process(batch []*request) {
 	err := w.persist(batch)
-	if err != nil && len(batch) > 1 && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrOutcomeUnknown) {
+	switch away := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOutcomeUnknown); {
+	case away:
+		w.failed.Store(&err)
+	case err != nil && len(batch) > 1:
 		w.process(batch[:len(batch)/2])
 		w.process(batch[len(batch)/2:])
 		return
-	}
-	if err == nil {
-		w.failed.Store(nil)
-	} else {
-		w.failed.Store(&err)
 	}
 	for _, r := range batch {
 		if err != nil {
@@ -251,7 +250,7 @@ func pause(ctx context.Context, try int) bool {
 func (w *writer) connected(ctx context.Context) (*pgx.Conn, error) {
 	if w.conn == nil || w.conn.IsClosed() {
 		var err error
-		if w.conn, err = w.s.dial(ctx); err != nil {
+		if w.conn, err = w.dial(ctx); err != nil {
 			w.conn = nil
 			return nil, err
 		}

@@ -36,7 +36,7 @@ CREATE TABLE certificates (
     parent     bytea,                   -- of a renewal: the serial that it renews
     names      jsonb NOT NULL,          -- list of texts
     search     text COLLATE "C" NOT NULL, -- the names in lower case, one a line
-    der        bytea NOT NULL
+    der        bytea                    -- none where a restore lost it and only its revocation is left
 );
 CREATE INDEX certificates_by_client ON certificates (client_id, serial);
 CREATE INDEX certificates_by_thumbprint ON certificates (thumbprint);
