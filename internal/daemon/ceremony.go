@@ -121,7 +121,7 @@ func (s *InitSpec) ceremony(ctx context.Context, cfg *config.Config, key crypto.
 	if err != nil {
 		return caChain{}, nil, err
 	}
-	return chain, crl, chain.check(cfg.Hosts, time.Now())
+	return chain, crl, chain.check(key, cfg.Hosts, time.Now())
 }
 
 // signIssuer has the root sign the issuing CA and the CRL above it.

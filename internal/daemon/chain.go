@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pkid/pkid/internal/stepca"
 )
 
 // maxChain bounds the CAs from the issuing one up to the root, which is not counted. Clients take seven above it.
@@ -108,9 +110,11 @@ func selfIssued(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawIssuer, c.RawSubject) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// check finds whatever would keep certificates that the issuing CA signs from being accepted. stepca.NewSigner checks
-// the issuing CA's own certificate.
-func (c caChain) check(hosts []string, now time.Time) error {
+// check finds whatever would keep certificates that the issuing CA signs with its key from being accepted.
+func (c caChain) check(key crypto.Signer, hosts []string, now time.Time) error {
+	if _, err := stepca.NewSigner(c.certs[0], key); err != nil {
+		return fmt.Errorf("issuing CA: %w", err)
+	}
 	all := append(slices.Clone(c.certs), c.root)
 	for n, cert := range all {
 		switch {

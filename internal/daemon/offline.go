@@ -80,7 +80,7 @@ func InstallIssuer(ctx context.Context, cfg *config.Config, in Installation) (no
 	if err != nil {
 		return nil, err
 	}
-	if err := chain.check(cfg.Hosts, time.Now()); err != nil {
+	if err := chain.check(key, cfg.Hosts, time.Now()); err != nil {
 		return nil, err
 	}
 	crl, err := readAboveCRL(in.RootCRL, chain)
