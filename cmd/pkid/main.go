@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return errors.Join(cmd.Help(), usageError{errors.New("name a command")})
 		},
 	}
-	root.AddCommand(quickstartCommand(), initCommand(), serveCommand(), backupCommand(), backupKeyCommand(), restoreCommand(), recoverCommand(), operatorCommand(), rootCRLCommand(), issuerCommand(), checkConfigCommand(), versionCommand())
+	root.AddCommand(quickstartCommand(), initCommand(), serveCommand(), backupCommand(), backupKeyCommand(), restoreCommand(), recoverCommand(), migrateStoreCommand(), operatorCommand(), rootCRLCommand(), issuerCommand(), checkConfigCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -33,6 +33,7 @@ const (
 	Backup         = "store.backup"
 	Restore        = "store.restore"
 	Adopt          = "certificate.adopt"
+	StoreMove      = "store.move" // from another engine; the first entry that only the new one has
 	KeyAdd         = "key.add"    // into the ring
 	KeyChange      = "key.change" // its certificate or its dates
 	KeyDrop        = "key.drop"

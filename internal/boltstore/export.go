@@ -62,6 +62,9 @@ func (s *Store) exportMeta(ctx context.Context) (m migrate.Meta, err error) {
 	}); err != nil {
 		return m, err
 	}
+	if m.AuditBase, err = s.AuditBase(ctx); err != nil {
+		return m, err
+	}
 	if m.AuditHead, err = s.AuditHead(ctx); err != nil {
 		return m, err
 	}

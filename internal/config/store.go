@@ -116,6 +116,21 @@ func remote(u *url.URL) bool {
 	return false
 }
 
+// StoreOnly is a configuration of nothing but a PostgreSQL store, for who writes to one that no data directory has yet.
+func StoreOnly(store, password string) (*Config, error) {
+	if !IsPostgres(store) {
+		return nil, errors.New("want postgres://USER@HOST/DATABASE")
+	}
+	if password != "" {
+		var err error
+		if password, err = secret.Absolute("store_password", password); err != nil {
+			return nil, err
+		}
+	}
+	c := &Config{Store: store, StorePassword: password}
+	return c, c.validateStore()
+}
+
 // AbsoluteStore makes the path of a bbolt file absolute, for a configuration that will be elsewhere.
 func AbsoluteStore(store string) (string, error) {
 	path, ok := strings.CutPrefix(store, bolt)

@@ -33,6 +33,7 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 		background.Go(func() { d.follower.run(ctx) })
 	}
 	background.Go(func() { d.keepShards(ctx) })
+	background.Go(func() { d.followNodes(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {
 			d.log.Error("publishing CRLs ended", "err", err)

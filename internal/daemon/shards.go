@@ -49,6 +49,7 @@ func (d *Daemon) openPublisher(ctx context.Context) error {
 	}
 	d.publisher, err = crl.NewPublisher(crl.PublisherConfig{
 		Shards: shards, Store: d.store, Revocations: d.store, Signer: d.authority, Lifetime: d.cfg.CRL.Lifetime, Logger: d.log,
+		Follow: d.followLists(),
 	})
 	if err != nil {
 		return err
@@ -102,8 +103,12 @@ func (d *Daemon) followShards(ctx context.Context, now time.Time) error {
 	needed, expired := d.splitShards(counts, now)
 	d.retire(expired)
 	var errs []error
-	for _, c := range needed {
-		errs = append(errs, d.publisher.Add(ctx, d.published(c.Number)))
+	for i, c := range needed {
+		err := d.publisher.Add(ctx, d.published(c.Number))
+		if err == nil && i == len(needed)-1 { // the newest, since the shard that is filled is never expired
+			d.authority.ShardFilled(d.issuer.ID(), c)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

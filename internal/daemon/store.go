@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -12,6 +13,7 @@ import (
 	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/keyring"
+	"github.com/pkid/pkid/internal/pgstore"
 	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -65,16 +67,39 @@ func (s *InitSpec) completeStore() (err error) {
 }
 
 // createStore makes the store of a new CA, where there must be none.
-func createStore(_ context.Context, cfg *config.Config, issuer *ca.Issuer) (store, error) {
-	return boltstore.Open(cfg.StorePath(), boltstore.Options{Create: true, Identity: identity(issuer)})
+func createStore(ctx context.Context, cfg *config.Config, issuer *ca.Issuer) (store, error) {
+	if path := cfg.StorePath(); path != "" {
+		return boltstore.Open(path, boltstore.Options{Create: true, Identity: identity(issuer)})
+	}
+	return openDatabase(ctx, cfg, pgstore.Options{Create: true, Identity: identity(issuer)})
 }
 
 // openStore opens the store that the configuration names, which must be the one of this CA.
-func openStore(_ context.Context, cfg *config.Config, issuer *ca.Issuer) (store, proofs, error) {
-	s, err := boltstore.Open(cfg.StorePath(), boltstore.Options{Identity: identity(issuer)})
+func openStore(ctx context.Context, cfg *config.Config, issuer *ca.Issuer, log *slog.Logger) (store, proofs, error) {
+	path := cfg.StorePath()
+	if path == "" {
+		s, err := openDatabase(ctx, cfg, pgstore.Options{Identity: identity(issuer), Logger: log})
+		if err != nil {
+			return nil, proofs{}, err
+		}
+		return s, proofs{Replay: s}, nil // the database forgets no proof, whichever node crashed
+	}
+	s, err := boltstore.Open(path, boltstore.Options{Identity: identity(issuer)})
 	if err != nil {
 		return nil, proofs{}, err
 	}
 	p := s.Proofs()
 	return s, proofs{p, p.Since()}, nil
+}
+
+func openDatabase(ctx context.Context, cfg *config.Config, o pgstore.Options) (store, error) {
+	url, err := cfg.StoreURL()
+	if err != nil {
+		return nil, err
+	}
+	s, err := pgstore.Open(ctx, url, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }

@@ -32,6 +32,8 @@ type Server struct {
 // Options change what Start creates. The zero value is quickstart's.
 type Options struct {
 	KeyType ca.KeyType
+	// Database is the URL of an empty database to keep everything in; a file if empty.
+	Database string
 	// Edit changes the configuration before the daemon starts.
 	Edit func(*config.Config)
 }
@@ -40,8 +42,12 @@ type Options struct {
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "pkid-data")
+	store, password := "", ""
+	if o.Database != "" {
+		store, password = Database(t, o.Database)
+	}
 	err := daemon.Init(t.Context(), daemon.InitSpec{
-		Dir: dir, KeyType: o.KeyType,
+		Dir: dir, KeyType: o.KeyType, Store: store, StorePassword: password,
 		Listen: config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"},
 	})
 	if err != nil {

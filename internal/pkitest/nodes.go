@@ -1,0 +1,84 @@
+package pkitest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/pkid/pkid/internal/config"
+)
+
+// Database makes a database's URL fit for a configuration, which takes no password in it: it returns the URL without,
+// and where the password is.
+func Database(t testing.TB, raw string) (store, password string) {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal("the database's URL is none") // err would show the password
+	}
+	text, _ := u.User.Password()
+	u.User = url.User(u.User.Username())
+	file := filepath.Join(t.TempDir(), "db-password")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return u.String(), "file:" + file
+}
+
+// NewNode makes the data directory of another node of the same CA: as docs/operations.md says, with everything but the
+// root's key and the operator's credentials, and its own addresses. It is served with Serve.
+func (s *Server) NewNode(t testing.TB) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "pkid-node")
+	if err := os.CopyFS(dir, os.DirFS(s.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"admin", "keys/root.key"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	private(t, dir)
+	file := filepath.Join(dir, config.File)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{s.Config.Listen.Public, s.Config.Listen.MTLS, s.Config.Listen.Status, s.Config.Listen.Ops} {
+		text = regexp.MustCompile(`"`+regexp.QuoteMeta(addr)+`"`).ReplaceAll(text, []byte(`"`+freeAddress(t)+`"`))
+	}
+	text = fmt.Appendf(text, "urls: {public: %q, mtls: %q, status: %q}\n", s.Config.URLs.Public, s.Config.URLs.MTLS, s.Config.URLs.Status)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// private takes the rights of others away, which a copy may have given them.
+func private(t testing.TB, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freeAddress returns a loopback address whose port is free now.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
