@@ -3,13 +3,11 @@ package client
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -155,41 +153,6 @@ func (a *API) Clients(ctx context.Context) iter.Seq2[ClientRecord, error] {
 		}
 		return page.Clients, page.NextCursor, nil
 	})
-}
-
-// Audit yields the audit log after an entry's number, each entry as the JSON that its hash covers. An error
-// ends it.
-func (a *API) Audit(ctx context.Context, after uint64) iter.Seq2[json.RawMessage, error] {
-	return func(yield func(json.RawMessage, error) bool) {
-		for {
-			page, err := get[AuditEntries](ctx, a, "/v1/audit", url.Values{"after": {strconv.FormatUint(after, 10)}})
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if len(page.Entries) == 0 {
-				return
-			}
-			for _, entry := range page.Entries {
-				var head struct {
-					Seq uint64 `json:"seq"`
-				}
-				if err := json.Unmarshal(entry, &head); err != nil || head.Seq <= after {
-					yield(nil, fmt.Errorf("the audit log's answer does not go on after entry %d", after))
-					return
-				}
-				after = head.Seq
-				if !yield(entry, nil) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// AuditEntries is the answer of GET /v1/audit. An empty list marks the end.
-type AuditEntries struct {
-	Entries []json.RawMessage `json:"entries"`
 }
 
 // pages yields the items of page after page. A cursor that comes twice would go on for ever, so it is an error.

@@ -1,16 +1,9 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/pkid/pkid/client"
 )
@@ -101,21 +94,12 @@ func (a *app) revokeCommand() *cobra.Command {
 
 // confirmRevocation shows what would be revoked and asks. Without somebody to ask it refuses.
 func (a *app) confirmRevocation(c *client.Certificate, r client.Revocation) error {
-	in, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return usagef("revoking cannot be undone: say --yes")
+	if err := a.mustConfirm(false, "revoking cannot be undone: say --yes"); err != nil {
+		return err
 	}
 	also := ""
 	if r.WithLineage() {
 		also = ", and every other certificate of its lineage"
 	}
-	fmt.Fprintf(a.stderr, "revoke %s of %s (%s, expires %s)%s? [y/N] ", c.Serial, printable(c.ClientID), c.Status, stamp(c.NotAfter), also)
-	answer, err := bufio.NewReader(io.LimitReader(in, 100)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer))) {
-		return errors.New("nothing was revoked")
-	}
-	return nil
+	return a.confirm(fmt.Sprintf("revoke %s of %s (%s, expires %s)%s", c.Serial, printable(c.ClientID), c.Status, stamp(c.NotAfter), also), "nothing was revoked")
 }
