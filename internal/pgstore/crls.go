@@ -134,7 +134,7 @@ func (s *Store) Replace(ctx context.Context, prev, next crl.Signed) error {
 		return err
 	}
 	blocks := s.lists.get(next.Shard).divide(next.DER)
-	var hashes []byte
+	hashes := []byte{} // none is not null
 	unique := map[blockHash]block{}
 	for _, b := range blocks {
 		hashes, unique[b.hash] = append(hashes, b.hash[:]...), b

@@ -31,10 +31,11 @@ type Notice struct {
 	Published []crl.Shard // that have a newer CRL
 	Clients   bool        // a client was added or changed
 	Keys      bool        // a key was added to the ring, changed or dropped
+	Back      bool        // the database was away since the notice before: what failed meanwhile can be tried again
 }
 
 func (n *Notice) empty() bool {
-	return !n.All && len(n.Changed)+len(n.Published) == 0 && !n.Clients && !n.Keys
+	return !n.All && len(n.Changed)+len(n.Published) == 0 && !n.Clients && !n.Keys && !n.Back
 }
 
 // Watch calls tell with what is new in the store until ctx ends, and then returns nil. The first call comes as soon as
@@ -46,17 +47,16 @@ func (n *Notice) empty() bool {
 // A database that is away is tried again for as long as it takes. One Watch is enough for a process.
 func (s *Store) Watch(ctx context.Context, every time.Duration, tell func(Notice)) error {
 	w := watcher{s: s, every: every, tell: tell}
-	for try := 0; ; {
-		began := time.Now()
+	for try := 0; ; try++ {
 		err := w.listen(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // that is how it is ended
 		}
-		if time.Since(began) > time.Minute {
-			try = 0
-		}
-		if try++; try == 1 {
+		if w.heard || try == 0 {
 			s.log.Warn("not listening to the other nodes: the database's connection was lost; trying again", "error", err)
+		}
+		if w.heard {
+			w.heard, try = false, 0
 		}
 		if !rest(ctx, try) {
 			return nil
@@ -66,7 +66,7 @@ func (s *Store) Watch(ctx context.Context, every time.Duration, tell func(Notice
 
 // rest waits a little longer with each try, and for a random time. It reports whether ctx goes on.
 func rest(ctx context.Context, try int) bool {
-	const first, most = 50 * time.Millisecond, 2 * time.Second
+	const first, most = 100 * time.Millisecond, 2 * time.Second
 	wait := min(first<<min(try, 10), most)
 	select {
 	case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // G404: nobody gains by guessing it
@@ -82,6 +82,8 @@ type watcher struct {
 	every time.Duration
 	tell  func(Notice)
 	told  *versions // nil before the first notice
+	back  bool      // the connection was lost, and nobody was told yet that there is another
+	heard bool      // since the last loss, the database was there
 }
 
 // listen tells what is new for as long as its connection lives.
@@ -101,11 +103,12 @@ func (w *watcher) listen(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for first := true; ; first = false {
+	for {
 		if err := w.within(ctx, func(ctx context.Context) error { return w.look(ctx, conn) }); err != nil {
 			return err
 		}
-		if first {
+		if !w.heard {
+			w.heard = true
 			w.s.log.Info("listening to the other nodes")
 		}
 		if err := w.await(ctx, conn); err != nil {
@@ -173,7 +176,8 @@ func (w *watcher) look(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	w.told = &now
+	n.Back = w.back && !n.All
+	w.told, w.back = &now, false
 	if !n.empty() {
 		w.tell(n)
 	}
