@@ -63,7 +63,7 @@ func (d *Daemon) followNodes(ctx context.Context) {
 }
 
 func (n *nodes) tell(notice pgstore.Notice) {
-	if notice.All {
+	if notice.All || notice.Back {
 		n.publisher.Recheck()
 		n.look()
 	}

@@ -82,7 +82,6 @@ type watcher struct {
 	every time.Duration
 	tell  func(Notice)
 	told  *versions // nil before the first notice
-	back  bool      // the connection was lost, and nobody was told yet that there is another
 	heard bool      // since the last loss, the database was there
 }
 
@@ -176,8 +175,8 @@ func (w *watcher) look(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	n.Back = w.back && !n.All
-	w.told, w.back = &now, false
+	n.Back = w.told != nil && !w.heard && !n.All
+	w.told = &now
 	if !n.empty() {
 		w.tell(n)
 	}
