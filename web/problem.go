@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pkid/pkid/ca"
@@ -69,6 +70,8 @@ var problems = []struct {
 	{is(audit.ErrNoEntry), outcome{http.StatusConflict, "no-audit-entry", "The audit log has no such entry, or it was not exported yet"}},
 	{is(crl.ErrNotPublished), outcome{http.StatusNotFound, "no-crl", "No such CRL"}},
 
+	{is(syscall.ENOSPC), diskFull},
+	{is(syscall.EDQUOT), diskFull},
 	{as[retryable], unavailable},
 	{as[*http.MaxBytesError], outcome{http.StatusRequestEntityTooLarge, "too-large", "The request is too large"}},
 	{is(context.DeadlineExceeded), outcome{http.StatusServiceUnavailable, "timeout", "The answer took too long; try again"}},
@@ -94,6 +97,7 @@ func retryAfter(err error) string {
 // The outcomes that this package itself decides on.
 var (
 	unavailable       = outcome{http.StatusServiceUnavailable, "unavailable", "This cannot be done right now; try again after the time in Retry-After"}
+	diskFull          = outcome{http.StatusInsufficientStorage, "disk-full", "The CA's disk is full, and nothing was changed; make room on it and try again"}
 	internal          = outcome{http.StatusInternalServerError, "internal", "Internal error; the log has it under this request id"}
 	badRequest        = outcome{http.StatusBadRequest, "bad-request", "Bad request"}
 	badPath           = outcome{http.StatusBadRequest, "bad-path", "Bad path"}

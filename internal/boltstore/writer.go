@@ -209,7 +209,7 @@ func (s *Store) commit(b *bolt.Tx) error {
 		return nil
 	})
 	if visible != nil {
-		s.inDoubt = fmt.Errorf("%w: %w", ErrInDoubt, err)
+		s.inDoubt = fmt.Errorf("%w: %v", ErrInDoubt, err) //nolint:errorlint // what failed tells nothing of the outcome, as it else would
 		s.unwritable.Store(&s.inDoubt)
 		return s.inDoubt
 	}
