@@ -5,10 +5,10 @@ GOLANGCI := bin/golangci-lint
 FUZZTIME ?= 20000x
 SHELL    := bash
 
-.PHONY: test build tools deps lint unit fuzz zlint cross smoke bench chaos clean
+.PHONY: test build tools deps lint unit pkcs11 kms fuzz zlint cross smoke bench chaos clean
 
 ## test: install what the tests need where that is possible, then run everything
-test: deps lint unit zlint fuzz cross smoke
+test: deps lint unit pkcs11 zlint fuzz cross smoke
 
 ## build: the two binaries, in bin/
 build:
@@ -32,6 +32,17 @@ unit:
 	@race=; if scripts/has-cc; then race=-race; \
 	elif [[ $$CI == true ]]; then echo "no C compiler for the race detector: install gcc and libc6-dev" >&2; exit 1; fi; \
 	set -x; go test $$race -shuffle=on -timeout 8m ./...
+
+## pkcs11: keys in SoftHSM2, with the build tag that puts PKCS #11 into pkid; needs a C compiler, which there must be with CI=true
+pkcs11:
+	@if scripts/has-cc; then set -x; go vet -tags pkcs11 ./internal/stepca ./integration/hsm && \
+	CGO_ENABLED=1 go test -tags pkcs11 -timeout 5m -run PKCS11 ./internal/stepca ./integration/hsm; \
+	elif [[ $$CI == true ]]; then echo "no C compiler for PKCS #11: install gcc and libc6-dev" >&2; exit 1; \
+	else echo "no C compiler: PKCS #11 is not tested" >&2; fi
+
+## kms: the other places for keys compile; what they would sign with is not here to be tested
+kms:
+	for kms in awskms azurekms cloudkms tpmkms; do go vet -tags $$kms ./internal/stepca || exit 1; done
 
 ## zlint: certificates and CRLs against zlint, which pins modules that the product should not
 zlint:
