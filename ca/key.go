@@ -9,10 +9,17 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 )
 
 // MaxCSR bounds a certificate request in octets, PEM or DER. An RSA-4096 request has about 1,600.
 const MaxCSR = 16 << 10
+
+// csrAlgorithms are those that a request may be signed with. crypto/x509 would take SHA-1 here.
+var csrAlgorithms = []x509.SignatureAlgorithm{
+	x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.PureEd25519,
+	x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
+}
 
 // ProvenKey is a public key whose private half the requester was seen to use. Only the functions below make
 // one, so a certificate cannot be asked for over a key that nobody proved.
@@ -48,6 +55,9 @@ func ProveCSR(csr []byte) (ProvenKey, error) {
 	// The bounds on the key come before the signature check, which costs what the key's size makes it cost.
 	if _, err := KeyTypeOf(req.PublicKey); err != nil {
 		return ProvenKey{}, err
+	}
+	if !slices.Contains(csrAlgorithms, req.SignatureAlgorithm) {
+		return ProvenKey{}, fmt.Errorf("%w: it is signed with %s; use SHA-256 or better, or Ed25519", ErrCSR, req.SignatureAlgorithm)
 	}
 	if err := req.CheckSignature(); err != nil {
 		return ProvenKey{}, fmt.Errorf("%w: its signature does not prove possession of its key: %w", ErrCSR, err)

@@ -87,6 +87,11 @@ func (s *Server) listener(l Listener) http.Handler {
 		ctx = audit.WithActor(context.WithValue(ctx, callKey{}, c), audit.Actor{Address: c.remote, RequestID: c.id})
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(&c.w, r.Body, maxBody)
+		if len(r.TransferEncoding) > 0 {
+			// net/http forgets that a Content-Length came beside the chunks. What a proxy before us took for a part of this
+			// request must not be the next one (RFC 9112 section 6.1).
+			w.Header().Set("Connection", "close")
+		}
 		defer s.finish(r, c)
 		s.headers(c)
 		if err == nil {
