@@ -21,6 +21,7 @@ const (
 )
 
 func main() {
+	harden()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal ends ctx; from then on signals have their usual effect, so a second one kills.

@@ -141,7 +141,7 @@ func TestKeyRefuses(t *testing.T) {
 		{"no envelope", write("bad", 0o600, encode(keyBlock, plain)), "PBES2"},
 		{"cut short", write("cut", 0o600, encode(keyBlock, block.Bytes[:len(block.Bytes)-5])), "PBES2"},
 		{"unknown scheme", "vault:kv/issuer", "neither a file nor a key URI"},
-		{"not compiled in", "yubikey:slot-id=9c", "built without yubikey"},
+		{"not compiled in", "yubikey:slot-id=9c", "built without yubikey; build it with `CGO_ENABLED=1 go build -tags yubikey"},
 		{"PIN in the URI", "pkcs11:token=x;pin-value=s3cr3t-pin", "pin-source"},
 		{"others can read it", write("open", 0o644, text), "chmod 600"},
 	} {
