@@ -85,6 +85,9 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	if d.restored, err = d.store.Restored(ctx); err != nil {
 		return nil, err
 	}
+	if d.restored.After(d.proofs.since) {
+		d.proofs.since = d.restored // those that were used after the backup are not in it
+	}
 	oauth, err := d.openOAuth(ctx, passphrase)
 	if err != nil {
 		return nil, err
