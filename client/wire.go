@@ -14,9 +14,10 @@ import (
 // CA is the answer of GET /v1/ca.
 type CA struct {
 	Name        string   `json:"name"`
-	Root        string   `json:"root"`        // PEM
-	Fingerprint string   `json:"fingerprint"` // SHA-256 of the root's DER, lower-case hex
-	Issuers     []Issuer `json:"issuers"`
+	Root        string   `json:"root"`                  // PEM
+	Fingerprint string   `json:"fingerprint"`           // SHA-256 of the root's DER, lower-case hex
+	OtherRoots  []string `json:"other_roots,omitempty"` // PEM; those that were before it or are to come
+	Issuers     []Issuer `json:"issuers"`               // the one that signs certificates now comes first
 	URLs        URLs     `json:"urls"`
 }
 
@@ -24,7 +25,8 @@ type CA struct {
 type Issuer struct {
 	ID          string `json:"id"`
 	Certificate string `json:"certificate"` // PEM
-	// Chain has the CAs between this one and the root, in PEM, this one's own issuer first. It is empty if the root signed it.
+	// Chain has the CAs between this one and the root, in PEM, this one's own issuer first, and after them those that lead to
+	// another root. It is empty if the root signed it and there was no other.
 	Chain    []string  `json:"chain,omitempty"`
 	NotAfter time.Time `json:"not_after"`
 	CRL      string    `json:"crl"` // URL of shard 0

@@ -3,6 +3,7 @@ package web
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,25 +15,37 @@ import (
 )
 
 func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
-	issuer := s.c.Authority.Issuer()
+	active := s.c.Authority.Issuer()
+	out := client.CA{Name: s.c.Name, Root: pemOf(active.Root.Raw), Fingerprint: fingerprint(active.Root), URLs: s.c.URLs}
+	shards := map[string][]uint32{} // of the issuers whose CRLs are published
+	for _, shard := range s.c.CRL.Shards() {
+		shards[shard.Issuer] = append(shards[shard.Issuer], shard.Number)
+	}
+	for _, issuer := range s.c.Authority.Issuers() {
+		switch numbers := shards[issuer.ID()]; {
+		case len(numbers) == 0: // it has ended
+		case issuer.ID() == active.ID():
+			out.Issuers = slices.Insert(out.Issuers, 0, issuerOf(issuer, numbers))
+		default:
+			out.Issuers = append(out.Issuers, issuerOf(issuer, numbers))
+		}
+		if other := pemOf(issuer.Root.Raw); other != out.Root && !slices.Contains(out.OtherRoots, other) {
+			out.OtherRoots = append(out.OtherRoots, other)
+		}
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func issuerOf(issuer *ca.Issuer, shards []uint32) client.Issuer {
 	cert := issuer.Signer.Certificate()
 	out := client.Issuer{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}
-	for _, c := range issuer.Intermediates {
+	for _, c := range issuer.Chain()[1:] {
 		out.Chain = append(out.Chain, pemOf(c.Raw))
 	}
-	if shards := s.c.CRL.Shards(); len(shards) > 1 || shards[0].Number > 0 {
-		for _, shard := range shards {
-			out.Shards = append(out.Shards, shard.Number)
-		}
-		out.ShardCRL = issuer.CRLTemplate()
+	if len(shards) > 1 || shards[0] > 0 {
+		out.Shards, out.ShardCRL = shards, issuer.CRLTemplate()
 	}
-	return writeJSON(w, http.StatusOK, client.CA{
-		Name:        s.c.Name,
-		Root:        pemOf(issuer.Root.Raw),
-		Fingerprint: fingerprint(issuer.Root),
-		Issuers:     []client.Issuer{out},
-		URLs:        s.c.URLs,
-	})
+	return out
 }
 
 func (s *Server) postInvitation(w http.ResponseWriter, r *http.Request) error {

@@ -81,15 +81,20 @@ func appendCertificate(b []byte, rec *ca.Record, now time.Time) []byte {
 
 // trust is what a certificate's holder needs beside it: the chain and the root, as members of client.Certificate's
 // JSON. It is the same for every certificate of an issuer.
-func trust(issuer *ca.Issuer) []byte {
+func (s *Server) trust(issued *ca.Issued) []byte {
+	if b, ok := s.trusts.Load(issued.Record.Issuer); ok {
+		return b.([]byte)
+	}
 	b := []byte(`,"chain":[`)
-	for i, c := range issuer.Chain() {
+	for i, c := range issued.Chain {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = appendPEMString(b, c.Raw)
 	}
-	return appendPEMString(append(b, `],"root":`...), issuer.Root.Raw)
+	b = appendPEMString(append(b, `],"root":`...), issued.Root.Raw)
+	s.trusts.Store(issued.Record.Issuer, b)
+	return b
 }
 
 // answers are buffers for answers in JSON. One comes back when its answer was written, and not after a failure: HTTP/2
@@ -141,7 +146,7 @@ func (s *Server) writeCertificate(w http.ResponseWriter, r *http.Request, status
 	kind := accepts(r, "application/json", pemFile, pemChain)
 	if kind == "application/json" {
 		sendJSON(w, status, func(b []byte) []byte {
-			return append(append(appendCertificate(b, issued.Record, s.now()), s.trust...), "}\n"...)
+			return append(append(appendCertificate(b, issued.Record, s.now()), s.trust(issued)...), "}\n"...)
 		})
 		return nil
 	}

@@ -27,7 +27,10 @@ import (
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
+	"github.com/pkid/pkid/internal/keyring"
+	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/internal/stepca"
+	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
@@ -41,6 +44,7 @@ type fixture struct {
 	public, mtls, status, ops *httptest.Server
 	admin                     tls.Certificate
 	limits                    *Limits
+	rootKey                   crypto.Signer
 }
 
 // wide are limits that no test reaches by chance, and that all are in force.
@@ -56,6 +60,7 @@ type stores interface {
 	authserver.ClientStore
 	authserver.RevokedTokens
 	tokenbind.Replay
+	keyring.Store
 	crl.Store
 	crl.Revocations
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
@@ -163,7 +168,20 @@ func (f *fixture) setup() {
 		Anchors: func() *x509.CertPool { return anchors }, Replay: f.store, Assertions: f.store, Revoked: f.store,
 		Keys: []authserver.SigningKey{{Key: tokenKey, Algorithm: "ES256"}}, NonceKey: dataKey, Limits: f.limits, Logger: slog.New(slog.DiscardHandler),
 	}))
+	passphrase := []byte("a passphrase")
+	issuers := rollover.NewIssuers(rollover.IssuersConfig{
+		Store: f.store, First: issuer, Passphrase: passphrase, Name: "Test", ListLifetime: time.Hour,
+		URLs: func(id string) (crl, aia string) {
+			return f.status.URL + "/crl/" + id + ".crl", f.status.URL + "/issuers/" + id + ".crt"
+		},
+	})
+	kid := must[thumbprint.Key](t)(thumbprint.OfKey(tokenKey.Public()))
+	tokens := must[*rollover.Tokens](t)(rollover.NewTokens(rollover.TokensConfig{
+		Store: f.store, Passphrase: passphrase, Configured: []rollover.TokenKey{{ID: kid.String(), Algorithm: "ES256", Key: tokenKey}},
+	}))
+	f.rootKey = rootKey
 	f.Server = must[*Server](t)(New(Config{
+		Issuers: issuers, TokenKeys: tokens,
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
 		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: auditLog{f.store}, RootCRL: rootCRL, Name: "Test CA",

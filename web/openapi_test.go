@@ -130,7 +130,7 @@ func TestOpenAPI_RouteTable(t *testing.T) {
 // TestOpenAPI_WireTypes: each schema has the members of its Go type, and requires those that are always sent.
 func TestOpenAPI_WireTypes(t *testing.T) {
 	doc := must[*openapi3.T](t)(document())
-	asked := []string{"InvitationRequest", "ClientRecord", "CSR", "Revocation", "ClientPatch"} // bodies: what they require is not what Go sends
+	asked := []string{"InvitationRequest", "ClientRecord", "CSR", "Revocation", "ClientPatch", "IssuerInstallation"} // bodies: what they require is not what Go sends
 	for _, v := range []any{
 		client.CA{},
 		client.Issuer{},
@@ -145,6 +145,12 @@ func TestOpenAPI_WireTypes(t *testing.T) {
 		client.ClientPatch{},
 		client.ClientRecords{},
 		client.Problem{},
+		client.IssuerState{},
+		client.IssuerStates{},
+		client.IssuerRequest{},
+		client.IssuerInstallation{},
+		client.TokenKeyState{},
+		client.TokenKeyStates{},
 		audit.Entry{},
 		auditAnswer{},
 	} {

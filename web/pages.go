@@ -74,7 +74,7 @@ func (s *Server) overviewPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRL
+	o.CRLs, o.RootCRL = s.c.CRL.Status(), s.rootCRLOf(s.c.Authority.Issuer().Above())
 	o.Lists = len(o.CRLs)
 	slices.SortStableFunc(o.CRLs, func(a, b crl.ShardStatus) int { return cmp.Compare(illness(a, s.now()), illness(b, s.now())) })
 	o.CRLs = o.CRLs[:min(len(o.CRLs), shownRows)]

@@ -18,6 +18,8 @@ import (
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/keyring"
+	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -68,6 +70,11 @@ var problems = []struct {
 	{is(authserver.ErrNoCertificate), outcome{http.StatusNotFound, "no-certificate", "No such certificate"}},
 
 	{is(audit.ErrNoEntry), outcome{http.StatusConflict, "no-audit-entry", "The audit log has no such entry, or it was not exported yet"}},
+	{is(rollover.ErrRefused), outcome{http.StatusUnprocessableEntity, "key-refused", "That key or certificate cannot be used"}},
+	{is(rollover.ErrState), outcome{http.StatusConflict, "key-state", "That cannot be done with the key now"}},
+	{is(keyring.ErrNotFound), outcome{http.StatusNotFound, "no-key", "No such key"}},
+	{is(keyring.ErrConflict), outcome{http.StatusConflict, "key-changed", "The key was changed in between; read it again"}},
+
 	{is(crl.ErrNotPublished), outcome{http.StatusNotFound, "no-crl", "No such CRL"}},
 
 	{is(syscall.ENOSPC), diskFull},

@@ -100,6 +100,13 @@ func (s *Server) routes() []Route {
 		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient},
 		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit},
 		{"POST", "/v1/audit/archived", "audit.archived", both, Operator, s.postArchived},
+		{"GET", "/v1/issuers", "rotation.issuers", both, Operator, s.listIssuers},
+		{"POST", "/v1/issuers", "rotation.issuers.request", both, Operator, s.postIssuer},
+		{"PUT", "/v1/issuers/" + id + "/certificate", "rotation.issuers.install", both, Operator, s.putIssuer},
+		{"DELETE", "/v1/issuers/" + id, "rotation.issuers.drop", both, Operator, s.deleteIssuer},
+		{"GET", "/v1/token-keys", "rotation.tokens", both, Operator, s.listTokenKeys},
+		{"POST", "/v1/token-keys", "rotation.tokens.rotate", both, Operator, s.postTokenKey},
+		{"DELETE", "/v1/token-keys/" + id, "rotation.tokens.drop", both, Operator, s.deleteTokenKey},
 		{"GET", "/v1/store", "store", both, Operator, s.getSnapshot},
 
 		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},
@@ -237,7 +244,7 @@ func (s *Server) strays(r *http.Request, c *call, err error) error {
 // allowed lists the methods that some route takes for the request's path (RFC 9110 section 15.5.6).
 func allowed(router *mux.Router, r *http.Request) []string {
 	var out []string
-	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodOptions} {
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
 		probe := r.Clone(r.Context())
 		probe.Method = m
 		var match mux.RouteMatch

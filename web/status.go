@@ -34,8 +34,8 @@ func (s *Server) getDeltaCRL(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) serveCRL(w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter, *http.Request, crl.Shard)) error {
 	vars := callOf(r.Context()).vars
-	if vars["issuer"] != s.c.Authority.Issuer().ID() {
-		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
+	if _, known := s.c.Authority.FindIssuer(vars["issuer"]); !known {
+		return s.getRootCRL(w, r)
 	}
 	number := uint64(0)
 	if text, ok := vars["shard"]; ok {
@@ -52,23 +52,44 @@ func (s *Server) serveCRL(w http.ResponseWriter, r *http.Request, serve func(htt
 // getRootCRL serves the root's own CRL, which was signed when the root was last used. It may be cached for
 // as long as it holds (RFC 5280 section 5.1.2.5), but asked for again each day.
 func (s *Server) getRootCRL(w http.ResponseWriter, r *http.Request) error {
-	if s.rootCRL == nil {
+	root, err := s.rootOf(r)
+	if err != nil {
+		return err
+	}
+	if root.crl == nil {
 		return refuse(noRoute, "the root's CRL is not published here; the issuing CA's certificate says where it is, if anywhere")
 	}
-	age := min(max(s.rootCRL.NextUpdate.Sub(s.now()), 0), 24*time.Hour)
-	serveDER(w, r, "application/pkix-crl", s.rootCRL.Raw, s.rootCRL.ThisUpdate, age)
+	age := min(max(root.crl.NextUpdate.Sub(s.now()), 0), 24*time.Hour)
+	serveDER(w, r, "application/pkix-crl", root.crl.Raw, root.crl.ThisUpdate, age)
 	return nil
 }
 
 func (s *Server) getRootCertificate(w http.ResponseWriter, r *http.Request) error {
-	serveCertificate(w, r, s.c.Authority.Issuer().Root)
+	root, err := s.rootOf(r)
+	if err != nil {
+		return err
+	}
+	serveCertificate(w, r, root.cert)
 	return nil
 }
 
+// rootOf returns the root that a path names: the first one, where it has no variable.
+func (s *Server) rootOf(r *http.Request) (root, error) {
+	id, named := callOf(r.Context()).vars["issuer"]
+	if !named {
+		id = firstRoot
+	}
+	found, ok := s.rootIn(id)
+	if !ok {
+		return root{}, refuse(noRoute, "no CA here has that id; %s/v1/ca lists them", s.c.URLs.Public)
+	}
+	return found, nil
+}
+
 func (s *Server) getIssuerCertificate(w http.ResponseWriter, r *http.Request) error {
-	issuer := s.c.Authority.Issuer()
-	if callOf(r.Context()).vars["issuer"] != issuer.ID() {
-		return refuse(noRoute, "no issuing CA has that id; %s/v1/ca lists them", s.c.URLs.Public)
+	issuer, known := s.c.Authority.FindIssuer(callOf(r.Context()).vars["issuer"])
+	if !known {
+		return s.getRootCertificate(w, r)
 	}
 	serveCertificate(w, r, issuer.Signer.Certificate())
 	return nil
@@ -159,8 +180,10 @@ func (s *Server) checkStore(r context.Context) error {
 // checkCRL finds lists that relying parties no longer accept.
 func (s *Server) checkCRL(context.Context) error {
 	now := s.now()
-	if s.rootCRL != nil && now.After(s.rootCRL.NextUpdate) {
-		return fmt.Errorf("the root's CRL is overdue since %s: sign another with the root's key", stamp(s.rootCRL.NextUpdate))
+	for _, r := range s.roots() {
+		if r.crl != nil && now.After(r.crl.NextUpdate) {
+			return fmt.Errorf("the CRL of %q is overdue since %s: sign another with the root's key", r.cert.Subject, stamp(r.crl.NextUpdate))
+		}
 	}
 	for _, st := range s.c.CRL.Status() {
 		switch {

@@ -14,12 +14,14 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -29,7 +31,7 @@ type Check struct {
 	Run  func(context.Context) error
 }
 
-// Config is what a Server needs. All of it is required but Snapshot, Checks, Limits, Metrics, Logger and Now.
+// Config is what a Server needs. All of it is required but Snapshot, RootCRL, RootCRLs, Checks, Limits, Metrics, Logger and Now.
 type Config struct {
 	Authority *ca.Authority
 	Enroll    *enroll.Service
@@ -37,8 +39,12 @@ type Config struct {
 	Clients   *authserver.Registry
 	CRL       *crl.Publisher
 	Audit     AuditLog
-	Snapshot  Snapshot    // nil: the store is not a file of the daemon's
-	RootCRL   []byte      // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
+	Snapshot  Snapshot // nil: the store is not a file of the daemon's
+	RootCRL   []byte   // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
+	// RootCRLs returns newer ones, and those of other roots and intermediates; nil: there are none.
+	RootCRLs  func() []*x509.RevocationList
+	Issuers   *rollover.Issuers
+	TokenKeys *rollover.Tokens
 	URLs      client.URLs // as the world reaches the listeners
 	Name      string      // of this CA, for people
 	Checks    []Check     // for /readyz, beside the store and the CRL
@@ -63,14 +69,14 @@ type Server struct {
 	snapshots snapshots
 
 	rootCRL *x509.RevocationList
-	trust   []byte // in the answers to enrolment and renewal
+	trusts  sync.Map // issuer's id -> []byte, what trust returns for it
 }
 
 // New validates c and parses what the handlers need, so that nothing is left to fail later.
 func New(c Config) (*Server, error) {
 	switch {
-	case c.Authority == nil, c.Enroll == nil, c.OAuth == nil, c.Clients == nil, c.CRL == nil, c.Audit == nil:
-		return nil, errors.New("web: Authority, Enroll, OAuth, Clients, CRL and Audit are required")
+	case c.Authority == nil, c.Enroll == nil, c.OAuth == nil, c.Clients == nil, c.CRL == nil, c.Audit == nil, c.Issuers == nil, c.TokenKeys == nil:
+		return nil, errors.New("web: Authority, Enroll, OAuth, Clients, CRL, Audit, Issuers and TokenKeys are required")
 	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
 		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
 	}
@@ -78,7 +84,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL, trust: trust(c.Authority.Issuer())}
+	s := &Server{c: c, log: c.Logger, now: c.Now, rootCRL: rootCRL}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -108,7 +108,8 @@ type Issuer struct {
 
 // Tokens are the token endpoint's settings.
 type Tokens struct {
-	// Keys sign access tokens. The first one signs; all are published.
+	// Keys sign access tokens until the first of them is rotated, which leaves these as they are: then keys in the store
+	// do, and these are published for an hour more. The first one signs; all are published.
 	Keys []TokenKey `yaml:"keys"`
 	// DataKey is the file of the key that seals client secrets and derives DPoP nonces. Nodes that share a
 	// store share it. Default keys/data.key.
@@ -119,6 +120,10 @@ type Tokens struct {
 	RequireDPoPNonce bool `yaml:"require_dpop_nonce,omitempty"`
 	// ClockTolerance is by how much clients' clocks may differ: 1s to 60s. Default 10s.
 	ClockTolerance *time.Duration `yaml:"clock_tolerance,omitempty"`
+	// RotateEvery is how often a new key signs tokens. It is made by itself, kept in the store, published two hours before
+	// it signs, and the one before for an hour after its last token. At least 24h; 0: only when `pkid token-key rotate`
+	// asks. Default 2160h; 0 if a key is in a device, where none are made.
+	RotateEvery *time.Duration `yaml:"rotate_every,omitempty"`
 }
 
 // TokenKey is a token signing key.
@@ -290,6 +295,7 @@ func (c *Config) complete() {
 		tolerance := 10 * time.Second
 		c.Tokens.ClockTolerance = &tolerance
 	}
+	c.Tokens.completeRotation()
 	if c.CRL.Lifetime == 0 {
 		c.CRL.Lifetime = 24 * time.Hour
 	}
@@ -354,6 +360,9 @@ func (c *Config) validate() error {
 	}
 	if t := *c.Tokens.ClockTolerance; t < time.Second || t > time.Minute {
 		return fmt.Errorf("tokens.clock_tolerance: want 1s to 60s, not %s", t)
+	}
+	if err := c.Tokens.validateRotation(); err != nil {
+		return err
 	}
 	if c.CRL.Lifetime < 10*time.Minute || c.CRL.Lifetime > 168*time.Hour {
 		return fmt.Errorf("crl.lifetime: want 10m to 168h, not %s", c.CRL.Lifetime)

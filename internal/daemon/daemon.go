@@ -42,7 +42,8 @@ type Daemon struct {
 	web       *web.Server
 	follower  *auditFollower // nil if nothing of the audit log is written outside of the store
 	pruned    pruned
-	servers   atomic.Pointer[[]*server] // once they are bound
+	rotation
+	servers atomic.Pointer[[]*server] // once they are bound
 }
 
 // Load reads the configuration of a data directory. A directory that is not one is an error that says how
@@ -76,7 +77,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 			err = errors.Join(err, d.store.Close())
 		}
 	}()
-	if err := d.openCA(ctx); err != nil {
+	if err := d.openCA(ctx, passphrase); err != nil {
 		return nil, err
 	}
 	if err := d.openAudit(ctx, passphrase); err != nil {
@@ -96,7 +97,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 }
 
 // openCA makes the issuing CA's authority, its CRL publisher and the daemon's own certificate.
-func (d *Daemon) openCA(ctx context.Context) (err error) {
+func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 	cfg := d.cfg
 	profiles, err := Profiles(cfg.Profiles)
 	if err != nil {
@@ -113,7 +114,11 @@ func (d *Daemon) openCA(ctx context.Context) (err error) {
 	if err := d.checkClock(ctx); err != nil {
 		return err
 	}
-	if err := d.openPublisher(ctx); err != nil {
+	issuers, err := d.openIssuers(ctx, passphrase)
+	if err != nil {
+		return err
+	}
+	if err := d.openPublisher(ctx, issuers); err != nil {
 		return err
 	}
 	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.log)
@@ -154,16 +159,18 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		keys = append(keys, authserver.SigningKey{Key: signer, Algorithm: k.Algorithm})
 		d.tokenKeys = append(d.tokenKeys, signer)
 	}
-	anchors := x509.NewCertPool()
-	anchors.AddCert(d.issuer.Signer.Certificate())
-	return authserver.New(authserver.Config{
+	if keys, err = d.openTokens(ctx, keys, passphrase); err != nil {
+		return nil, err
+	}
+	d.oauth, err = authserver.New(authserver.Config{
 		Issuer: cfg.URLs.Public, MTLSBase: cfg.URLs.MTLS,
 		Registry: d.clients, Certificates: certificates{d.authority},
-		Anchors: func() *x509.CertPool { return anchors },
+		Anchors: d.anchors.Load,
 		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Restored: d.restored, Revoked: d.store, Keys: keys,
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Limits: d.limits, Logger: d.log,
 	})
+	return d.oauth, err
 }
 
 func (d *Daemon) openWeb(oauth *authserver.Server) error {
@@ -177,9 +184,10 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	}
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
-		RootCRL: rootCRL, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		RootCRL: rootCRL, RootCRLs: func() []*x509.RevocationList { return *d.rootCRLs.Load() }, Issuers: d.issuers, TokenKeys: d.tokens,
+		Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
-		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}}, d.keyChecks()...),
+		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing}}, d.keyChecks()...),
 	})
 	return err
 }

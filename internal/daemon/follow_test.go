@@ -65,7 +65,7 @@ func TestShardsFollowTheirCertificates(t *testing.T) {
 		if !step.add.IsZero() {
 			put(1, step.add)
 		}
-		if err := d.followShards(t.Context(), step.at); err != nil {
+		if err := d.followShards(t.Context(), *d.known.Load(), step.at); err != nil {
 			t.Fatal(err)
 		}
 		if got := ended(); got != step.want {
@@ -91,7 +91,7 @@ func TestShardThatIsFilledIsNotRetired(t *testing.T) {
 	defer d.Close()
 	now := time.Now()
 	counts := []ca.ShardCount{{Number: d.authority.Shard(d.issuer.ID()), NotAfter: now.Add(-time.Hour)}, {Number: 7, NotAfter: now.Add(-time.Hour)}, {Number: 8, NotAfter: now.Add(time.Hour)}}
-	needed, expired := d.splitShards(counts, now)
+	needed, expired := d.splitShards(&(*d.known.Load())[0], counts, now)
 	if !slices.Equal(expired, counts[1:2]) || !slices.Equal(needed, []ca.ShardCount{counts[0], counts[2]}) {
 		t.Errorf("needed %v, expired %v", needed, expired)
 	}

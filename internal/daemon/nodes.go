@@ -134,12 +134,20 @@ func (n *nodes) addShards(ctx context.Context) {
 // add adds what was opened, and whatever else the store knows of. What cannot be added now is when there are news again,
 // as there are once the database is back.
 func (n *nodes) add(ctx context.Context, opened map[crl.Shard]bool) error {
-	errs := []error{n.followShards(ctx, time.Now())}
+	var errs []error
 	for shard := range opened {
-		if shard.Issuer != n.issuer.ID() {
+		if _, known := n.authority.FindIssuer(shard.Issuer); !known { // it was installed just now
+			errs = append(errs, n.followRing(ctx))
+			break
+		}
+	}
+	errs = append(errs, n.followShards(ctx, *n.known.Load(), time.Now()))
+	for shard := range opened {
+		issuer, known := n.authority.FindIssuer(shard.Issuer)
+		if !known {
 			continue
 		}
-		if err := n.publisher.Add(ctx, n.published(shard.Number)); err != nil {
+		if err := n.publisher.Add(ctx, n.published(issuer, shard.Number)); err != nil {
 			errs = append(errs, err)
 			n.mu.Lock()
 			n.opened[shard] = true

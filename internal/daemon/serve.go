@@ -32,7 +32,7 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	if d.follower != nil {
 		background.Go(func() { d.follower.run(ctx) })
 	}
-	background.Go(func() { d.keepShards(ctx) })
+	background.Go(func() { d.keepRing(ctx) })
 	background.Go(func() { d.followNodes(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {

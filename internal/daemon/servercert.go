@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -25,6 +26,7 @@ type serverCert struct {
 	names     ca.Names
 	log       *slog.Logger
 	current   atomic.Pointer[tls.Certificate]
+	moved     chan struct{} // another issuing CA signs
 }
 
 // newServerCert checks the names. The certificate itself is issued by renew, once the listeners are bound, so
@@ -34,7 +36,7 @@ func newServerCert(authority *ca.Authority, hosts []string, log *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	return &serverCert{authority: authority, names: names, log: log}, nil
+	return &serverCert{authority: authority, names: names, log: log, moved: make(chan struct{}, 1)}, nil
 }
 
 // ServerNames are what the daemon's own certificate says: the hosts that clients reach it by.
@@ -73,6 +75,18 @@ func (s *serverCert) renew(ctx context.Context) error {
 	return nil
 }
 
+// follow has the certificate replaced if another issuing CA has taken over since it was issued.
+func (s *serverCert) follow() {
+	cert := s.current.Load()
+	if cert == nil || bytes.Equal(cert.Leaf.AuthorityKeyId, s.authority.Issuer().Signer.Certificate().SubjectKeyId) {
+		return
+	}
+	select {
+	case s.moved <- struct{}{}:
+	default:
+	}
+}
+
 // run replaces the certificate in time. A failure is tried again every minute; there is a third of the
 // lifetime left to mend its cause.
 func (s *serverCert) run(ctx context.Context) {
@@ -83,6 +97,7 @@ func (s *serverCert) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
+		case <-s.moved:
 		}
 		if err := s.renew(ctx); err != nil {
 			s.log.Error("renewing the daemon's own certificate", "err", err, "expires", leaf.NotAfter)

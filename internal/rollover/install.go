@@ -113,9 +113,28 @@ type Installation struct {
 	RootCRL     []byte              // DER: of who signed Certificate; nil if none is to be published here
 }
 
-// Install keeps the certificate of a requested issuing CA. It signs nothing yet: its CRL is to be published first. To
-// install the same certificate again changes nothing, and is no error.
-func (r *Issuers) Install(ctx context.Context, id string, in Installation) (*Issuer, error) {
+// Install brings a requested issuing CA into service: it keeps its certificate, has its CRL published, and only then
+// sets the instant from which on it signs, which is lead from now, or later if the nodes need longer. What was done by
+// a call that failed in between is not done again by the next one.
+func (r *Issuers) Install(ctx context.Context, id string, in Installation, lead time.Duration) (*Issuer, error) {
+	if lead < 0 || lead > maxLead {
+		return nil, fmt.Errorf("%w: %s ahead: want 0 to %s", ErrRefused, lead, maxLead)
+	}
+	if _, err := r.install(ctx, id, in); err != nil {
+		return nil, err
+	}
+	if err := r.c.Follow(ctx, id); err != nil {
+		return nil, fmt.Errorf("issuing CA %s has its certificate, and does not sign yet, since its CRL could not be published; install it again: %w", id, err)
+	}
+	i, err := r.activate(ctx, id, lead)
+	if err != nil {
+		return nil, err
+	}
+	return i, r.c.Follow(ctx, id)
+}
+
+// install keeps the certificate. To install the same one again changes nothing.
+func (r *Issuers) install(ctx context.Context, id string, in Installation) (*Issuer, error) {
 	i, active, err := r.find(ctx, id)
 	if err != nil {
 		return nil, err
@@ -198,12 +217,8 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 	return nil
 }
 
-// Activate sets the instant from which on an installed issuing CA signs. Call it when its CRL is published. One that
-// has its instant keeps it.
-func (r *Issuers) Activate(ctx context.Context, id string, lead time.Duration) (*Issuer, error) {
-	if lead < 0 || lead > maxLead {
-		return nil, fmt.Errorf("%w: %s ahead: want 0 to %s", ErrRefused, lead, maxLead)
-	}
+// activate sets the instant from which on an installed issuing CA signs. One that has its instant keeps it.
+func (r *Issuers) activate(ctx context.Context, id string, lead time.Duration) (*Issuer, error) {
 	i, _, err := r.find(ctx, id)
 	if err != nil {
 		return nil, err

@@ -72,7 +72,7 @@ type Store interface {
 	Shards(ctx context.Context, issuer string) ([]ca.ShardCount, error)
 }
 
-// IssuersConfig is what Issuers need. All of it is required but Lead and Now.
+// IssuersConfig is what Issuers need. All of it is required but Lead, Follow and Now.
 type IssuersConfig struct {
 	Store      Store
 	First      *ca.Issuer // the one that the configuration names
@@ -85,7 +85,10 @@ type IssuersConfig struct {
 	// Lead is the least time between an issuing CA's installation and its first certificate, in which all nodes come to
 	// know of it. Zero, if there are no others.
 	Lead time.Duration
-	Now  func() time.Time // time.Now if nil
+	// Follow is called after this node has changed an issuing CA. It returns nil when that one's certificate can be
+	// fetched, and so can its CRL.
+	Follow func(ctx context.Context, id string) error
+	Now    func() time.Time // time.Now if nil
 }
 
 // Issuers are the issuing CAs of a store. All methods may be called at once.
@@ -100,6 +103,9 @@ type Issuers struct {
 func NewIssuers(c IssuersConfig) *Issuers {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Follow == nil {
+		c.Follow = func(context.Context, string) error { return nil }
 	}
 	return &Issuers{c: c, opened: map[string]*ca.Issuer{}}
 }
@@ -215,7 +221,6 @@ func (r *Issuers) open(ctx context.Context, k keyring.Key) (*ca.Issuer, error) {
 	}
 	signer, err := r.signer(ctx, k, cert)
 	if err != nil {
-		i.From = never
 		return i, err
 	}
 	i.Signer = signer

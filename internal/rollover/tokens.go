@@ -44,7 +44,7 @@ type TokenKey struct {
 	slot string // its id in the ring
 }
 
-// TokensConfig is what Tokens need. All of it is required but Every and Now.
+// TokensConfig is what Tokens need. All of it is required but InDevice, Every, Follow and Now.
 type TokensConfig struct {
 	Store      keyring.Store
 	Passphrase []byte
@@ -55,7 +55,9 @@ type TokensConfig struct {
 	InDevice bool
 	// Every is the time between two rotations; zero: only when somebody asks.
 	Every time.Duration
-	Now   func() time.Time // time.Now if nil
+	// Follow is called after this node has changed something.
+	Follow func(context.Context) error
+	Now    func() time.Time // time.Now if nil
 }
 
 // Tokens are the keys that sign access tokens. All methods may be called at once.
@@ -78,6 +80,9 @@ func NewTokens(c TokensConfig) (*Tokens, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Follow == nil {
+		c.Follow = func(context.Context) error { return nil }
 	}
 	t := &Tokens{c: c, opened: map[string]opened{}}
 	for i := range c.Configured {
@@ -230,7 +235,11 @@ func (t *Tokens) Rotate(ctx context.Context) (*TokenKey, error) {
 			return &k, nil
 		}
 	}
-	return t.add(ctx, all, t.now().Add(Announce))
+	made, err := t.add(ctx, all, t.now().Add(Announce))
+	if err != nil {
+		return nil, err
+	}
+	return made, t.c.Follow(ctx)
 }
 
 // Drop ends a key at once: no token that it signed counts any more, and if it was the one that signs, another one signs
@@ -269,7 +278,7 @@ func (t *Tokens) Drop(ctx context.Context, kid string) error {
 	if _, err := t.c.Store.PutKey(ctx, k, event(ctx, now, audit.KeyDrop, k, map[string]string{"kid": kid, "reason": "dropped by an operator"})); err != nil {
 		return fmt.Errorf("dropping token key %s: %w", kid, err)
 	}
-	return nil
+	return t.c.Follow(ctx)
 }
 
 func (t *Tokens) stored(ctx context.Context, slot string) (keyring.Key, error) {

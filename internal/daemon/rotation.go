@@ -1,0 +1,224 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/internal/rollover"
+	"github.com/pkid/pkid/internal/stepca"
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+const (
+	// ringEvery is how often a node looks for what the others changed in the ring of keys.
+	ringEvery = 10 * time.Second
+	// nodesLead is how long before its first certificate every node of a shared store must have come to know of an
+	// issuing CA: it looks several times meanwhile.
+	nodesLead = time.Minute
+	// ringTimeout bounds one look.
+	ringTimeout = 30 * time.Second
+)
+
+// rotation is what changes as keys come and go.
+type rotation struct {
+	issuers *rollover.Issuers
+	tokens  *rollover.Tokens
+	oauth   *authserver.Server
+
+	anchors  atomic.Pointer[x509.CertPool]          // of clients' certificates
+	rootCRLs atomic.Pointer[[]*x509.RevocationList] // the newest that are known
+	known    atomic.Pointer[[]rollover.Issuer]
+	keys     atomic.Pointer[[]rollover.TokenKey]
+	failed   atomic.Pointer[error] // of the last look at the ring
+
+	following sync.Mutex // from reading the ring until this node is in line with what was read
+}
+
+// openIssuers reads the ring and makes its issuing CAs known. A key that cannot be opened keeps its issuing CA from
+// signing here, and nothing else: /readyz says so.
+func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover.Issuer, error) {
+	c := rollover.IssuersConfig{
+		Store: d.store, First: d.issuer, Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
+		URLs:   func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
+		Follow: d.followIssuers,
+	}
+	if d.cfg.StoreIsShared() {
+		c.Lead = nodesLead
+	}
+	d.issuers = rollover.NewIssuers(c)
+	all, err := d.issuers.All(ctx)
+	if all == nil {
+		return nil, err
+	}
+	d.noteRing(err)
+	return all, d.setIssuers(all)
+}
+
+// setIssuers makes issuing CAs known to the authority and to whoever checks what they signed.
+func (d *Daemon) setIssuers(all []rollover.Issuer) error {
+	var known []*ca.Issuer
+	anchors := x509.NewCertPool()
+	for _, i := range all {
+		if i.Issuer == nil {
+			continue
+		}
+		known = append(known, i.Issuer)
+		if i.State != rollover.Ended {
+			anchors.AddCert(i.Signer.Certificate())
+		}
+	}
+	if err := d.authority.SetIssuers(known...); err != nil {
+		return err
+	}
+	d.anchors.Store(anchors)
+	d.known.Store(&all)
+	return d.setRootCRLs(all)
+}
+
+// setRootCRLs reads the CRL file again, which `pkid root-crl` may have replaced, and those that came with the
+// certificates of issuing CAs.
+func (d *Daemon) setRootCRLs(all []rollover.Issuer) error {
+	var lists []*x509.RevocationList
+	der, err := loadRootCRL(d.cfg, d.issuer)
+	if err != nil {
+		return err
+	}
+	ders := [][]byte{der}
+	for _, i := range all {
+		ders = append(ders, i.Key.RootCRL)
+	}
+	for _, der := range ders {
+		if len(der) == 0 {
+			continue
+		}
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return fmt.Errorf("a root's CRL: %w", err)
+		}
+		lists = append(lists, list)
+	}
+	d.rootCRLs.Store(&lists)
+	return nil
+}
+
+// followIssuers is rollover.IssuersConfig.Follow.
+func (d *Daemon) followIssuers(ctx context.Context, id string) error {
+	err := d.followRing(ctx)
+	if _, served := d.publisher.Current(crl.Shard{Issuer: id, Number: d.authority.Shard(id)}); served {
+		if err != nil {
+			d.log.Error("following the ring of keys", "err", err)
+		}
+		return nil
+	}
+	return cmp.Or(err, errNotServed)
+}
+
+var errNotServed = errors.New("its CRL is not served yet")
+
+// openTokens returns the keys that sign tokens now.
+func (d *Daemon) openTokens(ctx context.Context, configured []authserver.SigningKey, passphrase []byte) ([]authserver.SigningKey, error) {
+	c := rollover.TokensConfig{
+		Store: d.store, Passphrase: passphrase, Born: d.issuer.Signer.Certificate().NotBefore,
+		Every: *d.cfg.Tokens.RotateEvery, Follow: d.followRing,
+	}
+	for n, k := range configured {
+		kid, err := thumbprint.OfKey(k.Key.Public())
+		if err != nil {
+			return nil, err
+		}
+		c.Configured = append(c.Configured, rollover.TokenKey{ID: kid.String(), Algorithm: k.Algorithm, Key: k.Key})
+		c.InDevice = c.InDevice || stepca.IsDevice(d.cfg.Tokens.Keys[n].Key)
+	}
+	var err error
+	if d.tokens, err = rollover.NewTokens(c); err != nil {
+		return nil, err
+	}
+	all, err := d.tokens.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.keys.Store(&all)
+	return signingKeys(all), nil
+}
+
+func signingKeys(all []rollover.TokenKey) []authserver.SigningKey {
+	var keys []authserver.SigningKey
+	for _, k := range rollover.Current(all, time.Now()) {
+		keys = append(keys, authserver.SigningKey{Key: k.Key, Algorithm: k.Algorithm})
+	}
+	return keys
+}
+
+// setTokenKeys has the token endpoint sign with the key whose time it is.
+func (d *Daemon) setTokenKeys(all []rollover.TokenKey) error {
+	d.keys.Store(&all)
+	return d.oauth.SetKeys(signingKeys(all))
+}
+
+// keepRing follows the ring while the daemon serves: what other nodes changed, and what the clock does.
+func (d *Daemon) keepRing(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(d.untilNext(time.Now())):
+		}
+		if err := d.followRing(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("following the ring of keys", "err", err)
+		}
+	}
+}
+
+// untilNext is for how long nothing will change by itself, ringEvery at the most.
+func (d *Daemon) untilNext(now time.Time) time.Duration {
+	wait := ringEvery
+	next := func(at time.Time) {
+		if left := at.Sub(now); left > 0 && left < wait {
+			wait = left
+		}
+	}
+	for _, i := range *d.known.Load() {
+		next(i.Since)
+	}
+	for _, k := range *d.keys.Load() {
+		next(k.Since)
+		next(k.End)
+	}
+	return wait
+}
+
+// followRing brings everything in line with the ring as it is now. While the store is away, the keys are those that are
+// known, and the clock goes on saying which one signs.
+func (d *Daemon) followRing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ringTimeout)
+	defer cancel()
+	d.following.Lock()
+	defer d.following.Unlock()
+	all, err := d.issuers.All(ctx)
+	if all != nil {
+		err = errors.Join(err, d.setIssuers(all), d.followShards(ctx, all, time.Now()), d.issuers.Bury(ctx, all))
+	}
+	d.cert.follow()
+	_, kept := d.tokens.Keep(ctx)
+	keys, read := d.tokens.All(ctx)
+	if read != nil {
+		keys = *d.keys.Load()
+	}
+	err = errors.Join(err, kept, read, d.setTokenKeys(keys))
+	d.noteRing(err)
+	return err
+}
+
+func (d *Daemon) noteRing(err error) { d.failed.Store(&err) }
+
+// checkRing fails while a key of the ring cannot be used here.
+func (d *Daemon) checkRing(context.Context) error { return *d.failed.Load() }
