@@ -116,19 +116,27 @@ func ownCPU() time.Duration {
 }
 
 // memory is the anonymous resident memory in octets: without the pages of mapped files. The kernel counts it
-// page by page here, where its running counters may be behind.
+// page by page in smaps_rollup, which it shows to root alone of a process that lets nobody read its memory, as pkid does;
+// the running counters of status, which everybody may read, can be a little behind.
 func (p *process) memory() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
+	n, err := p.kilobytes("smaps_rollup", "Anonymous:")
+	if errors.Is(err, os.ErrPermission) {
+		n, err = p.kilobytes("status", "RssAnon:")
+	}
+	return n << 10, err
+}
+
+func (p *process) kilobytes(file, key string) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "Anonymous:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10, err
+		if rest, ok := strings.CutPrefix(line, key); ok {
+			return strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 		}
 	}
-	return 0, errors.New("no Anonymous in /proc/PID/smaps_rollup")
+	return 0, fmt.Errorf("no %s in /proc/PID/%s", key, file)
 }
 
 // freeAddress returns a loopback address that is free now.
