@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkid/pkid/internal/recent"
@@ -20,6 +21,7 @@ const (
 	refetchAfter  = 5 * time.Second // the least time from the end of a fetch to the next one of the same URL
 	maxSets       = 10_000
 	maxRegistered = 1000
+	maxWaiting    = 16 // for one URL, so that one that hangs does not take the room of all clients
 )
 
 // anyKey reports whether one of the client's registered keys will do.
@@ -89,6 +91,8 @@ type remoteKeys struct {
 
 // remoteSet is what one URL said.
 type remoteSet struct {
+	waiting atomic.Int32 // requests, for the fetch under way
+
 	mu      sync.Mutex // guards the rest; never held while fetching
 	keys    []clientKey
 	fetched time.Time     // when keys came
@@ -122,6 +126,11 @@ func (r *remoteKeys) any(ctx context.Context, url string, will func(clientKey) b
 		return true, nil
 	}
 	if pending != nil {
+		if set.waiting.Add(1) > maxWaiting {
+			set.waiting.Add(-1)
+			return false, fmt.Errorf("reading %s: it takes long, and %d requests wait for it already", url, maxWaiting)
+		}
+		defer set.waiting.Add(-1)
 		select {
 		case <-pending:
 		case <-ctx.Done():

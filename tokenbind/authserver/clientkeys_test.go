@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -216,6 +218,36 @@ func TestJWKSURI_WaitingEndsWithTheRequest(t *testing.T) {
 	found, err := r.any(ctx, site.URL, func(clientKey) bool { return true })
 	if found || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("found %t, %v", found, err)
+	}
+}
+
+// Only some wait for a URL that hangs, so that there is room for the other clients.
+func TestJWKSURI_FewWait(t *testing.T) {
+	hang := make(chan struct{})
+	site := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	t.Cleanup(site.Close)
+	release := sync.OnceFunc(func() { close(hang) })
+	t.Cleanup(release)
+	r := newRemoteKeys(site.Client(), time.Now, slog.New(slog.DiscardHandler))
+	ask := func() error {
+		_, err := r.any(t.Context(), site.URL, func(clientKey) bool { return true })
+		return err
+	}
+	var waiting sync.WaitGroup
+	for range maxWaiting {
+		waiting.Go(func() { _ = ask() })
+	}
+	set := r.set(site.URL)
+	for set.waiting.Load() < maxWaiting {
+		runtime.Gosched()
+	}
+	if err := ask(); err == nil || !strings.Contains(err.Error(), "wait for it already") {
+		t.Errorf("one more: %v", err)
+	}
+	release()
+	waiting.Wait()
+	if n := set.waiting.Load(); n != 0 {
+		t.Errorf("%d wait in the end", n)
 	}
 }
 

@@ -68,8 +68,11 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 	if !errors.As(err, &r) {
 		level = slog.LevelError
 		r = refused(http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide right now; try again").because(err)
+	}
+	if r.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
-	} else if errors.As(r.cause, &later) {
+	}
+	if errors.As(r.cause, &later) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(later.RetryAfter().Seconds()))))
 	}
 	if s.c.Limits != nil && (r.code == "invalid_client" || r.code == "invalid_dpop_proof") {
