@@ -27,6 +27,9 @@ type RevocationOutcome struct {
 	Record *Record
 	Also   []Serial // of its lineage, revoked with it, oldest first
 	Active []Serial // of its lineage, active still, oldest first; empty after a hold or a release
+	// LineageErr is why Active is not known: what concerns one certificate took effect, whatever becomes of the look at
+	// the others.
+	LineageErr error
 }
 
 // Revoke records a revocation, a hold or a release, and tells Changed. When it returns without error the
@@ -65,13 +68,12 @@ func (a *Authority) Revoke(ctx context.Context, r RevocationRequest) (*Revocatio
 // what of it is active.
 func (a *Authority) follow(ctx context.Context, target *Record, reason Reason, lineage bool) (*RevocationOutcome, error) {
 	done := &RevocationOutcome{Record: target}
-	var err error
-	if lineage {
-		done.Also, err = a.revokeLineage(ctx, target, reason)
-	} else {
-		done.Active, err = a.relatives(ctx, target, Active)
+	if !lineage {
+		done.Active, done.LineageErr = a.relatives(ctx, target, Active)
+		return done, nil
 	}
-	if err != nil {
+	var err error
+	if done.Also, err = a.revokeLineage(ctx, target, reason); err != nil {
 		return nil, &LineageError{Serial: target.Serial, Also: done.Also, Err: err}
 	}
 	return done, nil
@@ -172,9 +174,9 @@ func (a *Authority) successors(ctx context.Context, target *Record, statuses ...
 // certificate whose revocation brought this one, if there is one.
 func (a *Authority) revoke(ctx context.Context, serial Serial, reason Reason, lineage Serial) (*Record, error) {
 	now := a.clock()
-	var found *Record
+	var decided *Record // what was to be changed, if that was to be
 	rec, err := a.store.Decide(ctx, serial, func(rec *Record) (*Revocation, audit.Event, error) {
-		found = rec
+		decided = nil
 		if _, err := a.issuerOf(rec); err != nil {
 			return nil, audit.Event{}, err
 		}
@@ -182,11 +184,14 @@ func (a *Authority) revoke(ctx context.Context, serial Serial, reason Reason, li
 		if !lineage.IsZero() {
 			ev.Detail["lineage"] = lineage.String()
 		}
+		if err == nil {
+			decided = rec
+		}
 		return rev, ev, err
 	})
 	if err != nil {
-		if ctx.Err() != nil && found != nil { // the transaction may have gone through all the same
-			a.changed(found.Issuer, found.Shard)
+		if decided != nil { // the transaction may have gone through all the same; who publishes looks
+			a.changed(decided.Issuer, decided.Shard)
 		}
 		return nil, fmt.Errorf("revoking %s: %w", serial, err)
 	}

@@ -25,7 +25,8 @@ var (
 // Every method may be called at once from many goroutines and, where the engine allows it, from several
 // processes. What a writing method returns without error is durable: it survives the loss of the process
 // and of power. The audit event is sealed in the same transaction, so neither exists without the other. An
-// error means that nothing was changed, unless ctx ended while the transaction was under way.
+// error means that nothing was changed, unless ctx ended while the transaction was under way, or the error has a method
+// OutcomeUnknown() that returns true: the engine was lost in the moment of the commit.
 type Store interface {
 	// Insert keeps rec. With a spend, it uses up that right in the same transaction: a *SpentError, and
 	// nothing kept, if it was used before. ErrDuplicate if the serial is taken.

@@ -78,6 +78,7 @@ type Certificate struct {
 	Root             string          `json:"root,omitempty"`              // PEM; in answers to enrolment and renewal
 	AlsoRevoked      []string        `json:"also_revoked,omitempty"`      // serials; in the answer to a revocation with lineage
 	StillActive      []string        `json:"still_active,omitempty"`      // serials; in the answer to one without
+	LineageUnknown   bool            `json:"lineage_unknown,omitempty"`   // the revocation took effect, and StillActive could not be found out
 }
 
 // Certificates is the answer of GET /v1/certificates. An empty NextCursor marks the end.

@@ -201,10 +201,17 @@ func (s *Server) revokeCertificate(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
+	if done.LineageErr != nil {
+		s.log.WarnContext(r.Context(), "a certificate was revoked, and the rest of its lineage could not be read",
+			"request_id", callOf(r.Context()).id, "serial", done.Record.Serial.String(), "error", done.LineageErr)
+	}
 	sendJSON(w, http.StatusOK, func(b []byte) []byte {
 		b = appendCertificate(b, done.Record, s.now())
 		b = appendSerials(b, `,"also_revoked":`, done.Also)
 		b = appendSerials(b, `,"still_active":`, done.Active)
+		if done.LineageErr != nil {
+			b = append(b, `,"lineage_unknown":true`...)
+		}
 		return append(b, "}\n"...)
 	})
 	return nil

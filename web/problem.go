@@ -39,6 +39,7 @@ var problems = []struct {
 	{as[*admission.FullError], outcome{http.StatusServiceUnavailable, "overloaded", "There are too many requests right now; try again after the time in Retry-After"}},
 	{as[*limitedError], outcome{http.StatusTooManyRequests, "too-many-requests", "Too many requests"}},
 	{as[*ca.LineageError], outcome{http.StatusServiceUnavailable, "lineage-not-revoked", "The certificate is revoked, the rest of its lineage may not be; revoke it again with its lineage"}},
+	{uncertain, outcome{http.StatusServiceUnavailable, "outcome-unknown", "Whether this took effect cannot be known right now; look at what became of it before you try again"}},
 	{as[*ca.SpentError], outcome{http.StatusConflict, "invitation-used", "The invitation was used before"}},
 	{as[*ca.AlreadyRevokedError], outcome{http.StatusConflict, "already-revoked", "The certificate is revoked already"}},
 	{is(ca.ErrCSR), outcome{http.StatusBadRequest, "bad-csr", "Bad certificate request"}},
@@ -90,6 +91,15 @@ var problems = []struct {
 type retryable interface {
 	error
 	RetryAfter() time.Duration
+}
+
+// uncertain reports whether an act whose error this is may have taken effect all the same.
+func uncertain(err error) bool {
+	e, ok := errors.AsType[interface {
+		error
+		OutcomeUnknown() bool
+	}](err)
+	return ok && e.OutcomeUnknown()
 }
 
 // retryAfter is what a 503 or 429 says in Retry-After, in whole seconds; one where the error does not know.

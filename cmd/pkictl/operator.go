@@ -80,6 +80,9 @@ func (a *app) revokeCommand() *cobra.Command {
 				a.note("active still: %s, which renewed it (%d in all)", printable(c.StillActive[n-1]), n)
 				a.note("to revoke its whole lineage: pkictl revoke %s --lineage", c.Serial)
 			}
+			if c.LineageUnknown {
+				a.note("it is revoked; whether others of its lineage are active could not be found out: see `pkictl list --client %s`", printable(c.ClientID))
+			}
 			return a.printCertificate(c)
 		},
 	}

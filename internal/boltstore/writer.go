@@ -209,12 +209,20 @@ func (s *Store) commit(b *bolt.Tx) error {
 		return nil
 	})
 	if visible != nil {
-		s.inDoubt = fmt.Errorf("%w: %v", ErrInDoubt, err) //nolint:errorlint // what failed tells nothing of the outcome, as it else would
+		s.inDoubt = fmt.Errorf("%w: %w", ErrInDoubt, err)
 		s.unwritable.Store(&s.inDoubt)
-		return s.inDoubt
+		return &doubtError{s.inDoubt}
 	}
 	return err
 }
+
+// doubtError is what those get whose work was in the commit that ErrInDoubt tells of.
+type doubtError struct{ error }
+
+func (e *doubtError) Unwrap() error { return e.error }
+
+// OutcomeUnknown says that what was to be changed may be changed.
+func (e *doubtError) OutcomeUnknown() bool { return true }
 
 // panicError carries a panic from the writer to the caller whose change it was.
 type panicError struct {

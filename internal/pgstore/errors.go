@@ -52,6 +52,9 @@ func (e *awayError) Unwrap() []error {
 // RetryAfter says when trying again makes sense.
 func (e *awayError) RetryAfter() time.Duration { return retryAfter }
 
+// OutcomeUnknown reports whether what was to be changed may be changed.
+func (e *awayError) OutcomeUnknown() bool { return errors.Is(e.sentinel, ErrOutcomeUnknown) }
+
 func unavailable(cause error) error { return &awayError{ErrUnavailable, cause} }
 
 // SQLSTATE codes and classes (PostgreSQL manual, appendix A).
