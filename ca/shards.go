@@ -126,7 +126,7 @@ func (s *shards) fillNext(ctx context.Context, current uint32) {
 }
 
 // openNext opens the shard after current, or the newest one of those that other nodes have opened since. A number is
-// never used again, also when its shard is gone, since the store keeps the counts of all that there were. That the
+// never used again, also when its shard is gone, since the store keeps the count of the highest that there was. That the
 // client of this very request goes away is no reason to stop.
 func (s *shards) openNext(ctx context.Context, current uint32) (*shard, uint64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)

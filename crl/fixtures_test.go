@@ -132,6 +132,7 @@ type memory struct {
 	history []Signed
 	revoked map[string]Entry
 	log     []Change
+	dropped uint64 // position of the newest change that is not kept
 
 	beforeReplace, afterReplace, beforeLatest, beforeRevoked, beforeChanges func() error // faults; may be nil
 	afterRevoked                                                            func()       // may be nil
@@ -209,8 +210,12 @@ func (m *memory) Changes(_ context.Context, _ Shard, after uint64) iter.Seq2[Cha
 			return
 		}
 		m.mu.Lock()
-		news := slices.Clone(m.log[min(after, uint64(len(m.log))):])
+		dropped, news := m.dropped, slices.Clone(m.log[min(after, uint64(len(m.log))):])
 		m.mu.Unlock()
+		if after < dropped {
+			yield(Change{}, ErrChangesDropped)
+			return
+		}
 		for _, c := range news {
 			if !yield(c, nil) {
 				return

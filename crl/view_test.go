@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"maps"
+	"math/big"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -179,6 +180,25 @@ func TestWhenAllIsRead(t *testing.T) {
 	}
 	b.m.log = b.m.log[:3] // from a backup
 	want("a log that is shorter than it was", 6)
+	b.m.revoke(8, 1)
+	b.m.dropped = uint64(len(b.m.log)) - 1 // all that was followed
+	want("changes that were followed were dropped", 6)
+	b.m.revoke(9, 1)
+	b.m.revoke(10, 1)
+	b.m.dropped = uint64(len(b.m.log)) - 1
+	want("a change that was not followed was dropped", 7)
+	b.want(t, "the list has it all the same", slices.Sorted(maps.Keys(b.all()))...)
+}
+
+// all are the serials of what is revoked.
+func (b *bench) all() map[int64]bool {
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	out := map[int64]bool{}
+	for _, e := range b.m.revoked {
+		out[new(big.Int).SetBytes(e.Serial).Int64()] = true
+	}
+	return out
 }
 
 // What the log of changes kept back, a full reading finds. It mends the list and says so.
