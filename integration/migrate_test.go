@@ -2,16 +2,19 @@ package integration
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/boltstore"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/daemon"
 	"github.com/pkid/pkid/internal/pgtest"
 	"github.com/pkid/pkid/internal/pkitest"
 )
@@ -42,31 +45,22 @@ func TestMigrateStore(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	pkid := pkitest.Build(t, "pkid")
 	store, password := pkitest.Database(t, pgtest.Database(t))
-	migrate := func() (string, error) {
-		cmd := exec.CommandContext(t.Context(), pkid, "migrate-store", "--data", s.Dir, "--to", store, "--to-password", password)
-		var errs bytes.Buffer
-		cmd.Stderr = &errs
-		out, err := cmd.Output()
-		return string(out) + errs.String(), err
+	to, err := config.StoreOnly(store, password)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if out, err := migrate(); err == nil || !strings.Contains(out, "another pkid has it open") {
-		t.Fatalf("while the daemon runs: %v\n%s", err, out)
+	file := s.Config.StorePath()
+	if _, err := daemon.MigrateStore(t.Context(), file, to); !errors.Is(err, boltstore.ErrLocked) {
+		t.Fatalf("while the daemon runs: %v", err)
 	}
 	s.Stop(t)
-	out, err := migrate()
+	moved, err := daemon.MigrateStore(t.Context(), file, to)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
-	t.Log(out)
-	for _, want := range []string{"certificates", "audit entries", `store: "` + store + `"`, `store_password: "` + password + `"`, "pkid.db.moved"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("it does not say %q", want)
-		}
-	}
-	if out, err := migrate(); err == nil || !strings.Contains(out, "no such file") {
-		t.Errorf("once more: %v\n%s", err, out)
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) || moved.File == file {
+		t.Errorf("the file could be served again: %v", err)
 	}
 	useStore(t, s.Path(config.File), store, password)
 
@@ -99,8 +93,34 @@ func TestMigrateStore(t *testing.T) {
 		}
 		return err
 	})
-	sh := newShell(t, s)
-	sh.run(fmt.Sprintf(`pkictl audit verify --head %d:%s`, head.Seq, head.Hash))
+	was := audit.Head{Seq: head.Seq}
+	if err := was.Hash.UnmarshalText([]byte(head.Hash)); err != nil {
+		t.Fatal(err)
+	}
+	verifyFrom(t, operator, was)
+}
+
+// verifyFrom reads the whole log, which must have an entry that was its end before.
+func verifyFrom(t *testing.T, operator *client.API, was audit.Head) {
+	t.Helper()
+	var head audit.Head
+	found := false
+	for text, err := range operator.Audit(t.Context(), 0) {
+		var e audit.Entry
+		if err == nil {
+			err = json.Unmarshal(text, &e)
+		}
+		if err == nil {
+			head, err = audit.Verify(head, e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = found || head == was
+	}
+	if !found || head.Seq <= was.Seq {
+		t.Errorf("the log ends with entry %d, and %d was its end before", head.Seq, was.Seq)
+	}
 }
 
 // listed returns the number of the CRL that is served, and an error unless these certificates are on it.

@@ -111,17 +111,23 @@ func load(ctx context.Context, tx pgx.Tx, data migrate.Data) error {
 	return nil
 }
 
-// copyRows streams rows into a table, as COPY does.
+// copyRows streams rows into a table, as COPY does. The source's own error is returned as it is: the server only repeats
+// its text.
 func copyRows[T any](ctx context.Context, tx pgx.Tx, table string, columns []string, rows iter.Seq2[T, error], row func(T) ([]any, error)) error {
 	next, stop := iter.Pull2(rows)
 	defer stop()
+	var failed error
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{schema, table}, columns, pgx.CopyFromFunc(func() ([]any, error) {
 		r, err, ok := next()
 		if err != nil || !ok {
+			failed = err
 			return nil, err
 		}
 		return row(r)
 	}))
+	if failed != nil {
+		return failed
+	}
 	if err != nil {
 		return fmt.Errorf("filling table %s: %w", table, err)
 	}
