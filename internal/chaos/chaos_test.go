@@ -1,11 +1,13 @@
 package chaos
 
 import (
+	"errors"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/internal/pgtest"
 	"github.com/pkid/pkid/internal/pkitest"
 )
 
@@ -14,6 +16,17 @@ const faults = 20
 
 func TestBolt(t *testing.T) {
 	c, err := Bolt(t.Context(), binary(t), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	shortRun(t, c)
+}
+
+func TestPostgres(t *testing.T) {
+	c, err := Postgres(t.Context(), binary(t), t.TempDir())
+	if errors.Is(err, pgtest.ErrMissing) {
+		pkitest.Missing(t, err.Error())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,9 @@ func (r *run) gather(ctx context.Context, o *observer, since time.Time, sample i
 			Active bool `json:"active"`
 		}
 		header := http.Header{"Authorization": {basic(r.reader.id, r.reader.secret)}}
-		if err := call(ctx, o.node.anyone, http.MethodPost, o.node.urls.Public+"/oauth/introspect", header, url.Values{"token": {t.Text}}, &answer); err != nil {
+		if err := insist(ctx, func() error {
+			return call(ctx, o.node.anyone, http.MethodPost, o.node.urls.Public+"/oauth/introspect", header, url.Values{"token": {t.Text}}, &answer)
+		}); err != nil {
 			return nil, fmt.Errorf("introspecting: %w", err)
 		}
 		f.Tokens[t.JTI] = answer.Active
@@ -72,7 +74,7 @@ func readAudit(ctx context.Context, n *Node, head audit.Head) (all []audit.Entry
 		var page struct {
 			Entries []audit.Entry `json:"entries"`
 		}
-		if err := n.ask(ctx, http.MethodGet, "/v1/audit?limit=1000&after="+strconv.FormatUint(head.Seq, 10), nil, &page); err != nil {
+		if err := n.read(ctx, "/v1/audit?limit=1000&after="+strconv.FormatUint(head.Seq, 10), &page); err != nil {
 			return nil, fmt.Errorf("reading the audit log: %w", err)
 		}
 		if len(page.Entries) == 0 {
@@ -91,7 +93,7 @@ func listCertificates(ctx context.Context, n *Node, since time.Time, f *Facts) e
 		if cursor != "" {
 			q.Set("cursor", cursor)
 		}
-		if err := n.ask(ctx, http.MethodGet, "/v1/certificates?"+q.Encode(), nil, &page); err != nil {
+		if err := n.read(ctx, "/v1/certificates?"+q.Encode(), &page); err != nil {
 			return fmt.Errorf("listing certificates: %w", err)
 		}
 		for i := range page.Certificates {
@@ -110,7 +112,7 @@ func listCertificates(ctx context.Context, n *Node, since time.Time, f *Facts) e
 // lookup returns nil for what is not there.
 func lookup[T any](ctx context.Context, n *Node, path string) (*T, error) {
 	out := new(T)
-	err := n.ask(ctx, http.MethodGet, path, nil, out)
+	err := n.read(ctx, path, out)
 	if problem, ok := errors.AsType[*client.Problem](err); ok && problem.Status == http.StatusNotFound {
 		return nil, nil
 	}
@@ -143,7 +145,7 @@ func (r *run) awaitList(ctx context.Context, o *observer) (map[string]bool, erro
 func (r *run) redeemAgain(ctx context.Context, n *Node) error {
 	for _, i := range r.ledger.pendingInvitations() {
 		for range 2 {
-			cert, err := redeem(ctx, n, i, i.CSR)
+			cert, err := redeemSurely(ctx, n, i, i.CSR)
 			if err != nil && outcomeOf(err) != Refused {
 				return fmt.Errorf("redeeming again: %w", err)
 			}
@@ -163,7 +165,7 @@ func (r *run) redeemAgain(ctx context.Context, n *Node) error {
 		if err != nil {
 			return err
 		}
-		cert, err := redeem(ctx, n, i, other)
+		cert, err := redeemSurely(ctx, n, i, other)
 		if err == nil {
 			r.ledger.Complain(Violation{Rule: RedeemedTwice, Node: n.Name, Subject: i.ID, Detail: "another request got certificate " + cert.Serial})
 		} else if outcomeOf(err) != Refused {
@@ -173,10 +175,15 @@ func (r *run) redeemAgain(ctx context.Context, n *Node) error {
 	return nil
 }
 
+func redeemSurely(ctx context.Context, n *Node, i *Invitation, csr string) (cert *client.Certificate, err error) {
+	err = insist(ctx, func() error { cert, err = redeem(ctx, n, i, csr); return err })
+	return cert, err
+}
+
 // replay sends proofs again that were sent before the fault, each to one node: none may give a second token.
 func (r *run) replay(ctx context.Context, nodes []*Node, most int) error {
 	for i, p := range r.ledger.recentProofs(most) {
-		_, err := r.ledger.prove(ctx, nodes[i%len(nodes)], p)
+		err := insist(ctx, func() error { _, err := r.ledger.prove(ctx, nodes[i%len(nodes)], p); return err })
 		if err != nil && outcomeOf(err) != Refused {
 			return fmt.Errorf("replaying a proof: %w", err)
 		}

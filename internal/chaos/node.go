@@ -248,7 +248,23 @@ func (n *Node) fetch(ctx context.Context, target, tag string) (text []byte, newT
 	return text, resp.Header.Get("ETag"), nil
 }
 
-// ask is a GET or POST of the REST API as the operator.
+// ask is a request of the REST API as the operator, sent once.
 func (n *Node) ask(ctx context.Context, method, path string, in, out any) error {
 	return call(ctx, n.operator, method, n.urls.MTLS+path, nil, in, out)
+}
+
+// insist asks until there is an answer other than that there can be none now: a node that is ready may still find out
+// that a connection to the database is gone. What it asks for must be the same if it is done twice.
+func insist(ctx context.Context, ask func() error) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := ask()
+		if err == nil || outcomeOf(err) != Unknown || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// read is a GET of the REST API as the operator.
+func (n *Node) read(ctx context.Context, path string, out any) error {
+	return insist(ctx, func() error { return n.ask(ctx, http.MethodGet, path, nil, out) })
 }

@@ -151,6 +151,9 @@ func (r *run) begin(ctx context.Context) error {
 	return nil
 }
 
+// slow is a recovery that is worth a line.
+const slow = 2 * time.Second
+
 // round makes load, has a fault strike, and checks.
 func (r *run) round(ctx context.Context, round int) error {
 	began := time.Now()
@@ -169,6 +172,9 @@ func (r *run) round(ctx context.Context, round int) error {
 	}
 	r.report.Faults[fault.Name]++
 	r.report.Recoveries = append(r.report.Recoveries, took)
+	if took > slow {
+		fmt.Fprintf(r.Log, "round %d of seed %d: %s: %s until all was well again\n", round, r.Seed, fault.Name, took.Round(time.Millisecond))
+	}
 	if err := r.check(ctx, round, began); err != nil {
 		return fmt.Errorf("after %s: %w", fault.Name, err)
 	}

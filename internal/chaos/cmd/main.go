@@ -31,7 +31,8 @@ func main() {
 
 // engines are the clusters that can be broken, by the name that -engines takes.
 var engines = map[string]func(ctx context.Context, binary, dir string) (*chaos.Cluster, error){
-	"bolt": chaos.Bolt,
+	"bolt":     chaos.Bolt,
+	"postgres": chaos.Postgres,
 }
 
 func run(ctx context.Context) (err error) {
@@ -40,7 +41,7 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&conf.Workers, "workers", 4, "clients that make load at the same time")
 	flag.DurationVar(&conf.Load, "load", time.Second, "the longest that load runs before a fault")
 	flag.Uint64Var(&conf.Seed, "seed", uint64(time.Now().UnixNano()), "of what is random in the load and the faults")
-	names := flag.String("engines", "bolt", "which stores, separated by commas")
+	names := flag.String("engines", "bolt,postgres", "which stores, separated by commas")
 	out := flag.String("out", "", "document to write the table into, between its marks")
 	flag.Parse()
 
