@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -72,7 +71,7 @@ func (f *followed) check(marks int, last uint64, exported int) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		f.t.Fatal(err)
 	}
-	all, err := audit.ReadCheckpoints(bytes.NewReader(text), crypto.PublicKey(f.key.Public()))
+	all, err := audit.ReadCheckpoints(bytes.NewReader(text), f.key.Public())
 	if err != nil || len(all) != marks || marks > 0 && all[marks-1].Seq != last {
 		f.t.Errorf("%d checkpoints, %v: %+v; want %d up to entry %d", len(all), err, all, marks, last)
 	}

@@ -40,8 +40,12 @@ func (p *pruned) writeMetrics(w io.Writer) {
 		kind string
 		n    int
 	}{
-		{"certificate", n.Certificates}, {"change", n.Changes}, {"invitation", n.Invitations},
-		{"replay", n.Replays}, {"shard", n.Shards}, {"token", n.Tokens},
+		{"certificate", n.Certificates},
+		{"change", n.Changes},
+		{"invitation", n.Invitations},
+		{"replay", n.Replays},
+		{"shard", n.Shards},
+		{"token", n.Tokens},
 	} {
 		fmt.Fprintf(w, "pkid_pruned_total{kind=%q} %d\n", k.kind, k.n)
 	}

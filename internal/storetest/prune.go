@@ -55,8 +55,11 @@ func checkGone(t *testing.T, s *store, r *ca.Record) {
 		t.Errorf("Certificate of what was pruned: %v, want ErrNotFound", err)
 	}
 	for _, q := range []ca.Query{
-		{Limit: 100}, {ClientID: r.ClientID, Limit: 100}, {Thumbprint: r.Thumbprint, Limit: 100},
-		{ExpiresAfter: r.NotAfter.Add(-time.Second), ExpiresBefore: r.NotAfter.Add(time.Second), Limit: 100}, {Status: ca.Revoked, Now: start, Limit: 100},
+		{Limit: 100},
+		{ClientID: r.ClientID, Limit: 100},
+		{Thumbprint: r.Thumbprint, Limit: 100},
+		{ExpiresAfter: r.NotAfter.Add(-time.Second), ExpiresBefore: r.NotAfter.Add(time.Second), Limit: 100},
+		{Status: ca.Revoked, Now: start, Limit: 100},
 	} {
 		for _, got := range list(t, s, q) {
 			if got.Serial == r.Serial {
