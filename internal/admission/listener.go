@@ -16,9 +16,9 @@ type Connections struct {
 	New int
 }
 
-// slow is how old a new connection is when it makes room for another one: an honest client's handshake and request
-// took a few round trips by then.
-const slow = time.Second
+// slow is how old a new connection is when it makes room for another one. An honest client's handshake and request take a
+// few round trips, and a daemon that is busy some time on top.
+const slow = 3 * time.Second
 
 // Listener accepts connections within bounds. When there is no room, the connection that has been idle for longest
 // makes it; without one, the new one is closed. While too many are new, the next one waits, and those after it in the

@@ -15,11 +15,11 @@ type Limits struct {
 	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener. Default a quarter of connections.
 	ConnectionsPerAddress int `yaml:"connections_per_address,omitempty"`
 	// NewConnections are those to one listener that have not sent their first request: with a TLS handshake or a
-	// request's header under way. Default 256, at most connections.
+	// request's header under way. Default 512, at most connections.
 	NewConnections int `yaml:"new_connections,omitempty"`
 	// Requests of one kind that are worked on at once: 2 to 100000. Kinds are certificates (enrolment and renewal), tokens
 	// (and introspection), revocation of tokens, and what operators do, such as revoking certificates; searches have a
-	// sixteenth. Default 32 for each processor, at least 64 and at most 1024.
+	// sixteenth. Default 16 for each processor, at least 32 and at most 512.
 	Requests int `yaml:"requests,omitempty"`
 	// Wait is how long a request waits for its turn, among four times as many as are worked on, before it is refused:
 	// 10ms to 5s. Default 1s.
@@ -45,8 +45,8 @@ func (l *Limits) complete() {
 	}
 	set(&l.Connections, 4096)
 	set(&l.ConnectionsPerAddress, max(l.Connections/4, 1))
-	set(&l.NewConnections, min(256, l.Connections))
-	set(&l.Requests, min(max(32*runtime.GOMAXPROCS(0), 64), 1024))
+	set(&l.NewConnections, min(512, l.Connections))
+	set(&l.Requests, min(max(16*runtime.GOMAXPROCS(0), 32), 512))
 	if l.Wait == 0 {
 		l.Wait = time.Second
 	}
