@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ const identity = "https://ca.example.com test"
 // open opens the store in a database, and creates it if need be. It is closed when the test ends.
 func open(t testing.TB, url string) *pgstore.Store {
 	t.Helper()
-	s, err := pgstore.Open(t.Context(), url, pgstore.Options{Create: true, Identity: identity})
+	s, err := pgstore.Open(t.Context(), url, pgstore.Options{Create: true, Identity: identity, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

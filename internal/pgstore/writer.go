@@ -213,7 +213,10 @@ func (w *writer) process(batch []*request) {
 	}
 }
 
-// persist tries to commit the work of a batch until it is, or the time for that is up. If it returns nil, each r.err is
+// writeTries bounds the attempts at a transaction. Where each fails at once, they take about a second.
+const writeTries = 7
+
+// persist tries to commit the work of a batch until it is, or it is time to give up. If it returns nil, each r.err is
 // final; any other error is that of all.
 func (w *writer) persist(batch []*request) error {
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
@@ -227,7 +230,7 @@ func (w *writer) persist(batch []*request) error {
 		if !isPassing(err) && !errors.Is(err, errRolledBack) {
 			return fmt.Errorf("writing to the database: %w", err)
 		}
-		if !pause(ctx, try) {
+		if try == writeTries-1 || !pause(ctx, try) {
 			return unavailable(err)
 		}
 	}
