@@ -159,7 +159,7 @@ func (s *server) stop() {
 
 // outstanding is how many requests this program has under way at most; a daemon's default allows one address as many
 // connections.
-const outstanding = 800
+const outstanding = 500
 
 // took are the latencies of one kind of answer.
 type took []time.Duration

@@ -10,7 +10,7 @@ import (
 // such as that of a proxy, so do its limits.
 type Limits struct {
 	// Connections to one listener at once: 16 to 1000000. Beyond it the one that has been idle for longest is closed.
-	// The process needs a file descriptor for each. Default 4096.
+	// The process needs a file descriptor for each. Default 2048.
 	Connections int `yaml:"connections,omitempty"`
 	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener. Default a quarter of connections.
 	ConnectionsPerAddress int `yaml:"connections_per_address,omitempty"`
@@ -43,7 +43,7 @@ func (l *Limits) complete() {
 			*p = v
 		}
 	}
-	set(&l.Connections, 4096)
+	set(&l.Connections, 2048)
 	set(&l.ConnectionsPerAddress, max(l.Connections/4, 1))
 	set(&l.NewConnections, min(512, l.Connections))
 	set(&l.Requests, min(max(16*runtime.GOMAXPROCS(0), 32), 512))
