@@ -54,6 +54,7 @@ var demands = func() []demand {
 		{id: "issue/floor", work: issueWork, against: floor, bound: atLeast(0.8)},
 		{id: "issue/step", work: issueWork, against: step, bound: atLeast(2.5), peer: true},
 		{id: "issue/p99", work: "p99 latency of issuing, 8 at once", against: step, bound: atMost(0.4), peer: true},
+		{id: "issue/postgres", work: "issue on one node on PostgreSQL (synchronous_commit on), 32 at once", against: step, bound: atLeast(1.5), peer: true},
 		{id: "renew/floor", work: renewWork, against: floor, bound: atLeast(0.7)},
 		{id: "renew/step", work: renewWork, against: step, bound: atLeast(2), peer: true},
 		{id: "revoke/step", work: "revoke, 32 at once", against: step + ", its CRL off", bound: atLeast(2), peer: true},

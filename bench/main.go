@@ -50,6 +50,7 @@ var works = []struct {
 	run  func(*bench, context.Context) error
 }{
 	{"issue", (*bench).issuance},
+	{"nodes", (*bench).nodes},
 	{"token", (*bench).tokens},
 	{"verify", (*bench).verification},
 	{"growth", (*bench).growth},

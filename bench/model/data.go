@@ -50,6 +50,10 @@ const (
 	CostVerify     = "verify"
 	CostVerifySeen = "verify_seen"
 	CostVerifyDPoP = "verify_dpop"
+
+	CostIssueNode = "issue_on_postgres"        // the share of a node on PostgreSQL
+	RateNode      = "issue_on_postgres_each"   // from one issuance to the next, 32 at once: one node, the database beside it
+	RateNodes     = "issue_on_postgres_each_3" // the same with three nodes, all on that machine
 )
 
 // Add appends a measurement.
