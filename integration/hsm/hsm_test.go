@@ -181,6 +181,7 @@ func TestPKCS11(t *testing.T) {
 	p := build(t)
 	token := hsmtest.New(t)
 	p.refusesExistingKey(token)
+	p.runsTheManual(token)
 	p.dir += "-in-service"
 	device := token.Flaky(t)
 	err := p.run("init", "--data", p.dir, "--public", "127.0.0.1:0", "--mtls", "127.0.0.1:0", "--status", "127.0.0.1:0", "--ops", "127.0.0.1:0",
@@ -307,5 +308,29 @@ func (p *pkid) refusesExistingKey(token *hsmtest.Token) {
 	}
 	if err := p.run("issuer", "csr", "--data", again); err != nil || !strings.Contains(p.log.String(), "BEGIN CERTIFICATE REQUEST") {
 		p.Errorf("%v\n%s", err, p.log)
+	}
+}
+
+// runsTheManual runs what the section "HSM" of operations.md says, but for the module's path and the daemon itself.
+func (p *pkid) runsTheManual(token *hsmtest.Token) {
+	p.Helper()
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		p.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## HSM\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	blocks := strings.Split(section, "```")
+	if len(blocks) != 7 {
+		p.Fatalf("the section HSM has %d blocks of commands", len(blocks)/2)
+	}
+	here := strings.NewReplacer("sh\n", "\n", "/usr/lib/softhsm/libsofthsm2.so", token.Module, "token=pkid;", "token=manual;", "--label pkid", "--label manual",
+		"pkid init", p.path+" init", "pkid serve --data", "test -d", "DIR", p.dir+"-manual")
+	ctx, cancel := context.WithTimeout(p.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euc", here.Replace(blocks[3]+blocks[5]))
+	cmd.Dir = p.TempDir()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.Errorf("%v\n%s", err, out)
 	}
 }

@@ -76,6 +76,9 @@ func CreateIssuer(spec CeremonySpec, root *x509.Certificate, rootKey crypto.Sign
 	if template.NotAfter.After(root.NotAfter) {
 		template.NotAfter = root.NotAfter
 	}
+	if !root.NotBefore.After(spec.now()) && template.NotBefore.Before(root.NotBefore) {
+		template.NotBefore = root.NotBefore // of a root that was made this minute
+	}
 	if template.NotBefore.Before(root.NotBefore) || !template.NotBefore.Before(template.NotAfter) {
 		return nil, fmt.Errorf("creating issuing CA: root %q is valid from %s to %s: look at the clock", root.Subject,
 			root.NotBefore.UTC().Format(time.RFC3339), root.NotAfter.UTC().Format(time.RFC3339))
