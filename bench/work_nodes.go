@@ -178,7 +178,7 @@ func (b *bench) startSibling(ctx context.Context, name string, first *pkidServer
 		conf = strings.ReplaceAll(conf, `"`+addr+`"`, `"`+own+`"`)
 	}
 	conf += fmt.Sprintf("urls: {public: %q, mtls: %q, status: %q}\n", cfg.URLs.Public, cfg.URLs.MTLS, cfg.URLs.Status)
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil { //nolint:gosec // G703: the bench's own temporary directory
 		return nil, err
 	}
 	own, err := config.Load(file)
