@@ -10,17 +10,17 @@ import (
 	"github.com/pkid/pkid/internal/pgtest"
 )
 
-// BenchmarkInsert has 32 callers on each node insert certificates, each durable before the next.
+// BenchmarkInsert has callers on each node insert certificates, each durable before the next.
 func BenchmarkInsert(b *testing.B) {
-	for _, nodes := range []int{1, 3} {
-		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+	for _, c := range []struct{ nodes, callers int }{{1, 1}, {1, 32}, {3, 32}} {
+		b.Run(fmt.Sprintf("nodes=%d/callers=%d", c.nodes, c.callers), func(b *testing.B) {
 			url := pgtest.Database(b)
 			var stores []*pgstore.Store
-			for range nodes {
+			for range c.nodes {
 				stores = append(stores, open(b, url))
 			}
 			b.ResetTimer()
-			fill(b, stores, 32, b.N)
+			fill(b, stores, c.callers, b.N)
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "inserts/s")
 			report(b, url)

@@ -182,10 +182,7 @@ func (c *columns) add(r *ca.Record) {
 	if !r.Parent.IsZero() {
 		parent = r.Parent[:]
 	}
-	names, err := json.Marshal(r.Names)
-	if err != nil {
-		panic("pgstore: texts are always encodable: " + err.Error())
-	}
+	names, _ := json.Marshal(r.Names) // texts can always be encoded
 	c.serials, c.thumbprints = append(c.serials, r.Serial[:]), append(c.thumbprints, r.Thumbprint[:])
 	c.parents, c.ders = append(c.parents, parent), append(c.ders, r.DER)
 	c.notBefores, c.notAfters = append(c.notBefores, r.NotBefore), append(c.notAfters, r.NotAfter)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"strconv"
@@ -64,9 +65,7 @@ func parseURL(raw string) (*pgxpool.Config, error) {
 	c := cfg.ConnConfig
 	c.ConnectTimeout = connectTimeout
 	c.DialFunc = dialer.DialContext
-	for name, value := range session {
-		c.RuntimeParams[name] = value
-	}
+	maps.Copy(c.RuntimeParams, session)
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = "pkid"
 	}

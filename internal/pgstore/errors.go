@@ -66,7 +66,7 @@ const (
 	readOnly           = "25006"
 	idleInTransaction  = "25P03"
 	transactionTimeout = "25P04"
-	serialization      = "40001"
+	conflict           = "40001"
 	deadlock           = "40P01"
 	lockTimeout        = "55P03"
 )
@@ -102,7 +102,7 @@ func isPassing(err error) bool {
 	}
 	code := sqlState(err)
 	switch code {
-	case serialization, deadlock, lockTimeout, readOnly, idleInTransaction, transactionTimeout:
+	case conflict, deadlock, lockTimeout, readOnly, idleInTransaction, transactionTimeout:
 		return true
 	case "":
 		return false

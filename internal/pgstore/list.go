@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,14 +81,12 @@ type condition struct {
 
 // where writes conditions, and appends their arguments.
 func where(args []any, lists ...[]condition) (string, []any) {
-	sql := " WHERE true"
-	for _, list := range lists {
-		for _, c := range list {
-			args = append(args, c.arg)
-			sql += " AND " + strings.Replace(c.sql, "?", fmt.Sprintf("$%d", len(args)), 1)
-		}
+	all := []string{" WHERE true"}
+	for _, c := range slices.Concat(lists...) {
+		args = append(args, c.arg)
+		all = append(all, strings.Replace(c.sql, "?", fmt.Sprintf("$%d", len(args)), 1))
 	}
-	return sql, args
+	return strings.Join(all, " AND "), args
 }
 
 // fill makes the page. It may be called again with the same one.

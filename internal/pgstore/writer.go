@@ -242,7 +242,7 @@ func pause(ctx context.Context, try int) bool {
 	const first, most = 10 * time.Millisecond, 500 * time.Millisecond
 	wait := min(first<<min(try, 10), most)
 	select {
-	case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // G404: nobody gains by guessing it
+	case <-time.After(wait/2 + rand.N(wait)):
 		return true
 	case <-ctx.Done():
 		return false
