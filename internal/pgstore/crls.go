@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -283,9 +284,7 @@ const fetchSQL = "SELECT hash, data FROM crl_blocks WHERE issuer = $1 AND shard 
 // fetch returns known blocks and, of the missing ones, those that there are.
 func (s *Store) fetch(ctx context.Context, shard crl.Shard, known map[blockHash][]byte, missing [][]byte) (map[blockHash][]byte, error) {
 	all := make(map[blockHash][]byte, len(known)+len(missing))
-	for h, data := range known {
-		all[h] = data
-	}
+	maps.Copy(all, known)
 	for some := range slices.Chunk(missing, readBlocks) {
 		err := s.view(ctx, "reading a part of a CRL", func(ctx context.Context, conn *pgx.Conn) error {
 			rows, err := conn.Query(ctx, fetchSQL, shard.Issuer, int64(shard.Number), some)

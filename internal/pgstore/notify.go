@@ -69,7 +69,7 @@ func rest(ctx context.Context, try int) bool {
 	const first, most = 100 * time.Millisecond, 2 * time.Second
 	wait := min(first<<min(try, 10), most)
 	select {
-	case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // G404: nobody gains by guessing it
+	case <-time.After(wait/2 + rand.N(wait)):
 		return true
 	case <-ctx.Done():
 		return false
