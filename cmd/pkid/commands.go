@@ -162,7 +162,7 @@ func rootCRLCommand() *cobra.Command {
 			if err := daemon.SignRootCRL(cmd.Context(), cfg, revoke); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "root's CRL                  %s (restart the daemon to publish it)\n", abs(cfg.Path(cfg.Issuer.RootCRL)))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "root's CRL                  %s (a running daemon publishes it within seconds)\n", abs(cfg.Path(cfg.Issuer.RootCRL)))
 			return err
 		},
 	}

@@ -27,35 +27,48 @@ func SignRootCRL(ctx context.Context, cfg *config.Config, revoke []string) error
 	if err != nil {
 		return err
 	}
-	path := cfg.Path(cfg.Issuer.RootCRL)
-	old, err := readRootCRL(path, root)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	entries := old.RevokedCertificateEntries
-	for _, file := range revoke {
-		if entries, err = revokeIssuer(entries, file, root, now); err != nil {
-			return err
-		}
-	}
 	passphrase, err := cfg.ReadPassphrase()
 	if err != nil {
 		return err
 	}
-	key, err := stepca.OpenKey(ctx, cfg.Path(rootKeyFile), passphrase)
+	_, err = signRootCRL(cfg, root, func(old *x509.RevocationList, number *big.Int, now time.Time) ([]byte, error) {
+		entries := old.RevokedCertificateEntries
+		for _, file := range revoke {
+			if entries, err = revokeIssuer(entries, file, root, now); err != nil {
+				return nil, err
+			}
+		}
+		key, err := stepca.OpenKey(ctx, cfg.Path(rootKeyFile), passphrase)
+		if err != nil {
+			return nil, fmt.Errorf("root key: %w", err)
+		}
+		until := issuer.NotAfter
+		if old.NextUpdate.After(until) { // it speaks of issuing CAs that came later
+			until = old.NextUpdate
+		}
+		return stepca.CreateRootCRL(root, key, number, now, until, entries...)
+	})
+	return err
+}
+
+// signRootCRL has the CRL after the one in the data directory signed, and puts it into its place. A running daemon
+// publishes it when it looks again.
+func signRootCRL(cfg *config.Config, root *x509.Certificate, sign func(old *x509.RevocationList, number *big.Int, now time.Time) ([]byte, error)) ([]byte, error) {
+	path := cfg.Path(cfg.Issuer.RootCRL)
+	old, err := readRootCRL(path, root)
 	if err != nil {
-		return fmt.Errorf("root key: %w", err)
+		return nil, err
 	}
+	now := time.Now()
 	number := big.NewInt(now.UnixMilli())
 	if next := new(big.Int).Add(old.Number, big.NewInt(1)); next.Cmp(number) > 0 {
 		number = next
 	}
-	der, err := stepca.CreateRootCRL(root, key, number, now, issuer.NotAfter, entries...)
+	der, err := sign(old, number, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return replaceFile(path, der)
+	return der, replaceFile(path, der)
 }
 
 func readRootCRL(path string, root *x509.Certificate) (*x509.RevocationList, error) {

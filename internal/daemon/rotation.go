@@ -48,7 +48,10 @@ type rotation struct {
 func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover.Issuer, error) {
 	c := rollover.IssuersConfig{
 		Store: d.store, First: d.issuer, Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
-		URLs:   func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
+		URLs: func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
+		Check: func(i *ca.Issuer) error {
+			return caChain{certs: append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...), root: i.Root}.rehearse(d.cfg.Hosts, time.Now())
+		},
 		Follow: d.followIssuers,
 	}
 	if d.cfg.StoreIsShared() {
@@ -103,6 +106,9 @@ func (d *Daemon) setRootCRLs(all []rollover.Issuer) error {
 		list, err := x509.ParseRevocationList(der)
 		if err != nil {
 			return fmt.Errorf("a root's CRL: %w", err)
+		}
+		if list.Number == nil {
+			return errors.New("a root's CRL: it has no number (RFC 5280 section 5.2.3)")
 		}
 		lists = append(lists, list)
 	}

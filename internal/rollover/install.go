@@ -201,6 +201,9 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 	if bytes.Equal(cert.RawSubject, active.Signer.Certificate().RawSubject) && bytes.Equal(cert.SubjectKeyId, active.Signer.Certificate().SubjectKeyId) {
 		return refuse("the certificate has the name and the key identifier of the issuing CA that is active now")
 	}
+	if err := r.c.Check(next); err != nil {
+		return refuse("%w", err)
+	}
 	if in.RootCRL == nil {
 		return nil
 	}
@@ -211,8 +214,8 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 	if err != nil {
 		return refuse("the CRL of %q: %w", next.Above().Subject, err)
 	}
-	if !now.Before(list.NextUpdate) {
-		return refuse("the CRL of %q is past its nextUpdate", next.Above().Subject)
+	if list.Number == nil || !now.Before(list.NextUpdate) {
+		return refuse("the CRL of %q has no number, or is past its nextUpdate", next.Above().Subject)
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ type Store interface {
 	Shards(ctx context.Context, issuer string) ([]ca.ShardCount, error)
 }
 
-// IssuersConfig is what Issuers need. All of it is required but Lead, Follow and Now.
+// IssuersConfig is what Issuers need. All of it is required but Lead, Check, Follow and Now.
 type IssuersConfig struct {
 	Store      Store
 	First      *ca.Issuer // the one that the configuration names
@@ -85,6 +85,8 @@ type IssuersConfig struct {
 	// Lead is the least time between an issuing CA's installation and its first certificate, in which all nodes come to
 	// know of it. Zero, if there are no others.
 	Lead time.Duration
+	// Check finds what else would keep certificates below an issuing CA from being accepted.
+	Check func(*ca.Issuer) error
 	// Follow is called after this node has changed an issuing CA. It returns nil when that one's certificate can be
 	// fetched, and so can its CRL.
 	Follow func(ctx context.Context, id string) error
@@ -103,6 +105,9 @@ type Issuers struct {
 func NewIssuers(c IssuersConfig) *Issuers {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Check == nil {
+		c.Check = func(*ca.Issuer) error { return nil }
 	}
 	if c.Follow == nil {
 		c.Follow = func(context.Context, string) error { return nil }
