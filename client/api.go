@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -14,67 +13,27 @@ import (
 // API calls the REST API as the holder of an identity. What its calls do needs an operator's certificate,
 // save CA and Issuers. A refusal is a *Problem.
 type API struct {
-	base string
-	root *x509.Certificate
-	hc   *http.Client
+	base  string
+	roots []*x509.Certificate
+	hc    *http.Client
 }
 
 // API returns the REST API of the identity's CA, over mTLS.
 func (id *Identity) API() *API {
-	return &API{base: id.info.URLs.MTLS, root: id.root, hc: id.HTTPClient()}
+	return &API{base: id.info.URLs.MTLS, roots: id.TrustedRoots(), hc: id.HTTPClient()}
 }
 
 // CA returns what the CA says of itself.
 func (a *API) CA(ctx context.Context) (*CA, error) { return get[CA](ctx, a, "/v1/ca", nil) }
 
-// Issuers returns the certificates of the CA's issuing CAs, all signed by the identity's root. They are what a
-// crl.Checker needs to know.
+// Issuers returns the certificates of the CA's issuing CAs that lead to a root of the identity. They are what a
+// crl.Checker needs to know: give it this method to ask again when there are others (CheckerConfig.Learn).
 func (a *API) Issuers(ctx context.Context) ([]*x509.Certificate, error) {
 	ca, err := a.CA(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
 	}
-	return ca.VerifiedIssuers(a.root)
-}
-
-// VerifiedIssuers returns the certificates of c.Issuers in their order. It is an error if there are none, or
-// if one is no CA whose chain of signatures ends at root.
-func (c *CA) VerifiedIssuers(root *x509.Certificate) ([]*x509.Certificate, error) {
-	if len(c.Issuers) == 0 {
-		return nil, errors.New("the CA names no issuing CA")
-	}
-	var certs []*x509.Certificate
-	for _, i := range c.Issuers {
-		cert, err := i.verified(root)
-		if err != nil {
-			return nil, fmt.Errorf("issuing CA %q: %w", i.ID, err)
-		}
-		certs = append(certs, cert)
-	}
-	return certs, nil
-}
-
-// verified returns the issuer's certificate if the signatures from it up its chain end at root.
-func (i *Issuer) verified(root *x509.Certificate) (*x509.Certificate, error) {
-	cert, err := parseCertificate(i.Certificate)
-	if err != nil {
-		return nil, err
-	}
-	if !cert.IsCA {
-		return nil, errors.New("it is no CA")
-	}
-	below := cert
-	for _, text := range i.Chain {
-		above, err := parseCertificate(text)
-		if err == nil {
-			err = below.CheckSignatureFrom(above)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("its chain: %w", err)
-		}
-		below = above
-	}
-	return cert, below.CheckSignatureFrom(root)
+	return ca.VerifiedIssuers(a.roots...)
 }
 
 // Invite makes an invitation. Its token is shown this once.

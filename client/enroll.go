@@ -70,7 +70,7 @@ func Enroll(ctx context.Context, token EnrolmentToken, opts EnrollOptions) (_ *I
 		}
 		return nil, err
 	}
-	pair, err := checkIssued(&r.issued, root, key)
+	pair, err := checkIssued(&r.issued, []*x509.Certificate{root}, key)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +127,12 @@ func enrolled(dir string) (*Identity, error) {
 	return id, removeFile(id.path(csrName))
 }
 
+// maxChain bounds the certificates that come with another one.
+const maxChain = 8
+
 // FetchRoot asks the CA at a URL for its root, over a connection that proves nothing, and returns it only if it
-// has the fingerprint, the SHA-256 of its DER. The error is ErrFingerprint if it has another.
+// has the fingerprint, the SHA-256 of its DER. A CA that has changed its root shows the one before, too. The error is
+// ErrFingerprint if none has it.
 func FetchRoot(ctx context.Context, url string, fingerprint thumbprint.Cert) (*x509.Certificate, error) {
 	hc := newHTTPClient(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -139,14 +143,16 @@ func FetchRoot(ctx context.Context, url string, fingerprint thumbprint.Cert) (*x
 	if err := call(ctx, hc, http.MethodGet, join(url, "/v1/ca"), nil, nil, &ca); err != nil {
 		return nil, fmt.Errorf("asking the CA for its root: %w", err)
 	}
-	root, err := parseCertificate(ca.Root)
-	if err != nil {
-		return nil, fmt.Errorf("the root that %s shows: %w", url, err)
+	for _, text := range append([]string{ca.Root}, ca.OtherRoots...) {
+		root, err := parseCertificate(text)
+		if err != nil {
+			return nil, fmt.Errorf("the root that %s shows: %w", url, err)
+		}
+		if thumbprint.OfCertificate(root).Equal(fingerprint) {
+			return root, nil
+		}
 	}
-	if !thumbprint.OfCertificate(root).Equal(fingerprint) {
-		return nil, fmt.Errorf("%s: %w", url, ErrFingerprint)
-	}
-	return root, nil
+	return nil, fmt.Errorf("%s: %w", url, ErrFingerprint)
 }
 
 // pendingRequest returns the key and request of an enrolment that was begun in dir, or begins one. An ECDSA
@@ -215,14 +221,12 @@ func readRequest(dir string) ([]byte, *x509.CertificateRequest, error) {
 }
 
 // checkIssued checks a certificate that the CA answered with before anything is replaced by it: it is for
-// this key, it is valid now, and its chain leads to the root.
-func checkIssued(c *Certificate, root *x509.Certificate, key crypto.Signer) (*tls.Certificate, error) {
-	const maxChain = 8
+// this key, it is valid now, and its chain leads to one of the roots.
+func checkIssued(c *Certificate, roots []*x509.Certificate, key crypto.Signer) (*tls.Certificate, error) {
 	if len(c.Chain) > maxChain {
 		return nil, fmt.Errorf("the CA's answer has a chain of %d certificates", len(c.Chain))
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(root)
+	intermediates := x509.NewCertPool()
 	var chain []*x509.Certificate
 	for _, text := range append([]string{c.Certificate}, c.Chain...) {
 		cert, err := parseCertificate(text)
@@ -238,7 +242,7 @@ func checkIssued(c *Certificate, root *x509.Certificate, key crypto.Signer) (*tl
 		return nil, errors.New("the CA answered with a certificate for another key")
 	}
 	if _, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: pool(roots...), Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}); err != nil {
 		return nil, fmt.Errorf("the CA's answer: %w", err)
 	}

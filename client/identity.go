@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,7 +21,7 @@ import (
 const (
 	keyName  = "client.key"  // PKCS#8 PEM, 0600
 	certName = "client.crt"  // PEM, leaf first; its presence says that the enrolment is complete
-	rootName = "root.crt"    // PEM
+	rootName = "root.crt"    // PEM, the root of now first
 	infoName = "pkid.json"   // Info
 	csrName  = "client.csr"  // PEM, while an enrolment waits for its answer
 	nextName = "client.next" // key and chain, while a renewal replaces the two files
@@ -37,7 +38,7 @@ var ErrIdentityExists = errors.New("this directory holds an identity already: re
 type Info struct {
 	Name        string `json:"name,omitempty"` // the CA's
 	ClientID    string `json:"client_id"`
-	Fingerprint string `json:"fingerprint"` // SHA-256 of the root's DER, lower-case hex
+	Fingerprint string `json:"fingerprint"` // SHA-256 of the DER of the root that it was enrolled with, lower-case hex
 	URLs        URLs   `json:"urls"`
 }
 
@@ -46,9 +47,9 @@ type Info struct {
 type Identity struct {
 	dir  string
 	info Info
-	root *x509.Certificate
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex          // guards what follows
+	roots []*x509.Certificate // that of now first
 	pair  *tls.Certificate
 	stamp fileStamp // of client.crt when pair was read
 }
@@ -168,13 +169,30 @@ func (id *Identity) Dir() string { return id.dir }
 func (id *Identity) Info() Info { return id.info }
 
 // Root returns the CA's root certificate.
-func (id *Identity) Root() *x509.Certificate { return id.root }
+func (id *Identity) Root() *x509.Certificate { return id.TrustedRoots()[0] }
 
-// Roots returns a pool with the CA's root alone.
-func (id *Identity) Roots() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(id.root)
-	return pool
+// Roots returns a pool with the CA's root, and with those that it had before, if any.
+func (id *Identity) Roots() *x509.CertPool { return pool(id.TrustedRoots()...) }
+
+// TrustedRoots returns the roots of Roots, that of now first.
+func (id *Identity) TrustedRoots() []*x509.Certificate {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.roots
+}
+
+// trust replaces the roots, in root.crt first. The caller holds the directory's lock.
+func (id *Identity) trust(roots []*x509.Certificate) error {
+	if slices.EqualFunc(roots, id.TrustedRoots(), (*x509.Certificate).Equal) {
+		return nil
+	}
+	if err := writeFile(id.path(rootName), marshalChain(roots), 0o644); err != nil {
+		return err
+	}
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	id.roots = roots
+	return nil
 }
 
 // Certificate returns the current certificate with its key and its Leaf set. It reads the files again if
@@ -221,9 +239,13 @@ func (id *Identity) readInfo() error {
 	if text, err = readFile(id.path(rootName)); err != nil {
 		return err
 	}
-	if id.root, err = parseCertificate(string(text)); err != nil {
+	roots, err := parseRoots(text)
+	if err != nil {
 		return fmt.Errorf("%s: %w", id.path(rootName), err)
 	}
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	id.roots = roots
 	return nil
 }
 

@@ -30,7 +30,8 @@ type RenewOptions struct {
 }
 
 // Renew replaces the identity's certificate, and with Rekey its key, over mTLS with the current one. The
-// answer is checked before it replaces anything; a failure or a crash at any point leaves a working pair.
+// answer is checked before it replaces anything; a failure or a crash at any point leaves a working pair. Where the CA has
+// a new root that the one before vouches for, the identity trusts both from then on.
 // Errors: *ExpiredError, a *Problem with what the CA says.
 func (id *Identity) Renew(ctx context.Context, opts RenewOptions) error {
 	unlock, err := lockDir(ctx, id.dir)
@@ -63,12 +64,19 @@ func (id *Identity) Renew(ctx context.Context, opts RenewOptions) error {
 	if err := call(ctx, hc, http.MethodPost, join(id.info.URLs.MTLS, "/v1/certificates/renew"), nil, body, &issued); err != nil {
 		return fmt.Errorf("renewing at %s: %w", id.info.URLs.MTLS, err)
 	}
-	next, err := checkIssued(&issued, id.root, key)
+	roots := id.TrustedRoots()
+	next, err := checkIssued(&issued, roots, key)
 	if err != nil {
 		return err
 	}
 	if issued.ClientID != id.info.ClientID || !bytes.Equal(next.Leaf.RawSubject, old.Leaf.RawSubject) {
 		return fmt.Errorf("the CA answered with a certificate of %q (%s), not of %q", issued.ClientID, next.Leaf.Subject, id.info.ClientID)
+	}
+	if roots, err = succession(roots, &issued); err != nil {
+		return err
+	}
+	if err := id.trust(roots); err != nil {
+		return err
 	}
 	return id.install(next)
 }

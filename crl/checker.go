@@ -53,6 +53,10 @@ const (
 type CheckerConfig struct {
 	// Issuers are the CAs whose certificates are checked, and whose keys sign the lists.
 	Issuers []*x509.Certificate
+	// Learn, if set, is asked for the issuers again, every minute by Run and when a certificate is by none of those that
+	// are known, at most once in a few seconds: the CA may have a new one. client.API.Issuers is such a function. What it
+	// returns is believed.
+	Learn func(context.Context) ([]*x509.Certificate, error)
 	// Points are distribution points that are known beforehand. Run and Refresh fetch their lists before the
 	// first certificate is checked; all others are learned from the certificates.
 	Points []Point
@@ -98,7 +102,9 @@ type Point struct {
 // It knows of at most 1024 distribution points, which it learns from certificates that one of the issuers signed, and
 // takes 32 octets of memory for each entry of their lists. Run asks for each of them at every Interval.
 type Checker struct {
-	issuers    []*x509.Certificate
+	learn      func(context.Context) ([]*x509.Certificate, error)
+	asking     chan struct{} // held by whoever asks it
+	asked      time.Time     // last; guarded by asking
 	interval   time.Duration
 	timeout    time.Duration
 	maxSize    int64
@@ -109,7 +115,8 @@ type Checker struct {
 	now        func() time.Time
 	log        *slog.Logger
 
-	mu       sync.RWMutex // guards what follows
+	mu       sync.RWMutex        // guards what follows
+	issuers  []*x509.Certificate // grows at its end only
 	sources  map[sourceKey]*source
 	resolved map[string]*source // by the DER of certificates, which costs less to compare than to hash for good
 }
@@ -120,10 +127,10 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		return nil, errors.New("crl: Issuers are required")
 	}
 	k := &Checker{
-		issuers: c.Issuers, interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultFetch),
+		issuers: slices.Clone(c.Issuers), interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultFetch),
 		maxSize: cmp.Or(c.MaxSize, defaultMaxSize), allowStale: c.InsecureAllowStale, dir: c.Dir, client: fetchClient(c.HTTPClient),
 		onUpdate: c.OnUpdate, now: c.Now, log: cmp.Or(c.Logger, slog.Default()),
-		sources: map[sourceKey]*source{}, resolved: map[string]*source{},
+		learn: c.Learn, asking: make(chan struct{}, 1), sources: map[sourceKey]*source{}, resolved: map[string]*source{},
 	}
 	if k.now == nil {
 		k.now = time.Now
@@ -131,10 +138,8 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 	if k.interval < 0 || k.timeout < 0 || k.maxSize < 0 {
 		return nil, errors.New("crl: Interval, Timeout and MaxSize must not be negative")
 	}
-	for _, issuer := range c.Issuers {
-		if issuer == nil || !issuer.IsCA || len(issuer.SubjectKeyId) == 0 {
-			return nil, errors.New("crl: every issuer must be a CA certificate with a subject key identifier")
-		}
+	if slices.ContainsFunc(c.Issuers, notIssuer) {
+		return nil, errors.New("crl: every issuer must be a CA certificate with a subject key identifier")
 	}
 	if err := prepareDir(c.Dir); err != nil {
 		return nil, err
@@ -164,6 +169,9 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 // callers share one fetch. Without Run, a list is used until its nextUpdate.
 func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
 	s, err := k.sourceOf(cert)
+	if errors.Is(err, ErrUnknownIssuer) && k.learnIssuers(ctx) {
+		s, err = k.sourceOf(cert)
+	}
 	if err != nil {
 		return err
 	}
@@ -196,6 +204,9 @@ func (k *Checker) Check(ctx context.Context, cert *x509.Certificate) error {
 func (k *Checker) Run(ctx context.Context) error {
 	var polls sync.WaitGroup
 	defer polls.Wait()
+	if k.learn != nil {
+		polls.Go(func() { k.keepLearning(ctx) })
+	}
 	for ctx.Err() == nil {
 		k.forget(k.now())
 		for _, s := range k.known() {
@@ -253,11 +264,12 @@ func (k *Checker) Status() []Info {
 func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
 	k.mu.RLock()
 	s := k.resolved[string(cert.Raw)] // without a copy
+	issuers := k.issuers
 	k.mu.RUnlock()
 	if s != nil {
 		return s, nil
 	}
-	issuer := slices.IndexFunc(k.issuers, func(ca *x509.Certificate) bool {
+	issuer := slices.IndexFunc(issuers, func(ca *x509.Certificate) bool {
 		return bytes.Equal(cert.RawIssuer, ca.RawSubject) && cert.CheckSignatureFrom(ca) == nil
 	})
 	if issuer < 0 {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,7 @@ func (a *app) crlCommand() *cobra.Command {
 
 // issuer is an issuing CA whose certificate the root signed.
 type issuer struct {
+	id   string
 	cert *x509.Certificate
 	url  string            // of its first CRL
 	crls map[uint32]string // the URLs of those that are published, by shard
@@ -37,13 +39,14 @@ func issuers(ctx context.Context, id *client.Identity) ([]issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
 	}
-	certs, err := ca.VerifiedIssuers(id.Root())
+	certs, err := ca.VerifiedIssuers(id.TrustedRoots()...)
 	if err != nil {
 		return nil, err
 	}
 	var out []issuer
-	for i, cert := range certs {
-		out = append(out, issuer{cert, ca.Issuers[i].CRL, ca.Issuers[i].CRLs()})
+	for _, cert := range certs {
+		i := ca.IssuerOf(cert)
+		out = append(out, issuer{i.ID, cert, i.CRL, i.CRLs()})
 	}
 	return out, nil
 }
@@ -71,12 +74,31 @@ type fetchedCRL struct {
 // everyShard is --shard's default.
 const everyShard = -1
 
-func shardFlag(cmd *cobra.Command) *int64 {
-	return cmd.Flags().Int64("shard", everyShard, "the CRL of this shard alone, 0 for the first; all of them by default")
+// whichCRLs are those that a command is about.
+type whichCRLs struct {
+	issuer string // id; all if empty
+	shard  int64
 }
 
-// fetchCRLs returns the newest CRLs of the CA's issuer, verified, in the order of their shards.
-func (a *app) fetchCRLs(ctx context.Context, shard int64) ([]fetchedCRL, error) {
+func (w *whichCRLs) flags(cmd *cobra.Command) {
+	cmd.Flags().Int64Var(&w.shard, "shard", everyShard, "the CRL of this shard alone, 0 for the first; all of them by default")
+	cmd.Flags().StringVar(&w.issuer, "issuer", "", "the CRLs of the issuing CA with this id alone; those of all by default")
+}
+
+func (w whichCRLs) String() string {
+	text := "no CRL"
+	if w.shard != everyShard {
+		text = fmt.Sprintf("no shard %d", w.shard)
+	}
+	if w.issuer != "" {
+		text += " of issuing CA " + w.issuer
+	}
+	return text + " is published"
+}
+
+// fetchCRLs returns the newest CRLs of the CA's issuers, verified: the one that signs certificates now first, and those
+// of each in the order of their shards.
+func (a *app) fetchCRLs(ctx context.Context, which whichCRLs) ([]fetchedCRL, error) {
 	id, err := a.trusted()
 	if err != nil {
 		return nil, err
@@ -86,25 +108,36 @@ func (a *app) fetchCRLs(ctx context.Context, shard int64) ([]fetchedCRL, error) 
 		return nil, err
 	}
 	var lists []fetchedCRL
-	for _, n := range slices.Sorted(maps.Keys(all[0].crls)) {
-		if shard != everyShard && shard != int64(n) {
-			continue
+	for _, i := range all {
+		for _, n := range slices.Sorted(maps.Keys(i.crls)) {
+			if which.issuer != "" && which.issuer != i.id || which.shard != everyShard && which.shard != int64(n) {
+				continue
+			}
+			list, err := i.fetch(ctx, n)
+			if err != nil {
+				return nil, err
+			}
+			lists = append(lists, list)
 		}
-		url := all[0].crls[n]
-		der, err := download(ctx, url)
-		if err != nil {
-			return nil, err
-		}
-		list, err := crl.ParseAndVerify(der, all[0].cert, url, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		lists = append(lists, fetchedCRL{list, der})
 	}
 	if len(lists) == 0 {
-		return nil, fmt.Errorf("no shard %d is published: there are %d", shard, slices.Sorted(maps.Keys(all[0].crls)))
+		var there []string
+		for _, i := range all {
+			there = append(there, fmt.Sprintf("%d of %s", slices.Sorted(maps.Keys(i.crls)), i.id))
+		}
+		return nil, fmt.Errorf("%s: there are %s", which, strings.Join(there, ", "))
 	}
 	return lists, nil
+}
+
+// fetch returns the newest CRL of a shard.
+func (i *issuer) fetch(ctx context.Context, shard uint32) (fetchedCRL, error) {
+	der, err := download(ctx, i.crls[shard])
+	if err != nil {
+		return fetchedCRL{}, err
+	}
+	list, err := crl.ParseAndVerify(der, i.cert, i.crls[shard], time.Now())
+	return fetchedCRL{list, der}, err
 }
 
 func download(ctx context.Context, url string) ([]byte, error) {
@@ -136,17 +169,18 @@ func (a *app) crlFetchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fetch", Short: "fetch the newest CRL, verify it, and write it", Args: exactly(),
 		Long: "Fetch the newest CRL, verify it, and write it: as DER, or as PEM with --pem.\n" +
-			"If the CA has several, one for each shard, --shard chooses one, and --pem alone writes all of them one after the\n" +
-			"other, as openssl and nginx read them from one file.",
+			"If the CA has several, of several issuing CAs or shards, --issuer and --shard choose one, and --pem alone writes all of\n" +
+			"them one after the other, as openssl and nginx read them from one file.",
 	}
-	shard := shardFlag(cmd)
+	var which whichCRLs
+	which.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		lists, err := a.fetchCRLs(cmd.Context(), *shard)
+		lists, err := a.fetchCRLs(cmd.Context(), which)
 		if err != nil {
 			return fmt.Errorf("fetching the CRL: %w", err)
 		}
 		if len(lists) > 1 && !inPEM {
-			return usagef("there are %d CRLs: choose one with --shard, or write all of them with --pem", len(lists))
+			return usagef("there are %d CRLs: choose one with --issuer and --shard, or write all of them with --pem", len(lists))
 		}
 		var content []byte
 		for _, l := range lists {
@@ -186,12 +220,13 @@ type shownEntry struct {
 func (a *app) crlShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show", Short: "fetch the newest CRL, verify it, and show what is on it", Args: exactly(),
-		Long: "Fetch the newest CRL, verify it, and show what is on it. If the CA has several, one for each shard, each is shown:\n" +
+		Long: "Fetch the newest CRL, verify it, and show what is on it. If the CA has several, of several issuing CAs or shards, each is shown:\n" +
 			"with --json as an object of its own.",
 	}
-	shard := shardFlag(cmd)
+	var which whichCRLs
+	which.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		lists, err := a.fetchCRLs(cmd.Context(), *shard)
+		lists, err := a.fetchCRLs(cmd.Context(), which)
 		if err != nil {
 			return fmt.Errorf("fetching the CRL: %w", err)
 		}

@@ -44,7 +44,7 @@ func serve(ctx context.Context, identity, addr, url string) error {
 	if err != nil {
 		return err
 	}
-	checker, err := crl.NewChecker(crl.CheckerConfig{Issuers: issuers})
+	checker, err := crl.NewChecker(crl.CheckerConfig{Issuers: issuers, Learn: id.API().Issuers})
 	if err != nil {
 		return err
 	}
