@@ -260,7 +260,7 @@ func newPassphrase() string {
 
 // writeNew writes a file that must not exist, and makes it durable.
 func writeNew(path string, mode os.FileMode, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // G703: the operator says where
 	if err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}

@@ -45,11 +45,12 @@ func Request(cfg *config.Config) ([]byte, error) {
 
 // Incomplete returns what a data directory lacks before it can be served, and nil if that is nothing.
 func Incomplete(cfg *config.Config) error {
-	if _, err := os.Stat(cfg.Path(cfg.Issuer.Certificate)); !errors.Is(err, os.ErrNotExist) {
-		return nil
+	missing := func(path string) bool {
+		_, err := os.Stat(cfg.Path(path))
+		return errors.Is(err, os.ErrNotExist)
 	}
-	if _, err := os.Stat(cfg.Path(requestFile)); err != nil {
-		return nil // nobody is waiting for a certificate; whoever reads it says that it is missing
+	if !missing(cfg.Issuer.Certificate) || missing(requestFile) {
+		return nil // it is there, or nobody waits for it, and whoever reads it says that it is missing
 	}
 	dir := cfg.Path(".")
 	return fmt.Errorf("the issuing CA has no certificate yet: have the root sign what `pkid issuer csr --data %s` prints, and give the certificate to `pkid issuer install --data %s`", dir, dir)
