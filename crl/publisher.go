@@ -22,8 +22,8 @@ const (
 	sweep      = time.Minute            // a round at least this often: it finds what no wake-up told of
 	breath     = 20 * time.Millisecond  // pause after a round, in which a burst of revocations gathers
 	minBackoff = 100 * time.Millisecond // between rounds that fail
-	maxBackoff = 5 * time.Second
-	maxRounds  = 10 // in a row that other nodes won
+	maxBackoff = 2 * time.Second        // a list is late by this after what kept it from being published has ended, and by half as much again
+	maxRounds  = 10                     // in a row that other nodes won
 )
 
 // PublisherConfig is what a Publisher needs. Shards, Store, Revocations and Signer are required.
