@@ -83,7 +83,7 @@ func checkAttributes(t *testing.T, token *hsmtest.Token, label string) {
 	}
 	defer p.Destroy()
 	session, private := findPrivate(t, p, token, label)
-	defer p.CloseSession(session) //nolint:errcheck // the test is over
+	defer p.CloseSession(session)
 	want := map[uint]byte{
 		pkcs11.CKA_TOKEN: 1, pkcs11.CKA_SENSITIVE: 1, pkcs11.CKA_ALWAYS_SENSITIVE: 1,
 		pkcs11.CKA_EXTRACTABLE: 0, pkcs11.CKA_NEVER_EXTRACTABLE: 1, pkcs11.CKA_LOCAL: 1, pkcs11.CKA_SIGN: 1,
