@@ -146,7 +146,7 @@ func (s *server) clients(ctx context.Context, dir string, victims int) error {
 		}
 		s.victims = append(s.victims, v)
 	}
-	s.http = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: s.robot.TLSConfig(), MaxIdleConnsPerHost: outstanding}}
+	s.http = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: s.robot.TLSConfig(), MaxConnsPerHost: outstanding, MaxIdleConnsPerHost: outstanding}}
 	return nil
 }
 
@@ -159,7 +159,7 @@ func (s *server) stop() {
 
 // outstanding is how many requests this program has under way at most; a daemon's default allows one address as many
 // connections.
-const outstanding = 500
+const outstanding = 400
 
 // took are the latencies of one kind of answer.
 type took []time.Duration

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"io"
 	"log/slog"
@@ -144,6 +145,35 @@ func TestInvariant10_HeadersAreBounded(t *testing.T) {
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 			t.Errorf("%v, %v", resp, err)
+		}
+	})
+}
+
+// The server's first frame says how many streams it takes at once, and how much of their bodies (RFC 9113 section 6.5.2).
+func TestHTTP2StreamsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, NextProtos: []string{"h2"}}
+		c := tls.Client(timed(t, server, func(http.ResponseWriter, *http.Request) {}), &tls.Config{
+			InsecureSkipVerify: true, NextProtos: []string{"h2"}, //nolint:gosec // G402: to itself
+		})
+		if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+			t.Fatal(err)
+		}
+		head := make([]byte, 9)
+		if _, err := io.ReadFull(c, head); err != nil || head[3] != 4 {
+			t.Fatalf("frame %x, %v; want SETTINGS", head, err)
+		}
+		settings := make([]byte, int(head[1])<<8|int(head[2]))
+		if _, err := io.ReadFull(c, settings); err != nil {
+			t.Fatal(err)
+		}
+		got := map[uint16]uint32{}
+		for ; len(settings) >= 6; settings = settings[6:] {
+			got[binary.BigEndian.Uint16(settings)] = binary.BigEndian.Uint32(settings[2:])
+		}
+		const maxConcurrentStreams, initialWindowSize = 3, 4
+		if got[maxConcurrentStreams] != 64 || got[initialWindowSize] != 64<<10 {
+			t.Errorf("settings %v", got)
 		}
 	})
 }
