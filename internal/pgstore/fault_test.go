@@ -136,6 +136,10 @@ func TestOutcomeUnknown(t *testing.T) {
 			t.Errorf("fault %d: acknowledged, and not there: %v", at, missing)
 		case errors.Is(err, pgstore.ErrOutcomeUnknown):
 			unknown++
+			var says interface{ OutcomeUnknown() bool }
+			if !errors.As(err, &says) || !says.OutcomeUnknown() {
+				t.Errorf("fault %d: %v does not say so by its method", at, err)
+			}
 		case errors.Is(err, pgstore.ErrUnavailable) && !errors.Is(missing, ca.ErrNotFound):
 			t.Errorf("fault %d: it was said that nothing was changed, and the certificate is there", at)
 		case err != nil && !errors.Is(err, pgstore.ErrUnavailable):
