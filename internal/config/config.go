@@ -95,14 +95,18 @@ type URLs struct {
 
 // Issuer is the issuing CA: its certificate and key, and the root that signed it.
 type Issuer struct {
-	// Key is the issuing key: the path of an encrypted PKCS #8 file, or a key URI of go.step.sm/crypto/kms,
-	// such as "pkcs11:...". Default keys/issuer.key.
+	// Key is the issuing key: the path of an encrypted PKCS #8 file, or the URI of a key in a device or service, such as
+	// "pkcs11:token=pkid;id=01;object=issuer?pin-source=file:/etc/pkid/pin" (docs/key-custody.md). Where the PIN is
+	// stands in pin-source: "file:" and an absolute path, "env:" and a name, or "credential:" and a name; a URI with the
+	// PIN itself is refused. Default keys/issuer.key.
 	Key string `yaml:"key"`
-	// Certificate is a PEM file. Default issuer.crt.
+	// Certificate is a PEM file: the issuing CA's certificate, then those of the CAs between it and the root, if there
+	// are any, in their order. Default issuer.crt.
 	Certificate string `yaml:"certificate"`
 	// Root is the PEM file of the root's certificate. The root's key is not needed to serve. Default root.crt.
 	Root string `yaml:"root"`
-	// RootCRL is the root's CRL (DER), published as it is. Default root.crl.
+	// RootCRL is the CRL (DER) of who signed the issuing CA, published as it is. It may be missing unless the issuing CA's
+	// certificate says that it is published here. Default root.crl.
 	RootCRL string `yaml:"root_crl"`
 }
 

@@ -23,6 +23,9 @@ func (c *Config) validateKeys() error {
 	if err := CheckKey("issuer.key", c.Issuer.Key); err != nil {
 		return err
 	}
+	if err := CheckKey("audit.key", c.Audit.Key); err != nil {
+		return err
+	}
 	for i, k := range c.Tokens.Keys {
 		if err := CheckKey(fmt.Sprintf("tokens.keys[%d].key", i), k.Key); err != nil {
 			return err
