@@ -37,6 +37,9 @@ func (s *Server) roots() []root {
 		add(i.Root)
 		add(i.Above())
 	}
+	if all[0].crl == nil { // the first issuing CA's certificate may say that its issuer's CRL is here, whoever that is
+		all[0].crl = s.rootCRLOf(issuers[0].Above())
+	}
 	return all
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -217,6 +218,8 @@ func parseAboveCRL(file string, signer *x509.Certificate) (*x509.RevocationList,
 	switch {
 	case list.Number == nil:
 		return nil, fmt.Errorf("%s: the CRL has no number (RFC 5280 section 5.2.3)", file)
+	case !bytes.Equal(list.AuthorityKeyId, signer.SubjectKeyId):
+		return nil, fmt.Errorf("%s: the CRL has no authority key identifier, or another CA's (RFC 5280 section 5.2.1)", file)
 	case list.NextUpdate.IsZero():
 		return nil, fmt.Errorf("%s: the CRL has no nextUpdate (RFC 5280 section 5.1.2.5)", file)
 	case time.Now().After(list.NextUpdate):

@@ -7,8 +7,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,11 +144,12 @@ func TestInstallIssuerBelowIntermediates(t *testing.T) {
 	second := newAuthority(t, first, caTemplate("Corporate Machine CA"))
 	template := caTemplate("Any name the corporation likes")
 	template.MaxPathLenZero = true
-	template.CRLDistributionPoints = []string{"http://crl.corporate.example/machine.crl"}
+	template.CRLDistributionPoints = []string{daemon.RootCRLURL(cfg)}
 	cert := second.sign(t, template, pub)
 
 	notes, err := daemon.InstallIssuer(t.Context(), cfg, daemon.Installation{
 		Certificate: pemFile(t, first.cert, cert, second.cert), Root: pemFile(t, root.cert), // in any order
+		RootCRL: second.crl(t, 1, time.Now().Add(24*time.Hour)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +175,10 @@ func TestInstallIssuerBelowIntermediates(t *testing.T) {
 	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: above, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
 	}
+	published, err := x509.ParseRevocationList(fetch(t, daemon.RootCRLURL(cfg)))
+	if err != nil || published.CheckSignatureFrom(second.cert) != nil {
+		t.Errorf("the CRL of who signed the issuing CA is not at the URL that its certificate names: %v", err)
+	}
 	issuers, err := id.API().Issuers(t.Context())
 	if err != nil || len(issuers) != 1 || !issuers[0].Equal(cert) {
 		t.Errorf("the CA names %d issuers, %v", len(issuers), err)
@@ -180,6 +187,24 @@ func TestInstallIssuerBelowIntermediates(t *testing.T) {
 	if _, err := daemon.InstallIssuer(t.Context(), cfg, daemon.Installation{Certificate: pemFile(t, cert)}); err == nil {
 		t.Error("another issuing CA was installed over the first")
 	}
+}
+
+func fetch(t *testing.T, url string) []byte {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", url, resp.Status, err)
+	}
+	return body
 }
 
 func certificates(t *testing.T, text []byte) (certs []*x509.Certificate) {
