@@ -34,6 +34,8 @@ type Issuer struct {
 	Shards []uint32 `json:"shards,omitempty"`
 	// ShardCRL is the URL of the others, with {shard} where their number stands.
 	ShardCRL string `json:"shard_crl,omitempty"`
+	// CRLLateSince is since when one of its CRLs should have been published and is not. It is zero if none is missing.
+	CRLLateSince time.Time `json:"crl_late_since,omitzero"`
 }
 
 // CRLs returns the URLs of the issuer's CRLs, by shard.

@@ -189,6 +189,9 @@ func publishDespite(t *testing.T, ca *testCA, call string, how fault, first, men
 	if mends != during.PendingSince.IsZero() || mends != (during.Err == nil) {
 		t.Errorf("a minute later: pending since %v, error %v; want neither: %v", during.PendingSince, during.Err, mends)
 	}
+	if mends != during.Late(time.Now()).IsZero() {
+		t.Errorf("a minute later: late since %v; want none: %v", during.Late(time.Now()), mends)
+	}
 	if !strings.Contains(log.String(), "publishing a CRL failed") {
 		t.Errorf("the log says %q", log)
 	}
@@ -203,6 +206,9 @@ func publishDespite(t *testing.T, ca *testCA, call string, how fault, first, men
 	if !after.PendingSince.IsZero() || after.Err != nil || after.Number <= before.Number {
 		t.Errorf("when all was well again: pending since %v, error %v, list %d after %d", after.PendingSince, after.Err, after.Number, before.Number)
 	}
+	if since := after.Late(time.Now()); !since.IsZero() {
+		t.Errorf("when all was well again: late since %v", since)
+	}
 	held, _ := p.Current(testShard)
 	if got := serials(t, ca, held); !slices.Equal(got, []int64{1}) {
 		t.Errorf("%d on the list, want 1", got)
@@ -214,4 +220,30 @@ func publishDespite(t *testing.T, ca *testCA, call string, how fault, first, men
 		}
 		numbers = append(numbers, l.Number)
 	}
+}
+
+// A list that was not signed anew in time is late too, although nothing was revoked.
+func TestListThatIsDueIsLate(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		s := &seams{memory: newMemory(), signer: ca}
+		c := publisherConfig(ca, s.memory)
+		c.Store, c.Revocations, c.Signer = s, s, s
+		p := newPublisher(t, c)
+		running(t, p.Run)
+		late := func() time.Time {
+			time.Sleep(defaultLifetime / 2)
+			synctest.Wait()
+			time.Sleep(2 * grace)
+			return p.Status()[0].Late(time.Now())
+		}
+		if since := late(); !since.IsZero() {
+			t.Errorf("late since %v, and all is well", since)
+		}
+		s.plant("SignCRL", failsBefore)
+		due := p.Status()[0].Due
+		if since := late(); !since.Equal(due) || due.IsZero() {
+			t.Errorf("late since %v; it was due at %v", since, due)
+		}
+	})
 }

@@ -279,7 +279,22 @@ type ShardStatus struct {
 	Entries      int
 	PendingSince time.Time // since when a revocation waits to be published; zero if none does
 	Err          error     // of the last round; nil if it succeeded
+	Due          time.Time // when the list is to be signed anew, whether or not anything is revoked
 	Ended        bool      // the certificates have expired: this list is the last, and goes at its nextUpdate
+}
+
+// grace is how long a list may take to be published. Where all is well it takes some milliseconds.
+const grace = 5 * time.Second
+
+// Late returns since when a list is not published that should have been: one with a revocation, or one that was due
+// anyway. It is zero if none is missing, or not for long enough to say so.
+func (s *ShardStatus) Late(now time.Time) (since time.Time) {
+	for _, at := range []time.Time{s.PendingSince, s.Due} {
+		if !at.IsZero() && !s.Ended && now.Sub(at) > grace && (since.IsZero() || at.Before(since)) {
+			since = at
+		}
+	}
+	return since
 }
 
 // Status returns the state of every shard, in the order of Shards.
@@ -293,7 +308,7 @@ func (p *Publisher) Status() []ShardStatus {
 		s.mu.Unlock()
 		if held := s.serving.Load(); held != nil {
 			st.Number, st.ThisUpdate, st.NextUpdate, st.Entries = held.Number, held.ThisUpdate, held.NextUpdate, held.count
-			st.Ended = s.ended(held)
+			st.Due, st.Ended = held.NextUpdate.Add(-p.renewBefore), s.ended(held)
 		}
 		all = append(all, st)
 	}

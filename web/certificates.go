@@ -33,7 +33,20 @@ func (s *Server) getCA(w http.ResponseWriter, _ *http.Request) error {
 			out.OtherRoots = append(out.OtherRoots, other)
 		}
 	}
+	for i := range out.Issuers {
+		out.Issuers[i].CRLLateSince = s.lateSince(out.Issuers[i].ID)
+	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// lateSince is since when a CRL of an issuer should have been published and is not; zero if none is missing.
+func (s *Server) lateSince(issuer string) (since time.Time) {
+	for _, st := range s.c.CRL.Status() {
+		if at := st.Late(s.now()); st.Shard.Issuer == issuer && !at.IsZero() && (since.IsZero() || at.Before(since)) {
+			since = at.UTC()
+		}
+	}
+	return since
 }
 
 func issuerOf(issuer *ca.Issuer, shards []uint32) client.Issuer {

@@ -31,6 +31,7 @@ type issuer struct {
 	cert *x509.Certificate
 	url  string            // of its first CRL
 	crls map[uint32]string // the URLs of those that are published, by shard
+	late time.Time         // since when one of them should have been published and is not; zero if none is missing
 }
 
 // issuers asks the CA for its issuing CAs, and takes the root's word for them.
@@ -46,7 +47,7 @@ func issuers(ctx context.Context, id *client.Identity) ([]issuer, error) {
 	var out []issuer
 	for _, cert := range certs {
 		i := ca.IssuerOf(cert)
-		out = append(out, issuer{i.ID, cert, i.CRL, i.CRLs()})
+		out = append(out, issuer{i.ID, cert, i.CRL, i.CRLs(), i.CRLLateSince})
 	}
 	return out, nil
 }
@@ -68,7 +69,8 @@ func statusChecker(ctx context.Context, id *client.Identity) (*crl.Checker, erro
 // fetchedCRL is one of the issuer's CRLs.
 type fetchedCRL struct {
 	*crl.List
-	der []byte
+	der  []byte
+	late time.Time // as issuer.late
 }
 
 // everyShard is --shard's default.
@@ -109,6 +111,9 @@ func (a *app) fetchCRLs(ctx context.Context, which whichCRLs) ([]fetchedCRL, err
 	}
 	var lists []fetchedCRL
 	for _, i := range all {
+		if !i.late.IsZero() {
+			a.note("WARNING: the CA could not publish a CRL that was due at %s: what was revoked since is on none; /readyz and the log say why", stamp(i.late))
+		}
 		for _, n := range slices.Sorted(maps.Keys(i.crls)) {
 			if which.issuer != "" && which.issuer != i.id || which.shard != everyShard && which.shard != int64(n) {
 				continue
@@ -137,7 +142,7 @@ func (i *issuer) fetch(ctx context.Context, shard uint32) (fetchedCRL, error) {
 		return fetchedCRL{}, err
 	}
 	list, err := crl.ParseAndVerify(der, i.cert, i.crls[shard], time.Now())
-	return fetchedCRL{list, der}, err
+	return fetchedCRL{list, der, i.late}, err
 }
 
 func download(ctx context.Context, url string) ([]byte, error) {
@@ -208,6 +213,7 @@ type shownCRL struct {
 	ThisUpdate time.Time    `json:"this_update"`
 	NextUpdate time.Time    `json:"next_update"`
 	URL        string       `json:"url,omitempty"`
+	LateSince  time.Time    `json:"late_since,omitzero"` // since when a CRL of its issuer should have been published and is not
 	Revoked    []shownEntry `json:"revoked"`
 }
 
@@ -231,7 +237,7 @@ func (a *app) crlShowCommand() *cobra.Command {
 			return fmt.Errorf("fetching the CRL: %w", err)
 		}
 		for _, l := range lists {
-			if err := a.showCRL(l.List); err != nil {
+			if err := a.showCRL(l); err != nil {
 				return err
 			}
 		}
@@ -241,8 +247,8 @@ func (a *app) crlShowCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) showCRL(list *crl.List) error {
-	s := shownCRL{Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, URL: list.URL, Revoked: []shownEntry{}}
+func (a *app) showCRL(list fetchedCRL) error {
+	s := shownCRL{LateSince: list.late, Number: list.Number, ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate, URL: list.URL, Revoked: []shownEntry{}}
 	for e := range list.All() {
 		s.Revoked = append(s.Revoked, shownEntry{hex.EncodeToString(e.Serial), e.At, crl.ReasonName(e.Reason)})
 	}

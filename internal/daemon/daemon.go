@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -192,18 +193,18 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	return err
 }
 
-// checkPublication fails while a revocation has waited for its CRL far longer than publishing takes.
+// checkPublication fails while a CRL is missing for far longer than publishing takes.
 func (d *Daemon) checkPublication(context.Context) error {
 	for _, s := range d.publisher.Status() {
-		if !s.PendingSince.IsZero() && time.Since(s.PendingSince) > publicationDue {
-			return fmt.Errorf("CRL %s: a revocation of %s is in no CRL yet: %w", s.Shard, s.PendingSince.UTC().Format(time.RFC3339), s.Err)
+		if since := s.Late(time.Now()); !since.IsZero() {
+			return fmt.Errorf("CRL %s should have been published at %s, and servers do not know of what was revoked since: %w",
+				s.Shard, since.UTC().Format(time.RFC3339), cmp.Or(s.Err, errPublishing))
 		}
 	}
 	return nil
 }
 
-// publicationDue is when a CRL that was not published is shouted about.
-const publicationDue = 5 * time.Second
+var errPublishing = errors.New("it is being published")
 
 // URLs are where the daemon answers.
 func (d *Daemon) URLs() client.URLs { return urlsOf(d.cfg) }

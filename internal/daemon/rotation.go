@@ -21,6 +21,8 @@ import (
 const (
 	// ringEvery is how often a node looks for what the others changed in the ring of keys.
 	ringEvery = 10 * time.Second
+	// ringAgain is how soon it looks again after it could not: until then /readyz calls the node ill.
+	ringAgain = time.Second
 	// nodesLead is how long before its first certificate every node of a shared store must have come to know of an
 	// issuing CA: it looks several times meanwhile.
 	nodesLead = time.Minute
@@ -187,6 +189,9 @@ func (d *Daemon) keepRing(ctx context.Context) {
 // untilNext is for how long nothing will change by itself, ringEvery at the most.
 func (d *Daemon) untilNext(now time.Time) time.Duration {
 	wait := ringEvery
+	if *d.failed.Load() != nil {
+		wait = ringAgain
+	}
 	next := func(at time.Time) {
 		if left := at.Sub(now); left > 0 && left < wait {
 			wait = left
