@@ -67,7 +67,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Daemon, 
 	if err != nil {
 		return nil, err
 	}
-	if d.issuer, err = loadIssuer(ctx, cfg, passphrase); err != nil {
+	if err := d.loadFirst(ctx, passphrase); err != nil {
 		return nil, err
 	}
 	if d.store, d.proofs, err = openStore(ctx, cfg, d.issuer, log); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/internal/stepca"
 	"github.com/pkid/pkid/web"
 )
@@ -14,10 +15,16 @@ func (d *Daemon) keyChecks() []web.Check {
 }
 
 func (d *Daemon) checkIssuingKey(ctx context.Context) error {
-	if key, ok := d.issuer.Signer.(interface{ Check(context.Context) error }); ok {
-		return key.Check(ctx)
+	var err error
+	for _, i := range *d.known.Load() {
+		if i.State == rollover.Requested || i.State == rollover.Ended {
+			continue
+		}
+		if key, ok := i.Signer.(interface{ Check(context.Context) error }); ok {
+			err = errors.Join(err, key.Check(ctx))
+		}
 	}
-	return nil
+	return err
 }
 
 func (d *Daemon) checkTokenKeys(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,29 @@ type rotation struct {
 	known    atomic.Pointer[[]rollover.Issuer]
 	keys     atomic.Pointer[[]rollover.TokenKey]
 	failed   atomic.Pointer[error] // of the last look at the ring
+	noKey    error                 // why the first issuing CA's key is not here
 
 	following sync.Mutex // from reading the ring until this node is in line with what was read
+}
+
+// loadFirst opens the issuing CA that the configuration names. To it the store belongs for ever, but its key may be taken
+// away once it has ended.
+func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
+	d.issuer, err = loadIssuer(ctx, d.cfg, passphrase)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	chain, failed := loadChain(d.cfg.Path(d.cfg.Issuer.Certificate), d.cfg.Path(d.cfg.Issuer.Root))
+	if failed != nil {
+		return err
+	}
+	d.noKey = err
+	cert := chain.certs[0]
+	d.issuer = &ca.Issuer{
+		Signer: rollover.Keyless{Cert: cert}, Root: chain.root, Intermediates: chain.certs[1:],
+		CRLURL: crlURL(d.cfg.URLs.Status, ca.IssuerID(cert)), AIAURL: aiaURL(d.cfg.URLs.Status, ca.IssuerID(cert)),
+	}
+	return nil
 }
 
 // openIssuers reads the ring and makes its issuing CAs known. A key that cannot be opened keeps its issuing CA from
@@ -63,6 +85,9 @@ func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover
 	all, err := d.issuers.All(ctx)
 	if all == nil {
 		return nil, err
+	}
+	if d.noKey != nil && all[0].State != rollover.Ended {
+		return nil, fmt.Errorf("%w; it is needed until %s has ended", d.noKey, all[0].ID())
 	}
 	d.noteRing(err)
 	return all, d.setIssuers(all)

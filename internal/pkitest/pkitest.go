@@ -4,6 +4,8 @@ package pkitest
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"os"
@@ -203,3 +205,6 @@ func ReadAll(t testing.TB, r io.Reader) []byte {
 func Thumbprint(id *client.Identity) thumbprint.Cert {
 	return thumbprint.OfCertificate(id.Certificate().Leaf)
 }
+
+// Fingerprint is the SHA-256 of a certificate's DER.
+func Fingerprint(c *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(c.Raw) }
