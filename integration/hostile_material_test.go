@@ -6,10 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
-	"crypto/md5" //nolint:gosec // G501: to be refused
+	"crypto/md5"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // G505: to be refused
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/url"
 	"strings"
@@ -246,10 +247,10 @@ func (f *forge) weakCSR(kind string) []byte {
 		oid, hash = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 4}, crypto.MD5
 	}
 	return f.wrapCSR(spki, oid, func(tbs []byte) []byte {
-		digest := sha1.Sum(tbs) //nolint:gosec // G401: to be refused
+		digest := sha1.Sum(tbs)
 		sum := digest[:]
 		if kind == "md5" {
-			digest := md5.Sum(tbs) //nolint:gosec // G401: to be refused
+			digest := md5.Sum(tbs)
 			sum = digest[:]
 		}
 		signature, err := rsa.SignPKCS1v15(rand.Reader, f.rsa, hash, sum)
@@ -275,7 +276,8 @@ func (f *forge) wrapCSR(spki []byte, alg asn1.ObjectIdentifier, sign func(tbs []
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
 	}{
-		asn1.RawValue{FullBytes: tbs}, pkix.AlgorithmIdentifier{Algorithm: alg, Parameters: asn1.NullRawValue},
+		asn1.RawValue{FullBytes: tbs},
+		pkix.AlgorithmIdentifier{Algorithm: alg, Parameters: asn1.NullRawValue},
 		asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
 	})
 }
@@ -291,9 +293,7 @@ func (f *forge) jwk(key crypto.Signer, change map[string]any) map[string]any {
 	for name, v := range public {
 		out[name] = v
 	}
-	for name, v := range change {
-		out[name] = v
-	}
+	maps.Copy(out, change)
 	return out
 }
 

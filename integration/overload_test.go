@@ -44,7 +44,9 @@ func TestOverload(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var crowd sync.WaitGroup
 	for range 40 {
-		crowd.Go(func() { o.hammer(ctx, t, "/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {"robot"}}) })
+		crowd.Go(func() {
+			o.hammer(ctx, t, "/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {"robot"}})
+		})
 		crowd.Go(func() { o.hammer(ctx, t, "/v1/certificates/renew", nil) })
 	}
 	for range 150 {

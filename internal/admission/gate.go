@@ -28,8 +28,8 @@ func (e *FullError) Error() string { return "too many requests of this kind are 
 func (e *FullError) RetryAfter() time.Duration { return e.After }
 
 func full(reason string) *FullError {
-	const least, most = 1, 3                   // whole seconds, as Retry-After has them
-	seconds := least + rand.IntN(most-least+1) //nolint:gosec // G404: no secret
+	const least, most = 1, 3 // whole seconds, as Retry-After has them
+	seconds := least + rand.IntN(most-least+1)
 	return &FullError{reason, time.Duration(seconds) * time.Second}
 }
 

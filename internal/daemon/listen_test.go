@@ -154,7 +154,7 @@ func TestHTTP2StreamsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, NextProtos: []string{"h2"}}
 		c := tls.Client(timed(t, server, func(http.ResponseWriter, *http.Request) {}), &tls.Config{
-			InsecureSkipVerify: true, NextProtos: []string{"h2"}, //nolint:gosec // G402: to itself
+			InsecureSkipVerify: true, NextProtos: []string{"h2"},
 		})
 		if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
 			t.Fatal(err)
@@ -190,7 +190,7 @@ func TestListenerHearsOfRequests(t *testing.T) {
 		dial := func() net.Conn {
 			here, there := net.Pipe()
 			l.conns <- there
-			return tls.Client(here, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // G402: to itself
+			return tls.Client(here, &tls.Config{InsecureSkipVerify: true})
 		}
 		first := dial()
 		defer first.Close()
