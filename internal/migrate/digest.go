@@ -64,8 +64,8 @@ func write(h hash.Hash, v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			write(h, v.Field(i))
+		for _, field := range v.Fields() {
+			write(h, field)
 		}
 	case reflect.Pointer:
 		if v.IsNil() {

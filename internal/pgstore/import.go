@@ -150,7 +150,7 @@ func certificateRow(r *ca.Record) ([]any, error) {
 	if !r.Parent.IsZero() {
 		parent = r.Parent[:]
 	}
-	names, err := json.Marshal(r.Names)
+	names, err := json.Marshal(r.Names) //nolint:errchkjson // the caller looks at errors anyway
 	return []any{
 		r.Serial[:], r.NotBefore, r.NotAfter, r.IssuedAt, int64(r.Shard), r.Issuer, r.ClientID, r.Profile, r.Thumbprint[:], parent,
 		names, searchText(r.Names), append([]byte{}, r.DER...), // which is empty, and not null, where the record was lost

@@ -1,7 +1,9 @@
 package pkitest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -37,14 +39,12 @@ func (s *Server) NewNode(t testing.TB) (dir string) {
 	if err := os.CopyFS(dir, os.DirFS(s.Dir)); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"admin", "keys/root.key"} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	private(t, dir)
-	file := filepath.Join(dir, config.File)
-	text, err := os.ReadFile(file)
+	defer root.Close()
+	text, err := root.ReadFile(config.File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,30 +52,27 @@ func (s *Server) NewNode(t testing.TB) (dir string) {
 		text = regexp.MustCompile(`"`+regexp.QuoteMeta(addr)+`"`).ReplaceAll(text, []byte(`"`+freeAddress(t)+`"`))
 	}
 	text = fmt.Appendf(text, "urls: {public: %q, mtls: %q, status: %q}\n", s.Config.URLs.Public, s.Config.URLs.MTLS, s.Config.URLs.Status)
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	err = errors.Join(root.RemoveAll("admin"), root.RemoveAll("keys/root.key"), root.WriteFile(config.File, text, 0o600), private(root))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-// private takes the rights of others away, which a copy may have given them.
-func private(t testing.TB, dir string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+// private takes the rights of others away, which a copy has given them.
+func private(root *os.Root) error {
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		return os.Chmod(path, 0o600)
+		return root.Chmod(path, 0o600)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // freeAddress returns a loopback address whose port is free now.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
