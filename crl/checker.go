@@ -86,8 +86,11 @@ type CheckerConfig struct {
 // Point is a CRL distribution point of an issuer.
 type Point struct {
 	Issuer *x509.Certificate // one of CheckerConfig.Issuers
-	URL    string            // as it stands in the certificates and in the list
-	From   string            // where to fetch the list, if not at URL: a mirror, another name of the same host
+	// URL is as it stands in the certificates and in the list. If it is empty, every certificate of Issuer is checked
+	// against the list that From has, whatever it names, and that must be a list without IssuingDistributionPoint: one
+	// that speaks of all of them. A CA that pkid took over has such a list (PublishedShard.Whole).
+	URL  string
+	From string // where to fetch the list, if not at URL: a mirror, another name of the same host
 	// DeltaFrom is where to fetch the delta list. If it is empty, that is where the full list says, on the host of From;
 	// but a list that names another host than its own, URL's, has no delta here.
 	DeltaFrom string
@@ -149,7 +152,8 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("crl: distribution point %s: its issuer is not among Issuers", p.URL)
 		}
-		for _, u := range []string{p.URL, cmp.Or(p.From, p.URL), cmp.Or(p.DeltaFrom, p.URL)} {
+		at := cmp.Or(p.URL, p.From)
+		for _, u := range []string{at, cmp.Or(p.From, at), cmp.Or(p.DeltaFrom, at)} {
 			if err := checkURL(u); err != nil {
 				return nil, fmt.Errorf("crl: distribution point: %w", err)
 			}
@@ -278,14 +282,20 @@ func (k *Checker) sourceOf(cert *x509.Certificate) (*source, error) {
 	if cert.SerialNumber.Sign() <= 0 || cert.SerialNumber.BitLen() > 8*maxSerial {
 		return nil, fmt.Errorf("%w: no list can hold its serial number", ErrUnavailable)
 	}
-	i := slices.IndexFunc(cert.CRLDistributionPoints, func(u string) bool { return checkURL(u) == nil })
-	if i < 0 {
-		return nil, fmt.Errorf("%w: the certificate names no http distribution point", ErrUnavailable)
-	}
-	key := sourceKey{issuer, cert.CRLDistributionPoints[i]}
-	s, err := k.source(key, "")
-	if err != nil {
-		return nil, err
+	key := sourceKey{issuer, ""} // the list of all its certificates, if there is one
+	k.mu.RLock()
+	s = k.sources[key]
+	k.mu.RUnlock()
+	if s == nil {
+		i := slices.IndexFunc(cert.CRLDistributionPoints, func(u string) bool { return checkURL(u) == nil })
+		if i < 0 {
+			return nil, fmt.Errorf("%w: the certificate names no http distribution point", ErrUnavailable)
+		}
+		key.url = cert.CRLDistributionPoints[i]
+		var err error
+		if s, err = k.source(key, ""); err != nil {
+			return nil, err
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

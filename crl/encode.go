@@ -105,20 +105,25 @@ func (d *draft) signed(signature []byte) DER {
 	return d.around(d.front[start:], back)
 }
 
-// extensionsOf returns the crlExtensions that every list has: authority key identifier, CRL number and
-// issuing distribution point (RFC 5280 sections 5.2.1, 5.2.3 and 5.2.5), and more after them.
+// extensionsOf returns the crlExtensions that each list has: authority key identifier, CRL number and
+// issuing distribution point unless it speaks of all certificates (RFC 5280 sections 5.2.1, 5.2.3 and 5.2.5), and more
+// after them.
 func extensionsOf(s PublishedShard, number uint64, more ...[]byte) ([]byte, error) {
 	if len(s.Issuer.SubjectKeyId) == 0 {
 		return nil, errors.New("the issuer has no subject key identifier")
 	}
-	idp, err := MarshalIDP(s.URL)
-	if err != nil {
-		return nil, err
+	var point []byte
+	if !s.Whole {
+		idp, err := MarshalIDP(s.URL)
+		if err != nil {
+			return nil, err
+		}
+		point = extension(oidIssuingDistributionPoint, isCritical, idp.Value)
 	}
 	return wrap(tagExtensions, wrap(tagSequence,
 		extension(oidAuthorityKeyID, nil, wrap(tagSequence, wrap(tagKeyIdentifier, s.Issuer.SubjectKeyId))),
 		extension(oidCRLNumber, nil, unsigned(number)),
-		extension(oidIssuingDistributionPoint, isCritical, idp.Value),
+		point,
 		bytes.Join(more, nil),
 	)), nil
 }

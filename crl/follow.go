@@ -1,6 +1,7 @@
 package crl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func (s *source) deltaOf(l *List) (string, error) {
 	if s.deltaFrom != "" {
 		return s.deltaFrom, nil
 	}
-	own, err := url.Parse(s.url)
+	own, err := url.Parse(cmp.Or(s.url, s.from))
 	if err != nil {
 		return "", err
 	}

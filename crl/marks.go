@@ -141,7 +141,7 @@ func (p *Publisher) complete(ctx context.Context, s *publication, held *served) 
 
 // readDelta verifies the delta that the store kept with a list.
 func (p *Publisher) readDelta(full Signed, s *publication) (*served, error) {
-	l, in, err := verify(full.Delta, deltaList, s.Issuer, s.URL, p.now())
+	l, in, err := verify(full.Delta, deltaList, s.Issuer, s.scope(), p.now())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrList, err)
 	}

@@ -55,9 +55,20 @@ type PublishedShard struct {
 	Shard  Shard
 	URL    string            // where it is served, as the CRL distribution point of the certificates has it
 	Issuer *x509.Certificate // whose key signs it
+	// Whole makes the list one without IssuingDistributionPoint, which speaks of every certificate of its issuer: of those
+	// too that name no CRL, or one of somebody else (RFC 5280 section 6.3.3 (b)). Such an issuer has this one shard, 0.
+	Whole bool
 	// DeltaURL, if set, is where the delta CRL is served (see DeltaURL and Publisher.ServeDelta). The full list names it,
 	// and each list costs one signature more.
 	DeltaURL string
+}
+
+// scope is the distribution point that the list must name; empty if it must not name any.
+func (s *PublishedShard) scope() string {
+	if s.Whole {
+		return ""
+	}
+	return s.URL
 }
 
 // Publisher keeps CRLs up to date in a Store and serves them from memory. All methods may be called at once.

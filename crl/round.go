@@ -156,7 +156,7 @@ func (p *Publisher) read(latest Signed, s *publication) (*served, error) {
 	if latest.DER.Len() == 0 {
 		return nil, errors.New("the store lost it")
 	}
-	l, in, err := verify(latest.DER, fullList, s.Issuer, s.URL, p.now())
+	l, in, err := verify(latest.DER, fullList, s.Issuer, s.scope(), p.now())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrList, err)
 	}
@@ -241,7 +241,7 @@ func (p *Publisher) signList(ctx context.Context, s *publication, next Signed, k
 	if err != nil {
 		return nil, nil, fmt.Errorf("checking what was signed: %w", err)
 	}
-	l, _, err := readBare(in.bare, k, s.Issuer, s.URL, next.ThisUpdate)
+	l, _, err := readBare(in.bare, k, s.Issuer, s.scope(), next.ThisUpdate)
 	if err != nil {
 		return nil, nil, fmt.Errorf("checking what was signed: %w", err)
 	}

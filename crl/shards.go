@@ -28,6 +28,9 @@ func newPublication(s PublishedShard) (*publication, error) {
 	if err := checkURL(s.URL); err != nil {
 		return nil, fmt.Errorf("crl: shard %q: %w", s.Shard, err)
 	}
+	if s.Whole && s.Shard.Number != 0 {
+		return nil, fmt.Errorf("crl: shard %q: a list that speaks of every certificate is the only one of its issuer, shard 0", s.Shard)
+	}
 	if s.DeltaURL != "" {
 		if err := checkURL(s.DeltaURL); err != nil {
 			return nil, fmt.Errorf("crl: shard %q: delta: %w", s.Shard, err)
