@@ -43,7 +43,7 @@ func (s *Server) NewNode(t testing.TB) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // nothing is written through it itself
 	text, err := root.ReadFile(config.File)
 	if err != nil {
 		t.Fatal(err)
