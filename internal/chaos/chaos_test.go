@@ -15,6 +15,7 @@ import (
 const faults = 20
 
 func TestBolt(t *testing.T) {
+	t.Parallel() // both runs wait most of the time
 	c, err := Bolt(t.Context(), binary(t), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -23,6 +24,7 @@ func TestBolt(t *testing.T) {
 }
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	c, err := Postgres(t.Context(), binary(t), t.TempDir())
 	if errors.Is(err, pgtest.ErrMissing) {
 		pkitest.Missing(t, err.Error())
@@ -30,6 +32,7 @@ func TestPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Hold = 300 * time.Millisecond
 	shortRun(t, c)
 }
 
@@ -49,7 +52,7 @@ func shortRun(t *testing.T, c *Cluster) {
 		}
 	}()
 	seed := uint64(time.Now().UnixNano())
-	report, err := Run(t.Context(), c, Config{Seed: seed, Faults: faults, Workers: 3, Load: 300 * time.Millisecond, Log: t.Output()})
+	report, err := Run(t.Context(), c, Config{Seed: seed, Faults: faults, Workers: 3, Load: 200 * time.Millisecond, Log: t.Output()})
 	if err != nil {
 		t.Fatal(err)
 	}

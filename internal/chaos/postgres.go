@@ -38,7 +38,7 @@ func Postgres(ctx context.Context, binary, dir string) (_ *Cluster, err error) {
 		return nil, err
 	}
 	db := &database{server: server}
-	c := &Cluster{Engine: "PostgreSQL", Faults: []Fault{Kill, db.stop(), db.cut(), db.stall()}}
+	c := &Cluster{Engine: "PostgreSQL", Hold: 2 * time.Second, Faults: []Fault{Kill, db.stop(), db.cut(), db.stall()}}
 	c.Close = func() error {
 		var errs []error
 		for _, n := range c.Nodes {
@@ -160,17 +160,15 @@ func whole(ctx context.Context, c *Cluster) (time.Duration, error) {
 	return time.Since(began), nil
 }
 
-// aWhile is how long something stays broken.
-func aWhile(random *rand.Rand, most time.Duration) {
-	time.Sleep(time.Duration(random.Int64N(int64(most))))
-}
+// hold leaves something broken for a while.
+func (c *Cluster) hold(random *rand.Rand) { time.Sleep(time.Duration(random.Int64N(int64(c.Hold)))) }
 
 func (d *database) stop() Fault {
 	return Fault{"`pg_ctl stop -m immediate`, and a start", func(ctx context.Context, c *Cluster, random *rand.Rand) (time.Duration, error) {
 		if err := d.server.Stop(); err != nil {
 			return 0, err
 		}
-		aWhile(random, time.Second)
+		c.hold(random)
 		if err := d.server.Start(); err != nil {
 			return 0, err
 		}
@@ -182,7 +180,7 @@ func (d *database) cut() Fault {
 	return Fault{"a node's connections to the database cut", func(ctx context.Context, c *Cluster, random *rand.Rand) (time.Duration, error) {
 		p := d.proxies[random.IntN(len(d.proxies))]
 		p.Cut()
-		aWhile(random, time.Second)
+		c.hold(random)
 		p.Resume()
 		return whole(ctx, c)
 	}}
@@ -192,7 +190,7 @@ func (d *database) stall() Fault {
 	return Fault{"a node's connections to the database stalled", func(ctx context.Context, c *Cluster, random *rand.Rand) (time.Duration, error) {
 		p := d.proxies[random.IntN(len(d.proxies))]
 		p.Stall()
-		aWhile(random, 2*time.Second)
+		c.hold(random)
 		p.Resume()
 		return whole(ctx, c)
 	}}

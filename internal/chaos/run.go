@@ -26,7 +26,8 @@ import (
 type Cluster struct {
 	Engine string
 	Nodes  []*Node
-	Faults []Fault // that can strike it
+	Faults []Fault       // that can strike it
+	Hold   time.Duration // the longest that what is broken stays so
 	Close  func() error
 }
 
