@@ -35,7 +35,7 @@ type IssuerStates struct {
 // IssuerRequest asks for a new issuing CA's key and CSR. The zero value asks for one like the first.
 type IssuerRequest struct {
 	KeyType string `json:"key_type,omitempty"` // P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072 or RSA-4096
-	KeyURI  string `json:"key_uri,omitempty"`  // a key in a device, such as pkcs11:...
+	KeyURI  string `json:"key_uri,omitempty"`  // of a key in a device, such as pkcs11:..., which is made if it is not there
 }
 
 // IssuerInstallation is the certificate that was signed for a request.

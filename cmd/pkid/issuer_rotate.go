@@ -52,7 +52,7 @@ func addLeadFlags(cmd *cobra.Command, r *daemon.Rotation) {
 
 func addKeyTypeFlags(cmd *cobra.Command, r *daemon.Rotation) {
 	cmd.Flags().StringVar(&r.KeyType, "key-type", "", "of the next issuing CA's key (default: as the first)")
-	cmd.Flags().StringVar(&r.KeyURI, "key", "", "URI of a key that is in a device already, such as pkcs11:..., instead of a new one")
+	cmd.Flags().StringVar(&r.KeyURI, "key", "", "URI of its key in a device, such as pkcs11:...; it is made there if it is not there yet")
 }
 
 func addKeyFlags(cmd *cobra.Command, r *daemon.Rotation) {

@@ -71,7 +71,7 @@ func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
 // signing here, and nothing else: /readyz says so.
 func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover.Issuer, error) {
 	c := rollover.IssuersConfig{
-		Store: d.store, First: d.issuer, Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
+		Store: d.store, First: d.issuer, InDevice: stepca.IsDevice(d.cfg.Issuer.Key), Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
 		URLs: func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
 		Check: func(i *ca.Issuer) error {
 			return caChain{certs: append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...), root: i.Root}.rehearse(d.cfg.Hosts, time.Now())

@@ -30,7 +30,7 @@ const (
 // Request says what kind of key a new issuing CA is to have. The zero value is one like the first's.
 type Request struct {
 	KeyType ca.KeyType
-	// KeyURI names a key that is in a device, instead of a new one that is sealed with the passphrase.
+	// KeyURI names a key in a device, which is made if it is not there, instead of one that is sealed with the passphrase.
 	KeyURI string
 }
 
@@ -74,18 +74,6 @@ func (r *Issuers) Request(ctx context.Context, in Request) (*Issuer, error) {
 }
 
 func (r *Issuers) newKey(ctx context.Context, in Request, k *keyring.Key) (crypto.Signer, error) {
-	if in.KeyURI != "" {
-		if !stepca.IsDevice(in.KeyURI) {
-			return nil, fmt.Errorf("%w: a key of the ring is in a device that every node reaches, such as pkcs11:..., or is made and sealed by pkid", ErrRefused)
-		}
-		key, err := stepca.OpenKey(ctx, in.KeyURI, r.c.Passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-		kind, err := ca.KeyTypeOf(key.Public())
-		k.URI, k.Algorithm = in.KeyURI, string(kind)
-		return key, err
-	}
 	kind := in.KeyType
 	if kind == "" {
 		var err error
@@ -96,12 +84,36 @@ func (r *Issuers) newKey(ctx context.Context, in Request, k *keyring.Key) (crypt
 	if !slices.Contains(ca.KeyTypes, kind) {
 		return nil, fmt.Errorf("%w: key type %q: want one of %v", ErrRefused, kind, ca.KeyTypes)
 	}
+	if in.KeyURI != "" {
+		if !stepca.IsDevice(in.KeyURI) {
+			return nil, fmt.Errorf("%w: a key of the ring is in a device that every node reaches, such as pkcs11:..., or is made and sealed by pkid", ErrRefused)
+		}
+		return r.deviceKey(ctx, in.KeyURI, kind, k)
+	}
+	if r.c.InDevice && in.KeyType == "" {
+		return nil, fmt.Errorf("%w: the issuing key is in a device: say where in it the next one is to be with --key, or with --key-type that one in the store will do", ErrRefused)
+	}
 	key, err := stepca.GenerateKey(kind)
 	if err != nil {
 		return nil, err
 	}
 	k.Algorithm = string(kind)
 	k.Sealed, err = stepca.SealKey(key, r.c.Passphrase)
+	return key, err
+}
+
+// deviceKey takes a key that is in a device, or makes one there.
+func (r *Issuers) deviceKey(ctx context.Context, uri string, kind ca.KeyType, k *keyring.Key) (crypto.Signer, error) {
+	key, err := stepca.OpenKey(ctx, uri, r.c.Passphrase)
+	if err != nil {
+		made, failed := stepca.CreateKey(ctx, uri, kind, r.c.Passphrase)
+		if failed != nil {
+			return nil, fmt.Errorf("%w: it cannot be used: %w; nor can another be made there: %w", ErrRefused, err, failed)
+		}
+		key = made
+	}
+	kind, err = ca.KeyTypeOf(key.Public())
+	k.URI, k.Algorithm = uri, string(kind)
 	return key, err
 }
 

@@ -253,3 +253,16 @@ func TestIssuersWithoutTheirKey(t *testing.T) {
 		t.Errorf("the error has the passphrase: %s", text)
 	}
 }
+
+// The next key is not less guarded than the first one's by mistake.
+func TestRequestBesideADevice(t *testing.T) {
+	h := newHouse(t)
+	h.c.InDevice = true
+	h.Issuers = rollover.NewIssuers(h.c)
+	if _, err := h.Request(t.Context(), rollover.Request{}); !errors.Is(err, rollover.ErrRefused) || !strings.Contains(err.Error(), "--key") {
+		t.Errorf("without a word: %v", err)
+	}
+	if _, err := h.Request(t.Context(), rollover.Request{KeyType: ca.P384}); err != nil {
+		t.Errorf("asked for: %v", err)
+	}
+}
