@@ -57,21 +57,35 @@ func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec := &Record{
-		Serial: serial, Issuer: issuer.id, Shard: number, ClientID: ad.ClientID, Profile: ad.Profile,
-		Thumbprint: thumbprint.OfCertificate(cert), NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
-		IssuedAt: serial.issuedAt(), Names: NamesOf(cert).Text(), DER: cert.Raw,
+	rec := ad.record(serial, issuer.id, number)
+	if err := a.keep(ctx, rec, audit.Adopt, now); err != nil {
+		return nil, err
 	}
-	ev := audit.Event{Time: now, Actor: audit.From(ctx), Action: audit.Adopt, Subject: serial.String(), Detail: map[string]string{
-		"client": ad.ClientID, "profile": ad.Profile, "x5t#S256": rec.Thumbprint.String(),
+	return issuer.issued(rec), nil
+}
+
+// record describes a certificate by what its text says and the operator adds.
+func (ad *Adoption) record(serial Serial, issuer string, shard uint32) *Record {
+	cert := ad.Certificate
+	return &Record{
+		Serial: serial, Issuer: issuer, Shard: shard, ClientID: ad.ClientID, Profile: ad.Profile,
+		Thumbprint: thumbprint.OfCertificate(cert), NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
+		IssuedAt: serial.issuedAt(cert.NotBefore.UTC()), Names: NamesOf(cert).Text(), DER: cert.Raw,
+	}
+}
+
+// keep records a certificate that this authority did not sign just now. The error is ErrRecorded if there is one.
+func (a *Authority) keep(ctx context.Context, rec *Record, action string, now time.Time) error {
+	ev := audit.Event{Time: now, Actor: audit.From(ctx), Action: action, Subject: rec.Serial.String(), Detail: map[string]string{
+		"client": rec.ClientID, "profile": rec.Profile, "x5t#S256": rec.Thumbprint.String(),
 	}}
 	switch err := a.store.Insert(ctx, rec, nil, ev); {
 	case errors.Is(err, ErrDuplicate):
-		return nil, fmt.Errorf("%w: %s", ErrRecorded, serial)
+		return fmt.Errorf("%w: %s", ErrRecorded, rec.Serial)
 	case err != nil:
-		return nil, fmt.Errorf("adopting %s: %w", serial, err)
+		return fmt.Errorf("recording %s: %w", rec.Serial, err)
 	}
-	return issuer.issued(rec), nil
+	return nil
 }
 
 // signerOf returns the issuing CA that signed a certificate, found by its key and checked by its signature.
@@ -86,6 +100,9 @@ func (a *Authority) signerOf(cert *x509.Certificate) (*issuing, error) {
 
 // shardIn returns the number of the issuer's CRL that a certificate names.
 func (i *Issuer) shardIn(points []string) (uint32, error) {
+	if i.Whole {
+		return 0, nil
+	}
 	for _, url := range points {
 		if n, ok := i.ShardAt(url); ok {
 			return n, nil
@@ -108,8 +125,17 @@ func (i *Issuer) ShardAt(url string) (uint32, bool) {
 	return uint32(n), err == nil && url == i.CRLURLOf(uint32(n))
 }
 
-// issuedAt is the instant that the serial number was drawn at, to the millisecond.
-func (s Serial) issuedAt() time.Time {
+// issuedAt is the instant that the serial number was drawn at, to the millisecond, for a certificate that is valid from
+// notBefore on: a little before. A serial number of another program tells no instant, and then it is notBefore.
+func (s Serial) issuedAt(notBefore time.Time) time.Time {
+	if t := s.time(); !t.Before(notBefore) && t.Sub(notBefore) <= 2*backdate {
+		return t
+	}
+	return notBefore
+}
+
+// time is what the first six octets say.
+func (s Serial) time() time.Time {
 	var ms int64
 	for _, o := range s[:6] {
 		ms = ms<<8 | int64(o)
@@ -122,21 +148,29 @@ func (s Serial) issuedAt() time.Time {
 // and keeps the certificate on every CRL until then.
 func (i *Issuer) Lost(serial Serial, shard uint32) *Record {
 	cert := i.Signer.Certificate()
+	at := cert.NotBefore.UTC() // of a serial number that tells no instant
+	if !i.Whole {
+		at = serial.time()
+	}
 	return &Record{
 		Serial: serial, Issuer: i.ID(), Shard: shard, ClientID: UnknownClient, Thumbprint: thumbprint.OfDER(nil),
-		NotBefore: serial.issuedAt().Truncate(time.Second), NotAfter: cert.NotAfter.UTC(), IssuedAt: serial.issuedAt(),
+		NotBefore: at.Truncate(time.Second), NotAfter: cert.NotAfter.UTC(), IssuedAt: at,
 	}
 }
 
 // RevokeAgain revokes a certificate for the reason and at the time that a CRL or an audit log from before a restore
 // tells, and reports whether that changed anything. One that is revoked stays so as it is; one on hold is revoked.
 func (a *Authority) RevokeAgain(ctx context.Context, serial Serial, r Revocation) (changed bool, err error) {
+	return a.revokeAgain(ctx, serial, r, "restore")
+}
+
+func (a *Authority) revokeAgain(ctx context.Context, serial Serial, r Revocation, why string) (changed bool, err error) {
 	rec, err := a.store.Decide(ctx, serial, func(rec *Record) (*Revocation, audit.Event, error) {
 		if rec.Revocation != nil && (rec.Revocation.Reason != CertificateHold || r.Reason == CertificateHold) {
 			return nil, audit.Event{}, errUnchanged
 		}
 		ev := audit.Event{Time: a.clock(), Actor: audit.From(ctx), Action: audit.Revoke, Subject: serial.String(), Detail: map[string]string{
-			"client": rec.ClientID, "reason": r.Reason.String(), "at": r.At.UTC().Format(time.RFC3339), "why": "restore",
+			"client": rec.ClientID, "reason": r.Reason.String(), "at": r.At.UTC().Format(time.RFC3339), "why": why,
 		}}
 		if r.Reason == CertificateHold {
 			ev.Action = audit.Hold

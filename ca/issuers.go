@@ -86,7 +86,11 @@ func (a *Authority) prepare(known *issuers, i *Issuer) (*issuing, error) {
 		own.shards = before.shards
 		return own, nil
 	}
-	own.shards, err = newShards(i, a.store, a.shardSize, a.openShard)
+	size := a.shardSize
+	if i.Whole {
+		size = 0
+	}
+	own.shards, err = newShards(i, a.store, size, a.openShard)
 	return own, err
 }
 

@@ -36,6 +36,9 @@ type Issuer struct {
 	Cross  []*x509.Certificate
 	CRLURL string // for the CRL distribution point of what it issues
 	AIAURL string // where its own certificate is published (caIssuers)
+	// Whole says that its CRL speaks of each of its certificates, whatever they say about a CRL: another program issued
+	// some. Its certificates share one CRL, however many they are.
+	Whole bool
 	// Name is its id in URLs and records. Empty: what IssuerID says of its certificate.
 	Name string
 	// From is the instant from which on it signs certificates, until that of another one comes.

@@ -33,9 +33,11 @@ const (
 	Backup         = "store.backup"
 	Restore        = "store.restore"
 	Adopt          = "certificate.adopt"
-	StoreMove      = "store.move" // from another engine; the first entry that only the new one has
-	KeyAdd         = "key.add"    // into the ring
-	KeyChange      = "key.change" // its certificate or its dates
+	Import         = "certificate.import" // that another CA program issued
+	ImportCA       = "ca.import"          // what was taken over in all
+	StoreMove      = "store.move"         // from another engine; the first entry that only the new one has
+	KeyAdd         = "key.add"            // into the ring
+	KeyChange      = "key.change"         // its certificate or its dates
 	KeyDrop        = "key.drop"
 	Prune          = "certificate.prune" // expired ones, past their retention
 	Archived       = "audit.archive"     // entries that were written elsewhere, dropped here

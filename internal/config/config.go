@@ -65,7 +65,7 @@ type Config struct {
 	Profiles map[string]Profile `yaml:"profiles,omitempty"`
 	// Log settings.
 	Log Log `yaml:"log,omitempty"`
-	// InsecureAcceptClock serves although the clock is behind the newest certificate. Without it that is
+	// InsecureAcceptClock serves although the clock is behind the newest audit entry. Without it that is
 	// refused, since a clock that jumped back signs wrong dates. Set it where the clock was ahead once, is
 	// right now, and the certificates of that time were revoked; take it out when the clock has caught up.
 	InsecureAcceptClock bool `yaml:"insecure_accept_clock,omitempty"`

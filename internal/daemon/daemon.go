@@ -128,10 +128,18 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 
 func (d *Daemon) checkClock(ctx context.Context) error {
 	if d.cfg.InsecureAcceptClock {
-		d.log.Warn("the clock is not compared with the newest certificate: insecure_accept_clock is set")
+		d.log.Warn("the clock is not compared with the newest audit entry: insecure_accept_clock is set")
 		return nil
 	}
-	err := d.authority.CheckClock(ctx)
+	head, err := d.store.AuditHead(ctx)
+	if err != nil || head.Seq == 0 {
+		return err
+	}
+	newest, err := d.store.Audit(ctx, head.Seq-1, 1)
+	if err != nil || len(newest) == 0 {
+		return err
+	}
+	err = d.authority.CheckClock(newest[0].Time)
 	if errors.Is(err, ca.ErrClock) {
 		return fmt.Errorf("%w; if it was ahead before and is right now, set insecure_accept_clock in %s", err, config.File)
 	}
