@@ -33,7 +33,7 @@ func TestLateCRLIsShoutedAbout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context()) //nolint:errcheck // nothing is lost with it
+	defer conn.Close(t.Context())
 	tx, err := conn.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func shouts(t *testing.T, s *pkitest.Server, pkictl string, late bool) error {
 	if pending == "" || strings.HasSuffix(pending, " 0") == late {
 		return fmt.Errorf("the metric is %q", pending)
 	}
-	cmd := exec.CommandContext(t.Context(), pkictl, "crl", "show", "--home", s.Home) //nolint:gosec // G204: built here
+	cmd := exec.CommandContext(t.Context(), pkictl, "crl", "show", "--home", s.Home)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -125,19 +126,21 @@ func join(first, data, firstStore, store string) error {
 	}
 	text = bytes.ReplaceAll(text, []byte(firstStore), []byte(store))
 	text = fmt.Appendf(text, "urls: {public: %q, mtls: %q, status: %q}\n", cfg.URLs.Public, cfg.URLs.MTLS, cfg.URLs.Status)
-	if err := os.WriteFile(filepath.Join(data, config.File), text, 0o600); err != nil {
+	root, err := os.OpenRoot(data)
+	if err != nil {
 		return err
 	}
-	return private(data)
+	defer root.Close()
+	return errors.Join(root.WriteFile(config.File, text, 0o600), private(root))
 }
 
 // private takes away the rights of others, which the copy of a file has.
-func private(dir string) error {
-	return filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+func private(dir *os.Root) error {
+	return fs.WalkDir(dir.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
-		return os.Chmod(path, 0o600)
+		return dir.Chmod(path, 0o600)
 	})
 }
 
