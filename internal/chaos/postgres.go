@@ -130,8 +130,7 @@ func join(first, data, firstStore, store string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	return errors.Join(root.WriteFile(config.File, text, 0o600), private(root))
+	return errors.Join(root.WriteFile(config.File, text, 0o600), private(root), root.Close())
 }
 
 // private takes away the rights of others, which the copy of a file has.
