@@ -1,7 +1,7 @@
 package admission
 
 import (
-	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -50,8 +50,8 @@ func TestLimiter_NilAllowsAll(t *testing.T) {
 // However many addresses a stranger has, no more than a bounded number is remembered.
 func TestLimiter_MemoryIsBounded(t *testing.T) {
 	l := NewLimiter[Address](10)
-	for i := range 3 * maxLimited {
-		l.Take(AddressOf(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff)), time.Now())
+	for i := range maxLimited * 5 / 4 {
+		l.Take(addressOf(netip.AddrFrom16([16]byte{0x20, 1, byte(i >> 16), byte(i >> 8), byte(i)})), time.Now())
 	}
 	if n := l.kept.Len(); n > maxLimited {
 		t.Errorf("%d are remembered", n)

@@ -26,6 +26,7 @@ const slow = 3 * time.Second
 type Listener struct {
 	net.Listener
 	c      Connections
+	slow   time.Duration // see slow; another in tests
 	closed chan struct{}
 	close  func() error
 	settle chan struct{} // takes one message when a connection is no longer new
@@ -42,7 +43,7 @@ type Listener struct {
 func Listen(l net.Listener, c Connections) *Listener {
 	closed := make(chan struct{})
 	return &Listener{
-		Listener: l, c: c, closed: closed, settle: make(chan struct{}, 1),
+		Listener: l, c: c, slow: slow, closed: closed, settle: make(chan struct{}, 1),
 		close: sync.OnceValue(func() error { close(closed); return l.Close() }),
 		conns: map[*Conn]struct{}{}, fresh: map[*Conn]struct{}{}, address: map[Address]int{},
 	}
@@ -113,7 +114,7 @@ func (l *Listener) freshFull(now time.Time) (wait time.Duration, full bool) {
 			oldest = c
 		}
 	}
-	if wait := slow - now.Sub(oldest.accepted); wait > 0 {
+	if wait := l.slow - now.Sub(oldest.accepted); wait > 0 {
 		return wait, true
 	}
 	l.drop(oldest)

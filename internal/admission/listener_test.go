@@ -18,11 +18,17 @@ type bounded struct {
 
 func listen(t *testing.T, c Connections) *bounded {
 	t.Helper()
+	return listenFor(t, c, slow)
+}
+
+func listenFor(t *testing.T, c Connections, slow time.Duration) *bounded {
+	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bounded{Listen(l, c), t, make(chan *Conn, 100)}
+	b.slow = slow
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -134,7 +140,7 @@ func TestListener_PerAddress(t *testing.T) {
 
 // While too many are new the next one waits, until one has sent its request, or has been slow and is cut.
 func TestListener_NewConnections(t *testing.T) {
-	b := listen(t, Connections{Most: 100, PerAddress: 100, New: 2})
+	b := listenFor(t, Connections{Most: 100, PerAddress: 100, New: 2}, 200*time.Millisecond)
 	first, _ := b.open()
 	_, secondConn := b.open()
 	third := b.dial()
