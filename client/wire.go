@@ -30,6 +30,9 @@ type Issuer struct {
 	Chain    []string  `json:"chain,omitempty"`
 	NotAfter time.Time `json:"not_after"`
 	CRL      string    `json:"crl"` // URL of shard 0
+	// WholeCRL says that this CRL has no IssuingDistributionPoint and speaks of every certificate of the issuer, of those
+	// too that name no CRL or somebody else's: another program issued some. crl.Point without URL is for such a list.
+	WholeCRL bool `json:"whole_crl,omitempty"`
 	// Shards are the CRLs that are published; each certificate names its own. It is empty if there is shard 0 alone.
 	Shards []uint32 `json:"shards,omitempty"`
 	// ShardCRL is the URL of the others, with {shard} where their number stands.

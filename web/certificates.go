@@ -51,7 +51,7 @@ func (s *Server) lateSince(issuer string) (since time.Time) {
 
 func issuerOf(issuer *ca.Issuer, shards []uint32) client.Issuer {
 	cert := issuer.Signer.Certificate()
-	out := client.Issuer{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL}
+	out := client.Issuer{ID: issuer.ID(), Certificate: pemOf(cert.Raw), NotAfter: cert.NotAfter.UTC(), CRL: issuer.CRLURL, WholeCRL: issuer.Whole}
 	for _, c := range issuer.Chain()[1:] {
 		out.Chain = append(out.Chain, pemOf(c.Raw))
 	}

@@ -31,6 +31,7 @@ type issuer struct {
 	cert *x509.Certificate
 	url  string            // of its first CRL
 	crls map[uint32]string // the URLs of those that are published, by shard
+	all  bool              // the CRL speaks of every certificate, whatever it names
 	late time.Time         // since when one of them should have been published and is not; zero if none is missing
 }
 
@@ -47,7 +48,7 @@ func issuers(ctx context.Context, id *client.Identity) ([]issuer, error) {
 	var out []issuer
 	for _, cert := range certs {
 		i := ca.IssuerOf(cert)
-		out = append(out, issuer{i.ID, cert, i.CRL, i.CRLs(), i.CRLLateSince})
+		out = append(out, issuer{i.ID, cert, i.CRL, i.CRLs(), i.WholeCRL, i.CRLLateSince})
 	}
 	return out, nil
 }
@@ -61,7 +62,11 @@ func statusChecker(ctx context.Context, id *client.Identity) (*crl.Checker, erro
 	c := crl.CheckerConfig{Logger: slog.New(slog.DiscardHandler)}
 	for _, i := range all {
 		c.Issuers = append(c.Issuers, i.cert)
-		c.Points = append(c.Points, crl.Point{Issuer: i.cert, URL: i.url})
+		p := crl.Point{Issuer: i.cert, URL: i.url}
+		if i.all {
+			p.URL, p.From = "", i.url
+		}
+		c.Points = append(c.Points, p)
 	}
 	return crl.NewChecker(c)
 }
@@ -141,7 +146,11 @@ func (i *issuer) fetch(ctx context.Context, shard uint32) (fetchedCRL, error) {
 	if err != nil {
 		return fetchedCRL{}, err
 	}
-	list, err := crl.ParseAndVerify(der, i.cert, i.crls[shard], time.Now())
+	point := i.crls[shard]
+	if i.all {
+		point = ""
+	}
+	list, err := crl.ParseAndVerify(der, i.cert, point, time.Now())
 	return fetchedCRL{list, der, i.late}, err
 }
 

@@ -108,6 +108,10 @@ type Issuer struct {
 	// RootCRL is the CRL (DER) of who signed the issuing CA, published as it is. It may be missing unless the issuing CA's
 	// certificate says that it is published here. Default root.crl.
 	RootCRL string `yaml:"root_crl"`
+	// WholeCRL gives this issuing CA one CRL without an IssuingDistributionPoint, however many certificates it has: one
+	// that speaks of each of them, of those too that name no CRL or somebody else's. `pkid import` sets it, since another
+	// program issued some; leave it as it is.
+	WholeCRL bool `yaml:"whole_crl,omitempty"`
 }
 
 // Tokens are the token endpoint's settings.

@@ -172,7 +172,7 @@ func (s *InitSpec) root(ctx context.Context, cfg *config.Config, spec stepca.Cer
 // begin writes what the ceremony made, and makes the store with the first entries of the audit log and the operator's
 // credentials.
 func begin(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, key crypto.Signer) error {
-	issuer, err := newIssuer(chain, key, cfg.URLs.Status)
+	issuer, err := newIssuer(chain, key, cfg)
 	if err != nil {
 		return err
 	}

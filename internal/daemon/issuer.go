@@ -14,14 +14,15 @@ import (
 	"github.com/pkid/pkid/internal/stepca"
 )
 
-func newIssuer(chain caChain, key crypto.Signer, statusURL string) (*ca.Issuer, error) {
+func newIssuer(chain caChain, key crypto.Signer, cfg *config.Config) (*ca.Issuer, error) {
 	signer, err := stepca.NewSigner(chain.certs[0], key)
 	if err != nil {
 		return nil, fmt.Errorf("issuing CA: %w", err)
 	}
 	id := ca.IssuerID(chain.certs[0])
 	return &ca.Issuer{
-		Signer: signer, Root: chain.root, Intermediates: chain.certs[1:], CRLURL: crlURL(statusURL, id), AIAURL: aiaURL(statusURL, id),
+		Signer: signer, Root: chain.root, Intermediates: chain.certs[1:], Whole: cfg.Issuer.WholeCRL,
+		CRLURL: crlURL(cfg.URLs.Status, id), AIAURL: aiaURL(cfg.URLs.Status, id),
 	}, nil
 }
 
@@ -93,7 +94,7 @@ func loadIssuer(ctx context.Context, cfg *config.Config, passphrase []byte) (*ca
 	if err != nil {
 		return nil, fmt.Errorf("issuing key: %w", err)
 	}
-	return newIssuer(chain, key, cfg.URLs.Status)
+	return newIssuer(chain, key, cfg)
 }
 
 // loadRootCRL reads the CRL of who signed the issuing CA. There need not be one unless the issuing CA's certificate says

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -116,7 +117,11 @@ func (r *recovery) readCRL(ctx context.Context, list []byte) error {
 	if err != nil {
 		return err
 	}
-	l, err := crl.ParseAndVerify(list, issuer.Signer.Certificate(), issuer.CRLURLOf(shard), time.Now())
+	point := issuer.CRLURLOf(shard)
+	if issuer.Whole {
+		point = ""
+	}
+	l, err := crl.ParseAndVerify(list, issuer.Signer.Certificate(), point, time.Now())
 	if err != nil {
 		return err
 	}
@@ -151,6 +156,11 @@ func (r *recovery) publisherOf(list []byte) (*ca.Issuer, uint32, error) {
 			if shard, ok := i.ShardAt(idp.URLs[0]); ok {
 				return i, shard, nil
 			}
+		}
+	}
+	for _, i := range r.authority.Issuers() {
+		if i.Whole && bytes.Equal(parsed.AuthorityKeyId, i.Signer.Certificate().SubjectKeyId) {
+			return i, 0, nil
 		}
 	}
 	return nil, 0, fmt.Errorf("it is of %q, and no list of this CA", parsed.Issuer)

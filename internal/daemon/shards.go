@@ -14,7 +14,7 @@ import (
 // published says how the CRL of a shard is published.
 func (d *Daemon) published(issuer *ca.Issuer, shard uint32) crl.PublishedShard {
 	url := issuer.CRLURLOf(shard)
-	p := crl.PublishedShard{Shard: crl.Shard{Issuer: issuer.ID(), Number: shard}, URL: url, Issuer: issuer.Signer.Certificate()}
+	p := crl.PublishedShard{Shard: crl.Shard{Issuer: issuer.ID(), Number: shard}, URL: url, Issuer: issuer.Signer.Certificate(), Whole: issuer.Whole}
 	if d.cfg.CRL.Deltas {
 		p.DeltaURL = crl.DeltaURL(url)
 	}
