@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -65,8 +66,11 @@ type Options struct {
 // Store is an open file. Its methods may be called at once. A closure given to Decide runs inside the writer
 // and must not call the store.
 type Store struct {
-	db  *bolt.DB
-	now func() time.Time
+	db   *bolt.DB
+	path string
+	now  func() time.Time
+
+	damage atomic.Pointer[error] // what was found broken while it was open; see breaks
 
 	// What is durable, put there by the writer after a commit.
 	patterns atomic.Pointer[patterns]
@@ -107,7 +111,7 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Store{now: o.Now, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
+	s := &Store{path: path, now: o.Now, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
 	s.known.records = map[string]*authserver.Client{}
 	if err := s.open(path, o); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", path, err)
@@ -127,6 +131,9 @@ func (s *Store) open(path string, o Options) (err error) {
 			return err
 		}
 	}
+	if err := checkMark(path); err != nil {
+		return err
+	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -136,9 +143,12 @@ func (s *Store) open(path string, o Options) (err error) {
 			err = errors.Join(err, s.db.Close())
 		}
 	}()
-	s.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: o.Timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType})
+	s.db, err = bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: o.Timeout, PageSize: pageSize, FreelistType: bolt.FreelistMapType, InitialMmapSize: mapped(),
+	})
 	switch {
 	case err == nil:
+		s.db.AllocSize = growth
 		if err := prepare(s.db, path, o); err != nil {
 			return err
 		}
@@ -150,6 +160,20 @@ func (s *Store) open(path string, o Options) (err error) {
 	default:
 		return fmt.Errorf("%w: its header is not that of a store: %w", ErrNotStore, err)
 	}
+}
+
+// growth is by how much the file grows at once, beyond what is needed.
+const growth = 1 << 20
+
+// mapped is how much room the file is given in the process's addresses, which costs no memory. A file that outgrows it is
+// mapped anew, for which bbolt waits until nobody reads, while others wait for it: one slow taker of a Snapshot would
+// hold up everybody. Where addresses are few, or mapping makes the file as large, it grows as it has to.
+func mapped() int {
+	if strconv.IntSize < 64 || runtime.GOOS == "windows" {
+		return 0
+	}
+	size := int64(64 << 30)
+	return int(size)
 }
 
 // load reads what the store keeps in memory.
@@ -259,20 +283,25 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	<-s.idle
 	s.texts.close()
-	if err := errors.Join(kept, s.db.Close()); err != nil {
+	if err := errors.Join(kept, s.closeFile()); err != nil {
 		return fmt.Errorf("closing the store: %w", err)
 	}
 	return nil
 }
 
 // view runs read on a snapshot. What read keeps it must copy: the file's pages are gone afterwards.
-func (s *Store) view(ctx context.Context, read func(*tx) error) error {
+func (s *Store) view(ctx context.Context, read func(*tx) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := s.broken(); err != nil {
+		return err
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer s.catch(&err)
 	// Taken before the snapshot, which therefore has all that is in them: see tx.pattern and tx.unblocked.
 	t := &tx{patterns: s.patterns.Load(), newest: s.newest.Load(), sound: &s.sound}
-	err := s.db.View(func(b *bolt.Tx) error {
+	err = s.db.View(func(b *bolt.Tx) error {
 		t.b = b
 		return read(t)
 	})

@@ -77,6 +77,7 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 // write is the writer. It ends when the queue was closed and is empty.
 func (s *Store) write() {
 	defer close(s.idle)
+	debug.SetPanicOnFault(true)
 	for r := range s.queue {
 		s.gather()
 		if batch := s.take(r); len(batch) > 0 {
@@ -138,8 +139,11 @@ func (s *Store) together(batch []*request) bool {
 	err := s.transact(func(t *tx) error {
 		for _, r := range batch {
 			before := t.writes
-			if r.err = r.run(t); r.err != nil && t.writes != before {
+			if r.err = s.run(r, t); r.err != nil && t.writes != before {
 				return errSpoiled
+			}
+			if err := s.broken(); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -158,10 +162,14 @@ func (s *Store) together(batch []*request) bool {
 var errSpoiled = errors.New("a request failed after it wrote")
 
 // transact runs work in a transaction, and commits if it returns nil and wrote something.
-func (s *Store) transact(work func(*tx) error) error {
+func (s *Store) transact(work func(*tx) error) (err error) {
 	if s.inDoubt != nil {
 		return s.inDoubt
 	}
+	if err := s.broken(); err != nil {
+		return err
+	}
+	defer s.catch(&err)
 	b, err := s.db.Begin(true)
 	if err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
@@ -234,9 +242,13 @@ func (p *panicError) Error() string {
 	return fmt.Sprintf("panic in a store transaction: %v\n%s", p.value, p.stack)
 }
 
-func (r *request) run(t *tx) (err error) {
+func (s *Store) run(r *request, t *tx) (err error) {
 	defer func() {
-		if v := recover(); v != nil {
+		switch v := recover(); {
+		case v == nil:
+		case isDamage(v):
+			err = s.breaks(v)
+		default:
 			err = &panicError{v, debug.Stack()}
 		}
 	}()
@@ -251,6 +263,9 @@ const probeSize = 64 << 10
 // commit that failed it tries another, small one, so that a store that nobody sends work to finds out too when
 // there is room again. It also tells of a CRL's text that cannot be kept in its file, though nothing else suffers.
 func (s *Store) Writable(ctx context.Context) error {
+	if err := s.broken(); err != nil {
+		return err
+	}
 	if s.unwritable.Load() == nil {
 		return s.texts.err()
 	}
