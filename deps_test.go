@@ -38,6 +38,10 @@ var rooms = []struct {
 		"github.com/spf13/cobra", "golang.org/x/term",
 	}, "the CLI is a client like any other"},
 	{"internal/config", []string{"go.yaml.in/yaml/v3", module + "internal/secret"}, "a file turned into values, nothing more"},
+	{"internal/stepimport", []string{
+		"go.etcd.io/bbolt", "go.etcd.io/bbolt/errors", "github.com/dgraph-io/badger", "github.com/dgraph-io/badger/options",
+		"github.com/dgraph-io/badger/v2", "github.com/dgraph-io/badger/v2/options",
+	}, "it reads what another program left, and decides nothing"},
 	{"internal/secret", nil, "what reads every secret must be readable on its own"},
 }
 
@@ -53,7 +57,9 @@ var bans = []struct {
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
-	{"go.etcd.io/bbolt", []string{"internal/boltstore"}, "the engine is a detail of its store"},
+	{"go.etcd.io/bbolt", []string{"internal/boltstore", "internal/stepimport"}, "the engine is a detail of its store, and of step-ca's"},
+	{"github.com/dgraph-io/badger", []string{"internal/stepimport"}, "step-ca's engine, which nobody maintains any more, is read once and never served from"},
+	{module + "internal/stepimport", []string{"internal/daemon"}, "what another program left is taken over offline"},
 	{"github.com/jackc/pgx", []string{"internal/pgstore", "internal/pgtest"}, "the engine is a detail of its store"},
 	{"github.com/gorilla/mux", []string{"web"}, "all routes are in one table"},
 	{module + "web", []string{"internal/daemon"}, "nothing depends on how requests arrive but the daemon"},
