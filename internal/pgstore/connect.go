@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +21,6 @@ const (
 	connectTimeout  = 3 * time.Second // for a connection, to each of the URL's hosts
 	readTimeout     = 5 * time.Second // for a read, with the wait for a connection
 	queueTimeout    = 3 * time.Second // for a write until the writer takes it
-	attemptTimeout  = 3 * time.Second // for one transaction of the writer
 	writeTimeout    = 4 * time.Second // for all attempts at a transaction
 	settleTimeout   = 4 * time.Second // for finding out what became of a commit
 	blockedFor      = time.Second     // how long the writer waits for the head before it looks who has it
@@ -33,11 +32,13 @@ const (
 // write, and one to listen.
 const maxReaders = 16
 
-// session is what is set on every connection. Each value bounds how long a node that is gone can be in others' way:
+// session is what is set on every connection. The timeouts bound how long a node that is gone can be in others' way:
 // locks are given up by a transaction that nobody goes on with, and by a connection whose other end does not answer.
 var session = map[string]string{
 	"search_path":                         schema,
 	"timezone":                            "UTC",
+	"default_transaction_isolation":       "read committed", // which what compares and writes in one statement is made for
+	"jit":                                 "off",            // compiling a query takes longer than any of these
 	"statement_timeout":                   serverStatement,
 	"lock_timeout":                        "3000",
 	"idle_in_transaction_session_timeout": "3000",
@@ -65,7 +66,6 @@ func parseURL(raw string) (*pgxpool.Config, error) {
 	c := cfg.ConnConfig
 	c.ConnectTimeout = connectTimeout
 	c.DialFunc = dialer.DialContext
-	maps.Copy(c.RuntimeParams, session)
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = "pkid"
 	}
@@ -93,24 +93,40 @@ func withoutPassword(u *url.URL, err error) string {
 	return text
 }
 
+// sessionSQL sets all of session in one statement.
+var sessionSQL = sync.OnceValue(func() string {
+	var each []string
+	for name, value := range session {
+		each = append(each, fmt.Sprintf("set_config('%s', '%s', false)", name, value))
+	}
+	return "SELECT " + strings.Join(each, ", ")
+})
+
 const oldestServer = 150000 // server_version_num
 
-// settleSession sets what depends on the server. A commit must be durable before it is acknowledged, so a server that
-// would not wait for its disk is told to.
+// settleSession sets what is set on every connection, and what depends on the server. It does so by statements, since a
+// pooler refuses or ignores what it does not know of the parameters that a connection starts with. A commit must be
+// durable before it is acknowledged, so a server that would not wait for its disk is told to.
 func settleSession(ctx context.Context, c *pgconn.PgConn) error {
-	results, err := c.Exec(ctx, `
+	results, err := c.Exec(ctx, sessionSQL()+`;
 		SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 		SELECT set_config('transaction_timeout', '10000', false) WHERE current_setting('server_version_num')::int >= 170000;
 		SELECT current_setting('server_version_num')`).ReadAll()
 	if err != nil {
 		return fmt.Errorf("setting up the session: %w", err)
 	}
-	version, err := strconv.Atoi(string(results[2].Rows[0][0]))
+	version, err := strconv.Atoi(string(results[3].Rows[0][0]))
 	if err != nil || version < oldestServer {
 		return fmt.Errorf("the server is PostgreSQL %s; pkid needs 15 or newer", c.ParameterStatus("server_version"))
 	}
 	return nil
 }
+
+// unhurriedSQL lifts the bounds that are right for requests, for what takes as long as it takes. Which of them there are
+// depends on the server.
+const unhurriedSQL = `
+	SELECT set_config(name, '0', false) FROM pg_settings
+	WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
 // dial makes a connection that is nobody else's.
 func (s *Store) dial(ctx context.Context) (*pgx.Conn, error) {

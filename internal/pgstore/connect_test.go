@@ -2,6 +2,7 @@ package pgstore_test
 
 import (
 	"errors"
+	"maps"
 	"net/url"
 	"strings"
 	"testing"
@@ -82,5 +83,30 @@ func TestCommitsWaitForTheDisk(t *testing.T) {
 	s := open(t, u)
 	if got, err := s.Setting(t.Context(), "synchronous_commit"); err != nil || got != "on" {
 		t.Errorf("synchronous_commit = %q, %v; want on", got, err)
+	}
+}
+
+// TestSettings: every connection has the bounds that keep one node out of the others' way, whatever the URL and the role
+// say.
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	u := pgtest.Database(t)
+	parsed, err := url.Parse(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute(t, u, "ALTER ROLE CURRENT_USER IN DATABASE "+strings.Trim(parsed.Path, "/")+" SET default_transaction_isolation = 'serializable'")
+	s := open(t, u+"&statement_timeout=0&search_path=public&idle_in_transaction_session_timeout=0")
+	given, hurried, err := s.Settings(t.Context())
+	if err != nil || !maps.Equal(given, pgstore.Session) {
+		t.Errorf("a connection has %v, %v; want %v", given, err, pgstore.Session)
+	}
+	if len(hurried) > 0 {
+		t.Errorf("a migration has to be done within %v", hurried)
+	}
+	for name, want := range map[string]string{"search_path": "pkid", "statement_timeout": "4s"} { // of one in the pool
+		if got, err := s.Setting(t.Context(), name); err != nil || got != want {
+			t.Errorf("%s = %q, %v; want %q", name, got, err, want)
+		}
 	}
 }

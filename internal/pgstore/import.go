@@ -34,7 +34,7 @@ func Import(ctx context.Context, url string, data migrate.Data, check func(migra
 		return explain(ctx, "connecting", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what was committed is
-	if _, err := conn.Exec(ctx, importSettings); err != nil {
+	if _, err := conn.Exec(ctx, unhurriedSQL); err != nil {
 		return explain(ctx, "setting up the session", err)
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -55,11 +55,6 @@ func Import(ctx context.Context, url string, data migrate.Data, check func(migra
 	}
 	return nil
 }
-
-// importSettings lift the bounds that are right for requests: this takes as long as it takes, and nobody waits for it.
-const importSettings = `
-	SELECT set_config(name, '0', false) FROM pg_settings
-	WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
 // prepareEmpty lays the schema out where there is none.
 func prepareEmpty(ctx context.Context, tx pgx.Tx, identity string) error {

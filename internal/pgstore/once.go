@@ -86,10 +86,11 @@ func (u *uses) run() {
 	defer close(u.idle)
 	for x := range u.queue {
 		u.gather()
-		for batch := u.take(x); len(batch) > 0; {
+		for batch := u.receive(x); len(batch) > 0; {
 			var now []*use
-			now, batch = distinct(batch)
-			u.process(now)
+			if now, batch = distinct(batch); len(now) > 0 {
+				u.process(now)
+			}
 		}
 	}
 }
@@ -104,27 +105,25 @@ func (u *uses) gather() {
 	}
 }
 
-// take returns x and what else waits by now, but for what nobody waits for. It never blocks: nobody else receives.
-func (u *uses) take(x *use) []*use {
-	var batch []*use
-	for more := len(u.queue); ; more-- {
-		select {
-		case <-x.given:
-		default:
-			batch = append(batch, x)
-		}
-		if more == 0 {
-			return batch
-		}
-		x = <-u.queue
+// receive returns x and what else waits by now. It never blocks: nobody else receives.
+func (u *uses) receive(x *use) []*use {
+	batch := []*use{x}
+	for range len(u.queue) {
+		batch = append(batch, <-u.queue)
 	}
+	return batch
 }
 
-// distinct splits off what has the same key as one before it: that one decides first. The rest is in the order of keys,
-// so that no two nodes wait for each other.
+// distinct leaves out what nobody waits for any longer, and splits off what has the same key as one before it: that one
+// decides first. The rest is in the order of keys, so that no two nodes wait for each other.
 func distinct(batch []*use) (now, later []*use) {
 	seen := make(map[[32]byte]bool, len(batch))
 	for _, x := range batch {
+		select {
+		case <-x.given:
+			continue
+		default:
+		}
 		if seen[x.key] {
 			later = append(later, x)
 		} else {

@@ -70,7 +70,10 @@ func prepare(ctx context.Context, conn database, from fs.FS, o Options) error {
 		return err
 	}
 	// A migration of a large store takes as long as it takes; the wait for another node that is at it ends some time.
-	if _, err := conn.Exec(ctx, "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '600000', false)"); err != nil {
+	if _, err := conn.Exec(ctx, unhurriedSQL); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "SET lock_timeout = 600000"); err != nil {
 		return err
 	}
 	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", migrationLock); err != nil {

@@ -34,3 +34,36 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, err err
 	})
 	return value, err
 }
+
+// Waiting is how many requests the writer has not received.
+func (s *Store) Waiting() int { return len(s.writer.queue) }
+
+// Settings returns what a new connection is set to, of the settings that pkid sets; and then which timeouts are left
+// where there is to be no hurry.
+func (s *Store) Settings(ctx context.Context) (given map[string]string, hurried []string, err error) {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close(ctx)
+	given = map[string]string{}
+	for name := range session {
+		value := ""
+		if err := conn.QueryRow(ctx, "SELECT setting FROM pg_settings WHERE lower(name) = $1", name).Scan(&value); err != nil {
+			return nil, nil, err
+		}
+		given[name] = value
+	}
+	if _, err := conn.Exec(ctx, unhurriedSQL); err != nil {
+		return nil, nil, err
+	}
+	rows, err := conn.Query(ctx, `SELECT name FROM pg_settings WHERE name ~ '(statement|lock|transaction).*_timeout' AND setting <> '0' AND context = 'user'`)
+	if err != nil {
+		return nil, nil, err
+	}
+	hurried, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	return given, hurried, err
+}
+
+// Session is what is set on every connection.
+var Session = session

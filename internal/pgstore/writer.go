@@ -138,10 +138,12 @@ func (w *writer) run() {
 	defer close(w.idle)
 	for r := range w.queue {
 		w.gather()
-		for batch := w.take(r); len(batch) > 0; {
+		for batch := w.receive(r); len(batch) > 0; {
 			var now []*request
 			now, batch = apart(batch)
-			w.process(now)
+			if len(now) > 0 {
+				w.process(now)
+			}
 		}
 	}
 	w.hangUp()
@@ -161,33 +163,33 @@ func (w *writer) gather() {
 	}
 }
 
-// take returns r and what else waits by now, but for what was withdrawn. It never blocks: nobody else receives.
-func (w *writer) take(r *request) []*request {
-	var batch []*request
-	for more := len(w.queue); ; more-- {
-		if r.state.CompareAndSwap(waiting, taken) {
-			batch = append(batch, r)
-		}
-		if more == 0 {
-			return batch
-		}
-		r = <-w.queue
+// receive returns r and what else waits by now. It never blocks: nobody else receives.
+func (w *writer) receive(r *request) []*request {
+	batch := []*request{r}
+	for range len(w.queue) {
+		batch = append(batch, <-w.queue)
 	}
+	return batch
 }
 
-// apart splits off what touches something that a request before it touches.
+// apart takes all that was not withdrawn, but for what touches something that a request before it touches: that goes on
+// waiting, and may be withdrawn until its turn comes, since many that want the same thing take many transactions.
 func apart(batch []*request) (now, later []*request) {
 	touched := make(map[string]bool, len(batch))
 	for _, r := range batch {
+		if r.state.Load() == withdrawn {
+			continue
+		}
 		free := true
 		for _, thing := range r.touches {
 			free = free && !touched[thing]
 			touched[thing] = true
 		}
-		if free {
-			now = append(now, r)
-		} else {
+		switch {
+		case !free:
 			later = append(later, r)
+		case r.state.CompareAndSwap(waiting, taken):
+			now = append(now, r)
 		}
 	}
 	return now, later
