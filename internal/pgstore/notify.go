@@ -15,15 +15,16 @@ import (
 // What the nodes tell each other beside revocationNotice. Whoever hears one looks for what is new, so it says no more
 // than that there is something; a transaction that says the same twice says it once.
 const (
-	clientsNotice = "clients"
-	keysNotice    = "keys"
-	crlNotice     = "crl"
+	clientsNotice  = "clients"
+	keysNotice     = "keys"
+	crlNotice      = "crl"
+	restoredNotice = "restored"
 )
 
 // Notice says what is new in the store since the notice before, whichever node did it, this one included.
 type Notice struct {
 	// All: anything may have changed. The first notice says so, and one after the store was brought back from a backup
-	// underneath. Everything else is zero then.
+	// underneath, or marked as one that was. Everything else is zero then.
 	All bool
 
 	Changed   []crl.Shard // of which certificates were revoked, held or released; in no order
@@ -145,11 +146,12 @@ func (w *watcher) await(ctx context.Context, conn *pgx.Conn) error {
 type versions struct {
 	position      uint64
 	clients, keys int64
+	restored      time.Time
 	lists         map[crl.Shard]uint64 // the numbers of the newest CRLs
 }
 
 const (
-	versionsSQL = "SELECT position, clients, keys FROM head, state"
+	versionsSQL = "SELECT position, clients, keys, coalesce(restored_at, 'epoch') FROM head, state"
 	listsSQL    = "SELECT issuer, shard, number FROM crls"
 	changedSQL  = "SELECT DISTINCT issuer, shard FROM changes WHERE position > $1 AND position <= $2"
 )
@@ -158,7 +160,7 @@ const (
 func (w *watcher) look(ctx context.Context, conn *pgx.Conn) error {
 	now := versions{lists: map[crl.Shard]uint64{}}
 	b := &pgx.Batch{}
-	b.Queue(versionsSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&now.position, &now.clients, &now.keys) })
+	b.Queue(versionsSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&now.position, &now.clients, &now.keys, &now.restored) })
 	b.Queue(listsSQL).Query(func(rows pgx.Rows) error {
 		var shard crl.Shard
 		var number uint64
@@ -186,7 +188,7 @@ func (w *watcher) look(ctx context.Context, conn *pgx.Conn) error {
 // compare says what is new. Numbers that are less than they were are those of a backup.
 func (w *watcher) compare(ctx context.Context, conn *pgx.Conn, now *versions) (Notice, error) {
 	old := w.told
-	if old == nil || now.position < old.position || now.clients < old.clients || now.keys < old.keys {
+	if old == nil || now.position < old.position || now.clients < old.clients || now.keys < old.keys || !now.restored.Equal(old.restored) {
 		return Notice{All: true}, nil
 	}
 	n := Notice{Clients: now.clients != old.clients, Keys: now.keys != old.keys}

@@ -114,6 +114,12 @@ func TestWatch(t *testing.T) {
 	if n := told.next(); !n.Keys {
 		t.Errorf("after the end of a key: %+v", n)
 	}
+	if err := here.MarkRestored(t.Context(), time.Now(), audit.Event{Time: time.Now(), Action: audit.Restore}); err != nil {
+		t.Fatal(err)
+	}
+	if n := told.next(); !n.All {
+		t.Errorf("after the store was marked as restored: %+v", n)
+	}
 }
 
 // TestWatchAfterALoss: what happened while a node was cut off is found when it is back, though nobody tells it again.
@@ -134,7 +140,7 @@ func TestWatchAfterALoss(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Resume()
-		told.until(fail.name, func(n pgstore.Notice) bool { return slices.Contains(n.Changed, shardOfTests) })
+		told.until(fail.name, func(n pgstore.Notice) bool { return n.Back && slices.Contains(n.Changed, shardOfTests) })
 	}
 }
 

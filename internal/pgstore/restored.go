@@ -10,10 +10,11 @@ import (
 )
 
 // MarkRestored remembers that the store was brought back from a backup at an instant, so that what happened between the
-// two is unknown. Nodes read it when they open the store.
+// two is unknown. Nodes that have the store open are told by Watch that anything may have changed.
 func (s *Store) MarkRestored(ctx context.Context, at time.Time, ev audit.Event) error {
 	return s.update(ctx, change{apply: func(t *tx) error {
 		t.exec("UPDATE state SET restored_at = $1", at.UTC().Truncate(time.Millisecond))
+		t.notify(restoredNotice)
 		t.seal(ev)
 		return nil
 	}})
