@@ -21,9 +21,13 @@ func AppendLine(b []byte, e Entry) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
+// ErrCut: the last line has no end, and is no entry either: its writing was interrupted, or is under way.
+var ErrCut = errors.New("the last line is cut")
+
 // ReadLines yields the entries of an archive or an export, compressed by gzip or not, as they stand there: whether one
 // follows from the one before it is for Verify to say. A line that is not what AppendLine writes is a *BrokenError that
-// names the entry which should have stood there, as far as that is known. An error ends it.
+// names the entry which should have stood there, as far as that is known; of one that is the start of a line only, ErrCut
+// too. An error ends it.
 func ReadLines(r io.Reader) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		buffered := bufio.NewReader(r)
@@ -37,11 +41,17 @@ func ReadLines(r io.Reader) iter.Seq2[Entry, error] {
 		}
 		lines := bufio.NewScanner(buffered)
 		lines.Buffer(nil, maxLine)
-		seq := uint64(0)
+		seq, ended := uint64(0), true
+		lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+			ended = bytes.IndexByte(data, '\n') >= 0
+			return bufio.ScanLines(data, atEOF)
+		})
 		for n := 1; lines.Scan(); n++ {
 			e, err := parseLine(lines.Bytes())
 			if err != nil {
-				err = fmt.Errorf("line %d: %w", n, &BrokenError{Seq: seq + 1, Why: err.Error()})
+				if err = fmt.Errorf("line %d: %w", n, &BrokenError{Seq: seq + 1, Why: err.Error()}); !ended {
+					err = fmt.Errorf("%w: %w", ErrCut, err)
+				}
 			}
 			if seq = e.Seq; !yield(e, err) || err != nil {
 				return

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -34,9 +36,10 @@ type Recovery struct {
 	Revoked []ca.Serial   // revoked again, since the evidence says so
 	Lost    []ca.Serial   // of these, those that the store knew nothing of: only their revocation is recorded
 	Unknown []audit.Entry // issued after the backup and not in the store: to be adopted, or revoked where they were lost
-	Clients []string      // disabled again
+	Clients []string      // disabled again, or because they were changed: whom they trust now, the store does not know
 	Kept    []string      // files of checkpoints and of the export, renamed: what they say of the log until now
 	Other   []audit.Entry // what else was done since, to be done again or not
+	Log     audit.Head    // where the audit log ends that was given; the store's own goes on otherwise
 }
 
 // Recover makes a store fit to serve that was restored from a backup, and is therefore older than what it says: it
@@ -51,34 +54,55 @@ func Recover(ctx context.Context, cfg *config.Config, log *slog.Logger, ev Evide
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	r := recovery{Daemon: d}
-	if r.head, err = d.store.AuditHead(ctx); err != nil {
+	r := recovery{Daemon: d, unknown: map[string]audit.Entry{}}
+	// All of the evidence is read before anything is done, so that what is not fit to be used changes nothing.
+	lists, err := r.readCRLs(ev.CRLs)
+	if err != nil {
+		return nil, err
+	}
+	done, err := readSince(ctx, d.store, ev.Audit)
+	if err != nil {
+		return nil, err
+	}
+	r.Log = done.head
+	// From here on nothing from before counts, also if this is interrupted and begun again.
+	if err := r.mark(ctx, nil); err != nil {
 		return nil, err
 	}
 	// The lists come first: only they tell on which of them a certificate is that the store does not know.
-	for n, list := range ev.CRLs {
-		if err := r.readCRL(ctx, list); err != nil {
-			return nil, fmt.Errorf("CRL %d of %d: %w", n+1, len(ev.CRLs), err)
+	for _, l := range lists {
+		if err := r.redoCRL(ctx, l); err != nil {
+			return nil, err
 		}
 	}
-	if err := r.readAudit(ctx, ev.Audit); err != nil {
-		return nil, err
+	for _, e := range done.entries {
+		if err := r.redo(ctx, e); err != nil {
+			return nil, fmt.Errorf("audit entry %d: %w", e.Seq, err)
+		}
 	}
-	r.Unknown = slices.DeleteFunc(r.Unknown, func(e audit.Entry) bool {
-		return slices.ContainsFunc(r.Lost, func(s ca.Serial) bool { return s.String() == e.Subject })
-	})
-	r.At = time.Now().UTC().Truncate(time.Millisecond)
-	err = d.store.MarkRestored(ctx, r.At, audit.Event{
-		Time: r.At, Actor: audit.From(ctx), Action: audit.Restore, Subject: "store", Detail: map[string]string{
-			"revoked": strconv.Itoa(len(r.Revoked)), "lost": strconv.Itoa(len(r.Lost)), "unknown": strconv.Itoa(len(r.Unknown)),
-			"disabled": strconv.Itoa(len(r.Clients)), "log": fmt.Sprintf("%d %s", r.head.Seq, r.head.Hash),
-		},
+	for _, serial := range r.Lost {
+		delete(r.unknown, serial.String())
+	}
+	r.Unknown = slices.SortedFunc(maps.Values(r.unknown), func(a, b audit.Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+	err = r.mark(ctx, map[string]string{
+		"revoked": strconv.Itoa(len(r.Revoked)), "lost": strconv.Itoa(len(r.Lost)), "unknown": strconv.Itoa(len(r.Unknown)),
+		"disabled": strconv.Itoa(len(r.Clients)), "log": fmt.Sprintf("%d %s", r.Log.Seq, r.Log.Hash),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("marking the store as restored: %w", err)
+		return nil, err
 	}
 	r.Kept, err = setAside(cfg, r.At)
 	return &r.Recovery, err
+}
+
+// mark has the store remember that it was restored now.
+func (r *recovery) mark(ctx context.Context, detail map[string]string) error {
+	r.At = time.Now().UTC().Truncate(time.Millisecond)
+	ev := audit.Event{Time: r.At, Actor: audit.From(ctx), Action: audit.Restore, Subject: "store", Detail: detail}
+	if err := r.store.MarkRestored(ctx, r.At, ev); err != nil {
+		return fmt.Errorf("marking the store as restored: %w", err)
+	}
+	return nil
 }
 
 // setAside renames the files that checkpoints and audit entries of before are in: the log goes on otherwise than they
@@ -105,33 +129,52 @@ func setAside(cfg *config.Config, at time.Time) (kept []string, err error) {
 type recovery struct {
 	*Daemon
 	Recovery
-	head audit.Head // of the log as the evidence has it; the store's own goes on otherwise from now on
+	unknown map[string]audit.Entry // Unknown by serial number
 }
 
-// readCRL revokes again what a list of one of the issuing CAs says.
-func (r *recovery) readCRL(ctx context.Context, list []byte) error {
+// published is a list of one of the issuing CAs that was checked.
+type published struct {
+	issuer *ca.Issuer
+	shard  uint32
+	list   *crl.List
+}
+
+func (r *recovery) readCRLs(lists [][]byte) ([]published, error) {
+	var all []published
+	for n, der := range lists {
+		l, err := r.readCRL(der)
+		if err != nil {
+			return nil, fmt.Errorf("CRL %d of %d: %w", n+1, len(lists), err)
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func (r *recovery) readCRL(list []byte) (l published, err error) {
 	if block, _ := pem.Decode(list); block != nil {
 		list = block.Bytes
 	}
-	issuer, shard, err := r.publisherOf(list)
-	if err != nil {
-		return err
+	if l.issuer, l.shard, err = r.publisherOf(list); err != nil {
+		return l, err
 	}
-	point := issuer.CRLURLOf(shard)
-	if issuer.Whole {
-		point = ""
+	if l.list, err = crl.ParseAndVerify(list, l.issuer.Signer.Certificate(), l.issuer.CRLURLOf(l.shard), time.Now()); err != nil {
+		return l, err
 	}
-	l, err := crl.ParseAndVerify(list, issuer.Signer.Certificate(), point, time.Now())
-	if err != nil {
-		return err
-	}
-	for e := range l.All() {
+	for e := range l.list.All() {
 		if len(e.Serial) > len(ca.Serial{}) {
-			return fmt.Errorf("serial number %x: %w", e.Serial, ca.ErrSerial)
+			return l, fmt.Errorf("serial number %x: %w", e.Serial, ca.ErrSerial)
 		}
+	}
+	return l, nil
+}
+
+// redoCRL revokes again what a list says.
+func (r *recovery) redoCRL(ctx context.Context, l published) error {
+	for e := range l.list.All() {
 		var serial ca.Serial
 		copy(serial[len(serial)-len(e.Serial):], e.Serial)
-		if err := r.revoke(ctx, serial, ca.Revocation{Reason: ca.Reason(e.Reason), At: e.At}, issuer.Lost(serial, shard)); err != nil {
+		if err := r.revoke(ctx, serial, ca.Revocation{Reason: ca.Reason(e.Reason), At: e.At}, l.issuer.Lost(serial, l.shard)); err != nil {
 			return err
 		}
 	}
@@ -183,34 +226,11 @@ func (r *recovery) revoke(ctx context.Context, serial ca.Serial, rev ca.Revocati
 	return err
 }
 
-// readAudit goes through what the log says of the time after the backup. The entries must follow on the store's own, each
-// on the one before, so that none was left out or made up in between.
-func (r *recovery) readAudit(ctx context.Context, logs []io.Reader) error {
-	last := r.head.Seq
-	for _, log := range logs {
-		for e, err := range audit.ReadLines(log) {
-			if err != nil {
-				return err
-			}
-			if e.Seq <= last {
-				continue
-			}
-			if r.head, err = audit.Verify(r.head, e); err != nil {
-				return fmt.Errorf("%w; what follows entry %d, the last one in the backup, is needed without a gap", err, last)
-			}
-			if err := r.redo(ctx, e); err != nil {
-				return fmt.Errorf("audit entry %d: %w", e.Seq, err)
-			}
-		}
-	}
-	return nil
-}
-
 // redo does again what fails closed, and lists the rest.
 func (r *recovery) redo(ctx context.Context, e audit.Entry) error {
 	switch e.Action {
 	case audit.Issue, audit.Renew:
-		r.Unknown = append(r.Unknown, e)
+		r.unknown[e.Subject] = e
 		return nil
 	case audit.Revoke, audit.Hold:
 		serial, err := ca.ParseSerial(e.Subject)
@@ -222,8 +242,14 @@ func (r *recovery) redo(ctx context.Context, e audit.Entry) error {
 			return err
 		}
 		return r.revokeSince(ctx, serial, ca.Revocation{Reason: reason, At: e.Time})
+	case audit.ClientChange:
+		// The secret or the keys of before may have been stolen, a right taken away: the log tells what was changed, not how.
+		r.Other = append(r.Other, e)
+		return r.disable(ctx, e.Subject)
 	case audit.ClientDisable:
 		return r.disable(ctx, e.Subject)
+	case audit.TokenRevoke, audit.Prune, audit.Archived, audit.Backup:
+		return nil // nothing to do again: no token from before counts
 	default:
 		r.Other = append(r.Other, e)
 		return nil
@@ -233,13 +259,7 @@ func (r *recovery) redo(ctx context.Context, e audit.Entry) error {
 // revokeSince revokes a certificate again that the log says was revoked after the backup, and perhaps issued after it too.
 func (r *recovery) revokeSince(ctx context.Context, serial ca.Serial, rev ca.Revocation) error {
 	var lost *ca.Record
-	for _, e := range r.Unknown {
-		if e.Subject != serial.String() {
-			continue
-		}
-		if r.cfg.CRL.ShardSize > 0 {
-			break // which CRL it names, the log does not say
-		}
+	if e, ok := r.unknown[serial.String()]; ok && r.cfg.CRL.ShardSize == 0 { // else the log does not say which CRL it names
 		lost = r.issuerAt(e.Time).Lost(serial, 0)
 	}
 	err := r.revoke(ctx, serial, rev, lost)
