@@ -47,19 +47,30 @@ type nodes struct {
 	opened map[crl.Shard]bool // published elsewhere, and not here yet
 }
 
-// followNodes runs until ctx ends. It does nothing with a store that no other node has.
-func (d *Daemon) followNodes(ctx context.Context) {
+// errRestored ends the service: what this node knows of before the restore is not to be believed, and it starts anew.
+var errRestored = errors.New("the store was restored from a backup while this node served it: start it again")
+
+// followNodes runs until ctx ends, or the store is not the one any more that this node opened. It does nothing with a
+// store that no other node has.
+func (d *Daemon) followNodes(ctx context.Context) error {
 	s, ok := d.store.(shared)
 	if !ok {
-		return
+		return nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	n := &nodes{Daemon: d, news: make(chan struct{}, 1), soon: map[crl.Shard]bool{}, opened: map[crl.Shard]bool{}}
 	var adding sync.WaitGroup
-	adding.Go(func() { n.addShards(ctx) })
+	var restored error
+	adding.Go(func() {
+		restored = n.addShards(ctx)
+		cancel()
+	})
 	if err := s.Watch(ctx, lookEvery, n.tell); err != nil && ctx.Err() == nil {
 		d.log.Error("not following the other nodes any more", "err", err)
 	}
 	adding.Wait()
+	return restored
 }
 
 func (n *nodes) tell(notice pgstore.Notice) {
@@ -113,13 +124,20 @@ func (n *nodes) look() {
 	}
 }
 
-// addShards adds the shards that other nodes opened, so that every node serves the list that a certificate names.
-func (n *nodes) addShards(ctx context.Context) {
+// addShards adds the shards that other nodes opened, so that every node serves the list that a certificate names. Its
+// error is errRestored.
+func (n *nodes) addShards(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-n.news:
+		}
+		switch at, err := n.store.Restored(ctx); {
+		case err != nil:
+			time.AfterFunc(lookEvery, n.look)
+		case !at.Equal(n.restored):
+			return errRestored
 		}
 		n.mu.Lock()
 		opened := n.opened

@@ -33,13 +33,17 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 		background.Go(func() { d.follower.run(ctx) })
 	}
 	background.Go(func() { d.keepRing(ctx) })
-	background.Go(func() { d.followNodes(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {
 			d.log.Error("publishing CRLs ended", "err", err)
 		}
 	})
-	failed := make(chan error, len(servers))
+	failed := make(chan error, len(servers)+1)
+	background.Go(func() {
+		if err := d.followNodes(ctx); err != nil {
+			failed <- err
+		}
+	})
 	for _, s := range servers {
 		background.Go(func() { failed <- s.serve() })
 	}
