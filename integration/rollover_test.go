@@ -253,3 +253,38 @@ func fetchToken(ctx context.Context, id *client.Identity) error {
 	_, err = source.Token(ctx)
 	return err
 }
+
+// Whatever a rotation has come to when the daemon stops, it goes on from there.
+func TestRolloverGoesOnAfterARestart(t *testing.T) {
+	s := pkitest.Start(t, pkitest.Options{})
+	restart := func(want ...string) {
+		t.Helper()
+		s.Stop(t)
+		s = pkitest.Serve(t, s.Dir, pkitest.Options{})
+		if _, states := issuerIDs(t, s); fmt.Sprint(states) != fmt.Sprint(want) {
+			t.Fatalf("states %v, want %v", states, want)
+		}
+		if id := s.Enrol(t, client.InvitationRequest{ClientID: fmt.Sprintf("client-%d", time.Now().UnixNano())}); id.Certificate().Leaf.Issuer.CommonName != "pkid Issuing CA" {
+			t.Errorf("%v: a certificate by %q", want, id.Certificate().Leaf.Issuer.CommonName)
+		}
+	}
+	next, err := daemon.Rotation{}.Next(t.Context(), s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart("active", "requested")
+	made, err := daemon.Rotation{ActiveIn: "1h"}.Rotate(t.Context(), s.Config)
+	if err != nil || made.ID != next.ID {
+		t.Fatalf("got %+v, %v; want %s", made, err, next.ID)
+	}
+	restart("active", "waiting")
+	sh := newShell(t, s)
+	pkitest.Eventually(t, 5*time.Second, func() error {
+		_, err := sh.try(fmt.Sprintf(`curl -sSf "$STATUS/issuers/%[1]s.crt" | openssl x509 -inform DER -out next.pem &&
+			curl -sSf "$STATUS/crl/%[1]s.crl" | openssl crl -inform DER -noout -CAfile next.pem`, next.ID))
+		return err
+	})
+	if again, err := (daemon.Rotation{ActiveIn: "0s"}).Rotate(t.Context(), s.Config); err != nil || again.State != "active" {
+		t.Errorf("another one before the time of that: %+v, %v", again, err)
+	}
+}

@@ -27,6 +27,9 @@ type Rotation struct {
 
 // Operator returns the API of the running daemon.
 func (r Rotation) Operator(cfg *config.Config) (*client.API, error) {
+	if lead, err := time.ParseDuration(cmp.Or(r.ActiveIn, "0s")); err != nil || lead < 0 {
+		return nil, fmt.Errorf(`--active-in: want a duration such as 10m or 0s, not %q`, r.ActiveIn)
+	}
 	id, err := client.Load(cmp.Or(r.Home, cfg.Path(adminDir)))
 	if err != nil {
 		return nil, fmt.Errorf("operator's credentials: %w", err)
@@ -49,7 +52,11 @@ func (r Rotation) next(ctx context.Context, api *client.API) (*client.IssuerStat
 		return nil, err
 	}
 	for _, i := range all {
-		if i.State == "requested" {
+		switch {
+		case i.State != "requested":
+		case r.KeyType != "" || r.KeyURI != "":
+			return nil, fmt.Errorf("issuing CA %s waits for its certificate already: leave out --key and --key-type to go on with it, or `pkid issuer drop %s`", i.ID, i.ID)
+		default:
 			return &i, nil
 		}
 	}
@@ -120,7 +127,7 @@ func match(all []client.IssuerState, certs []*x509.Certificate) (id string, own 
 					return i.ID, c
 				}
 			}
-			if i.State != "requested" && i.Certificate == string(certificatePEM(c.Raw)) {
+			if !i.CreatedAt.IsZero() && i.Certificate == string(certificatePEM(c.Raw)) {
 				return i.ID, c
 			}
 		}

@@ -21,7 +21,7 @@ import (
 
 const (
 	// ringEvery is how often a node looks for what the others changed in the ring of keys.
-	ringEvery = 10 * time.Second
+	ringEvery = 5 * time.Second
 	// ringAgain is how soon it looks again after it could not: until then /readyz calls the node ill.
 	ringAgain = time.Second
 	// nodesLead is how long before its first certificate every node of a shared store must have come to know of an
