@@ -42,6 +42,10 @@ var rooms = []struct {
 		"go.etcd.io/bbolt", "go.etcd.io/bbolt/errors", "github.com/dgraph-io/badger", "github.com/dgraph-io/badger/options",
 		"github.com/dgraph-io/badger/v2", "github.com/dgraph-io/badger/v2/options",
 	}, "it reads what another program left, and decides nothing"},
+	{"internal/keyring", []string{module + "internal/audit"}, "what keys there are, and nothing of what is done with them"},
+	{"internal/rollover", []string{
+		module + "ca", module + "thumbprint", module + "internal/audit", module + "internal/keyring", module + "internal/stepca",
+	}, "it decides which key does what when; who serves with them follows"},
 	{"internal/secret", nil, "what reads every secret must be readable on its own"},
 }
 

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -85,7 +86,7 @@ func TestRollover(t *testing.T) {
 			}
 			err := checker.Check(t.Context(), bad.Certificate().Leaf)
 			if _, revoked := errors.AsType[*crl.RevokedError](err); !revoked {
-				return fmt.Errorf("%s: the revoked certificate: %v", when, err)
+				return fmt.Errorf("%s: the revoked certificate: %w", when, cmp.Or(err, errors.New("good")))
 			}
 			return nil
 		})

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -328,9 +329,7 @@ func (r *Issuers) event(ctx context.Context, action string, k keyring.Key, detai
 // event is the audit entry of a change to the ring.
 func event(ctx context.Context, now time.Time, action string, k keyring.Key, detail map[string]string) audit.Event {
 	all := map[string]string{"use": string(k.Use), "algorithm": k.Algorithm}
-	for name, value := range detail {
-		all[name] = value
-	}
+	maps.Copy(all, detail)
 	return audit.Event{Time: now, Actor: audit.From(ctx), Action: action, Subject: k.ID, Detail: all}
 }
 
