@@ -191,8 +191,8 @@ func TestRolloverUnderLoad(t *testing.T) {
 		<-begun
 	}
 	for range 2 {
-		before := acts.Load()
 		rotate(t, s)
+		before := acts.Load() // a rotation takes its time
 		pkitest.Eventually(t, 30*time.Second, func() error {
 			if done := acts.Load() - before; done < 60 {
 				return fmt.Errorf("%d acts since the rotation", done)
