@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -23,6 +24,8 @@ type Takeover struct {
 	RootCRL               string // the root's newest CRL; what it lists stays listed
 	IssuerCert, IssuerKey string
 	Passphrase            string // of the key, as config.Config.Passphrase; empty if it is in clear
+
+	flag string // that says where the passphrase is; --key-passphrase if empty
 }
 
 // completeKeys checks what is said of keys and CAs before anything is made.
@@ -101,7 +104,7 @@ func (t *Takeover) importKey(path string) (crypto.Signer, error) {
 	var passphrase []byte
 	if t.Passphrase != "" {
 		var err error
-		if passphrase, err = secret.Read("--key-passphrase", t.Passphrase, "."); err != nil {
+		if passphrase, err = secret.Read(cmp.Or(t.flag, "--key-passphrase"), t.Passphrase, "."); err != nil {
 			return nil, err
 		}
 	}
@@ -169,9 +172,18 @@ func (s *InitSpec) root(ctx context.Context, cfg *config.Config, spec stepca.Cer
 	return root, key, listed, err
 }
 
+// beginning is a CA whose store was made and has its first entry.
+type beginning struct {
+	cfg        *config.Config
+	store      store
+	issuer     *ca.Issuer
+	authority  *ca.Authority
+	passphrase []byte
+}
+
 // begin writes what the ceremony made, and makes the store with the first entries of the audit log and the operator's
-// credentials.
-func begin(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, key crypto.Signer) error {
+// credentials. What more is to be done before anybody has those, begun does; it may be nil.
+func begin(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, key crypto.Signer, begun func(context.Context, *beginning) error) error {
 	issuer, err := newIssuer(chain, key, cfg)
 	if err != nil {
 		return err
@@ -189,10 +201,10 @@ func begin(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, k
 	if err != nil {
 		return err
 	}
-	return errors.Join(record(ctx, cfg, store, issuer), store.Close())
+	return errors.Join(record(ctx, cfg, store, issuer, begun), store.Close())
 }
 
-func record(ctx context.Context, cfg *config.Config, store store, issuer *ca.Issuer) error {
+func record(ctx context.Context, cfg *config.Config, store store, issuer *ca.Issuer, begun func(context.Context, *beginning) error) error {
 	kind, err := ca.KeyTypeOf(issuer.Signer.Certificate().PublicKey)
 	if err != nil {
 		return err
@@ -211,6 +223,15 @@ func record(ctx context.Context, cfg *config.Config, store store, issuer *ca.Iss
 	authority, err := ca.New(ca.Config{Issuer: issuer, Store: store, Profiles: profiles})
 	if err != nil {
 		return err
+	}
+	if begun != nil {
+		passphrase, err := cfg.ReadPassphrase()
+		if err != nil {
+			return err
+		}
+		if err := begun(ctx, &beginning{cfg, store, issuer, authority, passphrase}); err != nil {
+			return err
+		}
 	}
 	return WriteOperator(ctx, authority, cfg, OperatorID, cfg.Path(adminDir))
 }

@@ -39,12 +39,29 @@ issuer:
   certificate: "issuer.crt"
   root: "root.crt"
   root_crl: "root.crl"
+{{- if .TakesOver}}
+  whole_crl: true # another program issued certificates of this CA
+{{- end}}
 
 tokens:
   keys:
     - {key: {{printf "%q" .TokenKey}}, algorithm: ES256}
   data_key: "keys/data.key"
+{{- if .TakesOver}}
+
+# By these rules certificates are renewed that were taken over and are for clients and servers both.
+profiles:
+  {{.Imported}}:
+    lifetime: 24h
+    max_lifetime: 9552h # what they had, up to 398 days
+    key_types: [P-256, P-384, P-521, Ed25519, RSA-2048, RSA-3072, RSA-4096]
+    usages: [clientAuth, serverAuth]
+    allow: {common_names: ["*"], dns: ["*"], ips: ["0.0.0.0/0", "::/0"], uris: ["*"], emails: ["*"]}
+{{- end}}
 `))
+
+// profileImported is the profile of certificates that were taken over and are for clients and servers both.
+const profileImported = "imported"
 
 func (s *InitSpec) configFile() []byte {
 	listen := s.Listen
@@ -63,7 +80,9 @@ func (s *InitSpec) configFile() []byte {
 		IssuerKey, TokenKey  string
 		Hosts                []string
 		Listen               config.Listen
-	}{s.Name, s.Passphrase, s.Store, s.StorePassword, s.IssuerKey, s.TokenKey, s.Hosts, listen}
+		TakesOver            bool
+		Imported             string
+	}{s.Name, s.Passphrase, s.Store, s.StorePassword, s.IssuerKey, s.TokenKey, s.Hosts, listen, s.takesOver, profileImported}
 	if err := configTemplate.Execute(&buf, data); err != nil {
 		panic("daemon: the configuration template is complete: " + err.Error())
 	}

@@ -36,6 +36,9 @@ type InitSpec struct {
 	// OfflineRoot makes no root: another CA will sign the request, and InstallIssuer complete the directory.
 	OfflineRoot bool
 	Takeover    Takeover
+
+	takesOver bool                                    // certificates of another program too
+	begun     func(context.Context, *beginning) error // as begin has it
 }
 
 // ErrExists reports that the directory is there and is no place to create another CA in.
@@ -248,7 +251,7 @@ func (s *InitSpec) fill(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return begin(ctx, cfg, chain, crl, key)
+	return begin(ctx, cfg, chain, crl, key, s.begun)
 }
 
 // newPassphrase has 192 random bits.

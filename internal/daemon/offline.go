@@ -118,7 +118,7 @@ func install(ctx context.Context, cfg *config.Config, chain caChain, crl []byte,
 	if err != nil {
 		return err
 	}
-	if err := begin(ctx, inside, chain, crl, key); err != nil {
+	if err := begin(ctx, inside, chain, crl, key, nil); err != nil {
 		return err
 	}
 	return moveUpBut(cfg.Issuer.Certificate, tmp, dir)
