@@ -205,8 +205,13 @@ func (d *Daemon) keepRing(ctx context.Context) {
 			return
 		case <-time.After(d.untilNext(time.Now())):
 		}
-		if err := d.followRing(ctx); err != nil && ctx.Err() == nil {
+		before := d.checkRing(ctx)
+		switch err := d.followRing(ctx); {
+		case ctx.Err() != nil:
+		case err != nil && before == nil: // once; /readyz goes on saying so
 			d.log.Error("following the ring of keys", "err", err)
+		case err == nil && before != nil:
+			d.log.Info("the ring of keys is followed again")
 		}
 	}
 }
