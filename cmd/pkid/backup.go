@@ -206,7 +206,11 @@ func printRestored(cmd *cobra.Command, m *backup.Manifest, found *daemon.Recover
 
 func printRecovery(w io.Writer, r *daemon.Recovery) error {
 	fmt.Fprintf(w, "revoked again               %d certificates, of them %d that the store did not know\n", len(r.Revoked), len(r.Lost))
-	fmt.Fprintf(w, "disabled again              %d clients\n", len(r.Clients))
+	fmt.Fprintf(w, "disabled                    %d clients\n", len(r.Clients))
+	for _, id := range r.Clients {
+		fmt.Fprintf(w, "                            %s\n", id)
+	}
+	fmt.Fprintf(w, "audit log known up to       entry %d\n", r.Log.Seq)
 	fmt.Fprintf(w, "refused                     invitations and tokens from before %s\n", r.At.Format("2006-01-02 15:04:05Z"))
 	for _, file := range r.Kept {
 		fmt.Fprintf(w, "kept                        %s\n", abs(file))
@@ -262,6 +266,9 @@ func readRecipients(args []string, file string) ([]age.Recipient, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, usageError{errors.New("say whom to encrypt the backup to with --recipient age1...; `pkid backup-key FILE` makes such a pair")}
 	}
+	if bytes.Contains(bytes.ToUpper(text), []byte("AGE-SECRET-KEY-")) {
+		return nil, usageError{errors.New("recipients: this is an identity, which opens backups and stays secret; give its recipient, age1...")}
+	}
 	to, err := age.ParseRecipients(bytes.NewReader(text))
 	if err != nil {
 		return nil, fmt.Errorf("recipients: %w", err)
@@ -280,11 +287,24 @@ func readIdentities(files []string) (ids []age.Identity, err error) {
 		}
 		found, err := age.ParseIdentities(bytes.NewReader(text))
 		if err != nil {
-			return nil, fmt.Errorf("identity %s: not an age identity file", name) // why not may quote it
+			return nil, fmt.Errorf("identity %s: %s", name, notIdentity(text)) // the library's own words may quote it
 		}
 		ids = append(ids, found...)
 	}
 	return ids, nil
+}
+
+// notIdentity says what a file is instead, without any of it.
+func notIdentity(text []byte) string {
+	switch {
+	case bytes.HasPrefix(text, []byte("age-encryption.org/")), bytes.HasPrefix(text, []byte("-----BEGIN AGE ENCRYPTED FILE")):
+		return "it is itself encrypted: open it with age --decrypt first"
+	case bytes.Contains(text, []byte("PRIVATE KEY-----")):
+		return "it is a key of another program, such as SSH; open the backup with age --decrypt and tar, or use an identity of pkid backup-key or age-keygen"
+	case bytes.Contains(text, []byte("AGE-PLUGIN-")):
+		return "it needs a plugin: open the backup with age --decrypt and tar"
+	}
+	return "not an age identity file"
 }
 
 // oneArg is cobra.ExactArgs(1) as a usage error that names what is missing.

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"filippo.io/age"
 
@@ -38,6 +39,8 @@ var (
 	ErrFormat = errors.New("not a usable pkid backup")
 	// ErrIdentity: none of the identities opens it.
 	ErrIdentity = errors.New("the backup is not encrypted to this identity")
+	// ErrName: a backup cannot hold a file of this name, or not another one.
+	ErrName = errors.New("no backup can hold it")
 )
 
 // Manifest says what a backup is of.
@@ -82,8 +85,17 @@ func NewWriter(w io.Writer, now time.Time, recipients ...age.Recipient) (*Writer
 	return &Writer{sealed: sealed, tar: tar.NewWriter(sealed), now: now.UTC().Truncate(time.Second)}, nil
 }
 
-// Add writes a file of exactly size octets.
+// Add writes a file of exactly size octets. What Extract would refuse is refused here, with ErrName: that must not turn
+// out when the backup is needed.
 func (w *Writer) Add(name string, mode fs.FileMode, size int64, content io.Reader) error {
+	switch {
+	case name == manifestName || !utf8.ValidString(name) || !filepath.IsLocal(filepath.FromSlash(name)):
+		return fmt.Errorf("%q: %w: give it another name, or move it away", name, ErrName)
+	case slices.ContainsFunc(w.listed, func(l Listed) bool { return l.Name == name }):
+		return fmt.Errorf("%q: %w a second time: move it away", name, ErrName)
+	case len(w.listed) == maxFiles:
+		return fmt.Errorf("%q: %w beside %d others: move away what is no part of the CA", name, ErrName, maxFiles)
+	}
 	sum := sha256.New()
 	if err := w.file(name, mode, size, io.TeeReader(content, sum)); err != nil {
 		return err
@@ -110,6 +122,9 @@ func (w *Writer) Close(m Manifest) error {
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return fmt.Errorf("completing the backup: %w", err)
+	}
+	if len(text) > maxManifest {
+		return fmt.Errorf("completing the backup: the names of its files are longer than %d octets: move away what is no part of the CA", maxManifest)
 	}
 	if err := w.file(manifestName, 0o600, int64(len(text)), bytes.NewReader(text)); err != nil {
 		return err

@@ -42,26 +42,26 @@ func BackUp(ctx context.Context, cfg *config.Config, home string, out io.Writer,
 		return nil, err
 	}
 	if cfg.StorePath() != "" {
-		if m.Audit, err = addStore(ctx, w, cfg, home); err != nil {
+		if m.Audit, err = addStore(ctx, w, cfg, home, root); err != nil {
 			return nil, err
 		}
 	}
 	// After the store: a key that a newer file brings does no harm, and one that is missing might.
-	large, err := addFiles(w, cfg)
+	added, left, err := addFiles(w, cfg)
 	if err != nil {
 		return nil, err
 	}
-	m.LeftOut = append(elsewhere(cfg), large...)
+	m.LeftOut = append(elsewhere(cfg, added), left...)
 	return &m, w.Close(m)
 }
 
 // storeName is what the store is called in a backup, wherever the configuration has it.
 const storeName = "pkid.db"
 
-func addStore(ctx context.Context, w *backup.Writer, cfg *config.Config, home string) (audit.Head, error) {
+func addStore(ctx context.Context, w *backup.Writer, cfg *config.Config, home, root string) (audit.Head, error) {
 	s, err := boltstore.Open(cfg.StorePath(), boltstore.Options{})
 	if errors.Is(err, boltstore.ErrLocked) {
-		return addServed(ctx, w, home)
+		return addServed(ctx, w, home, root)
 	}
 	if err != nil {
 		return audit.Head{}, err
@@ -117,10 +117,13 @@ func addClosed(ctx context.Context, w *backup.Writer, s *boltstore.Store) (head 
 }
 
 // addServed adds the store as the daemon that serves it copies it.
-func addServed(ctx context.Context, w *backup.Writer, home string) (audit.Head, error) {
+func addServed(ctx context.Context, w *backup.Writer, home, root string) (audit.Head, error) {
 	id, err := client.Load(home)
 	if err != nil {
 		return audit.Head{}, fmt.Errorf("a daemon serves the store, and only an operator may copy it then: %w", err)
+	}
+	if of := id.Info().Fingerprint; of != root {
+		return audit.Head{}, fmt.Errorf("%s: these are credentials for a CA with the root %s, and the data directory is of %s", home, of, root)
 	}
 	s, err := id.API().Snapshot(ctx)
 	if err != nil {
@@ -134,10 +137,15 @@ func addServed(ctx context.Context, w *backup.Writer, home string) (audit.Head, 
 	return head, w.Add(storeName, 0o600, s.Size, s)
 }
 
-// addFiles adds what is in the directory beside the store, and returns what is too large for that. Links are followed,
-// so that what they lead to is there.
-func addFiles(w *backup.Writer, cfg *config.Config) (large []string, err error) {
-	dir, store := cfg.Path(""), cfg.StorePath()
+// addFiles adds what is in the directory beside the store, and returns the names of it, and what it left out: what is too
+// large, and what a link leads to that is not a file. Links to files are followed, so that what they lead to is there.
+func addFiles(w *backup.Writer, cfg *config.Config) (added map[string]bool, left []string, err error) {
+	dir, err := filepath.EvalSymlinks(cfg.Path("."))
+	if err != nil {
+		return nil, nil, fmt.Errorf("backing up the data directory: %w", err)
+	}
+	added = map[string]bool{}
+	isStore, isTexts := sameFile(cfg.StorePath()), sameFile(cfg.StorePath()+".crl")
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -146,62 +154,71 @@ func addFiles(w *backup.Writer, cfg *config.Config) (large []string, err error) 
 		if err != nil {
 			return err
 		}
-		if name == adminDir || name == "lost+found" || path == store+".crl" || name != "." && strings.HasPrefix(d.Name(), ".") {
+		info, err := os.Stat(path)
+		gone := errors.Is(err, os.ErrNotExist) // moved away just now, or a link to what is not there
+		switch {
+		case name == adminDir, name == "lost+found", name != "." && strings.HasPrefix(d.Name(), "."), err == nil && isTexts(info):
 			if d.IsDir() {
 				return fs.SkipDir
 			}
 			return nil
-		}
-		info, err := os.Stat(path)
-		switch {
+		case gone, err == nil && d.Type()&fs.ModeSymlink != 0 && info.IsDir(), err == nil && info.Size() > maxBackedUp && !isStore(info):
+			left = append(left, path)
+			return nil
 		case err != nil:
 			return err
-		case path == store || !info.Mode().IsRegular():
-			return nil
-		case info.Size() > maxBackedUp:
-			large = append(large, path)
+		case isStore(info), !info.Mode().IsRegular():
 			return nil
 		}
 		content, err := os.ReadFile(path) //nolint:gosec // G304, G122: the operator's own directory
 		if err != nil {
 			return err
 		}
+		added[filepath.ToSlash(name)] = true
 		return w.Add(filepath.ToSlash(name), info.Mode(), int64(len(content)), bytes.NewReader(content))
 	})
-	if err != nil {
-		return nil, fmt.Errorf("backing up the data directory: %w", err)
+	if err == nil && !added[config.File] {
+		err = fmt.Errorf("%s is not in it", config.File)
 	}
-	return large, nil
+	if err != nil {
+		return nil, nil, fmt.Errorf("backing up the data directory: %w", err)
+	}
+	return added, left, nil
 }
 
-// elsewhere lists what the configuration names and is not in its directory.
-func elsewhere(cfg *config.Config) (out []string) {
-	keys := []string{cfg.Issuer.Key, cfg.Tokens.DataKey}
+// sameFile returns what recognises a file, whatever path leads to it; none if it is not there.
+func sameFile(path string) func(fs.FileInfo) bool {
+	want, err := os.Stat(path)
+	return func(found fs.FileInfo) bool { return err == nil && os.SameFile(want, found) }
+}
+
+// elsewhere lists what the configuration names and the backup lacks.
+func elsewhere(cfg *config.Config, added map[string]bool) (out []string) {
+	named := []string{cfg.KeyURI(cfg.Issuer.Key), cfg.KeyURI(cfg.Tokens.DataKey), cfg.Path(cfg.Issuer.Certificate), cfg.Path(cfg.Issuer.Root)}
 	for _, k := range cfg.Tokens.Keys {
-		keys = append(keys, k.Key)
+		named = append(named, cfg.KeyURI(k.Key))
 	}
-	for _, k := range keys {
-		if p := cfg.KeyURI(k); !within(cfg.Path(""), p) {
-			out = append(out, p)
+	if cfg.Audit.Checkpoints != "" {
+		named = append(named, cfg.KeyURI(cfg.Audit.Key))
+	}
+	if _, err := os.Stat(cfg.Path(cfg.Issuer.RootCRL)); err == nil { // there need not be one
+		named = append(named, cfg.Path(cfg.Issuer.RootCRL))
+	}
+	for from, shown := range map[string]string{cfg.Passphrase: cfg.PassphraseText(), cfg.StorePassword: cfg.StorePassword} {
+		if path, ok := strings.CutPrefix(from, "file:"); ok {
+			named = append(named, cfg.Path(path))
+		} else if from != "" {
+			out = append(out, shown)
 		}
 	}
-	if p := cfg.PassphraseText(); !within(cfg.Path(""), p) {
-		out = append(out, p)
+	for _, path := range named {
+		// A key's URI is no path below the directory.
+		if name, err := filepath.Rel(cfg.Path("."), path); err != nil || !added[filepath.ToSlash(name)] {
+			out = append(out, path)
+		}
 	}
 	if cfg.StorePath() == "" {
 		out = append(out, "the database")
 	}
 	return out
-}
-
-// within reports whether a path lies in a directory. A key's URI does not.
-func within(dir, path string) bool {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return false
-	}
-	if path, err = filepath.Abs(path); err != nil {
-		return false
-	}
-	return strings.HasPrefix(path, dir+string(filepath.Separator))
 }

@@ -54,6 +54,9 @@ func Load(dir string) (*config.Config, error) {
 		if _, err := os.Stat(dir); err != nil {
 			return nil, fmt.Errorf("%s: no such data directory: make one with `pkid init --data %s` or `pkid quickstart`", dir, dir)
 		}
+		if half, _ := filepath.Glob(filepath.Join(dir, unfinished+"*")); len(half) > 0 {
+			return nil, fmt.Errorf("%s: not a pkid data directory: init or restore was interrupted in it; remove what it holds and start over", dir)
+		}
 		return nil, fmt.Errorf("%s: not a pkid data directory: it has no %s", dir, config.File)
 	}
 	return config.Load(filepath.Join(dir, config.File))

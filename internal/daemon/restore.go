@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"filippo.io/age"
 
@@ -53,6 +54,13 @@ func Restore(ctx context.Context, in io.Reader, dir string, log *slog.Logger, ev
 	if cfg.StorePath() != "" {
 		if found, err = restoreStore(ctx, cfg, filepath.Join(tmp, storeName), log, ev); err != nil {
 			return nil, nil, err
+		}
+	}
+	if found != nil {
+		for i, kept := range found.Kept { // where it will be
+			if name, ok := strings.CutPrefix(kept, tmp); ok {
+				found.Kept[i] = dir + name
+			}
 		}
 	}
 	return m, found, moveUp(tmp, dir)
