@@ -95,10 +95,12 @@ type publication struct {
 	PublishedShard
 	wake    chan struct{} // one token: there is work
 	others  chan struct{} // one token: another node published
-	turn    chan struct{} // held by whoever makes a round, one at a time; guards view, said and marks
+	turn    chan struct{} // held by whoever makes a round, one at a time; guards view, said, marks and settled
 	view    *view         // nil before the first round
 	said    *entries      // what stood on the newest list when a round last ended well
 	marks   marks         // what deltas are made from; empty where there are none
+	settled uint64        // the doubts that were there when everything was read last
+	doubts  atomic.Uint64 // how often it was said that the log of changes may not be the one that view followed
 	serving atomic.Pointer[served]
 
 	compress chan *served // one list whose compressed form somebody asked for
@@ -185,10 +187,12 @@ func (p *Publisher) Published(shard Shard) {
 	}
 }
 
-// Recheck causes a round for every shard: something may have changed that nobody told this node of, as while the store
-// was away. It does not block.
+// Recheck causes a round for every shard in which all revocations are read: something may have changed that nobody told
+// this node of, as while the store was away. A store that came back as an older copy of itself may have other changes by
+// now at the positions that this node has followed already. It does not block.
 func (p *Publisher) Recheck() {
 	for _, s := range p.published() {
+		s.doubts.Add(1)
 		nudge(s.wake)
 	}
 }

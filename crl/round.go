@@ -80,6 +80,10 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	now := p.now()
 	held := s.serving.Load()
 	due := held == nil || (p.due(held, now) || held.deltaURL != s.DeltaURL) && !s.ended(held)
+	doubts := s.doubts.Load()
+	if doubts != s.settled {
+		s.view = nil
+	}
 	v, err := p.look(ctx, s.Shard, s.view, keepSince(prev, now), now, func(v *view) bool {
 		age := now.Sub(v.read)
 		nothingNew := due || v.entries == s.said && (force || !held.says(v.entries))
@@ -88,7 +92,7 @@ func (p *Publisher) round(ctx context.Context, s *publication, force bool) (Sign
 	if err != nil {
 		return Signed{}, err
 	}
-	s.view = v
+	s.view, s.settled = v, doubts
 	s.marks.follow(v)
 	if !force && !due && held.Number == prev.Number && held.says(v.entries) {
 		s.said = v.entries

@@ -222,6 +222,32 @@ func TestWhatOtherNodesTellOf(t *testing.T) {
 	})
 }
 
+// A database that failed over to a standby which had not all of it counts its changes on from where that was: at the
+// positions that a publisher has followed there are others now.
+func TestStoreThatLostItsNewestChanges(t *testing.T) {
+	ca := newCA(t, "Issuing CA")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		p := newPublisher(t, publisherConfig(ca, m))
+		running(t, p.Run)
+		m.revoke(1, 1)
+		m.revoke(2, 1)
+		p.Changed(testShard)
+		time.Sleep(time.Second)
+		m.mu.Lock()
+		m.log = m.log[:1]
+		delete(m.revoked, string(serialBytes(2)))
+		m.mu.Unlock()
+		m.revoke(3, 1)
+		p.Recheck()
+		time.Sleep(time.Second)
+		held, _ := p.Current(testShard)
+		if got := serials(t, ca, held); !slices.Equal(got, []int64{1, 3}) {
+			t.Errorf("on the list: %v; want 1 and 3", got)
+		}
+	})
+}
+
 func TestListOfAnotherNodeIsFollowed(t *testing.T) {
 	ca := newCA(t, "Issuing CA")
 	synctest.Test(t, func(t *testing.T) {

@@ -122,7 +122,8 @@ func (s *Server) revoke(c *call) ([]byte, error) {
 		Time: c.now, Actor: actor, Action: audit.TokenRevoke, Subject: claims.ID,
 		Detail: map[string]string{"client": caller.ID},
 	}
-	if err := s.c.Revoked.RevokeToken(ctx, claims.ID, claims.Expiry.Time(), ev); err != nil {
+	until := claims.Expiry.Time().Add(s.c.Tolerance) // nodes' clocks may be apart: no node takes it any more by then
+	if err := s.c.Revoked.RevokeToken(ctx, claims.ID, until, ev); err != nil {
 		return nil, fmt.Errorf("revoking token %s: %w", claims.ID, err)
 	}
 	return nil, nil
