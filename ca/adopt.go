@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,8 +44,14 @@ func (a *Authority) Adopt(ctx context.Context, ad Adoption) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.profiles[ad.Profile] == nil {
+	profile := a.profiles[ad.Profile]
+	if profile == nil {
 		return nil, fmt.Errorf("%w: %q", ErrProfile, ad.Profile)
+	}
+	for _, usage := range profile.c.ExtKeyUsage {
+		if !slices.Contains(cert.ExtKeyUsage, usage) {
+			return nil, fmt.Errorf("%w: %q is for more than what the certificate may be used for", ErrProfile, ad.Profile)
+		}
 	}
 	now, err := a.now()
 	if err != nil {

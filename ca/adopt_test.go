@@ -60,6 +60,8 @@ func TestAdoptRefuses(t *testing.T) {
 	changed.RawTBSCertificate[len(changed.RawTBSCertificate)-1] ^= 1
 	unknownList := *cert
 	unknownList.CRLDistributionPoints = []string{"http://elsewhere.test/x.crl"}
+	forServers := *cert
+	forServers.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	negative := *cert
 	negative.SerialNumber = big.NewInt(-1)
 	for name, tt := range map[string]struct {
@@ -73,6 +75,7 @@ func TestAdoptRefuses(t *testing.T) {
 		"another content":        {&changed, "client", 0, ca.ErrIssuer},
 		"names another CRL":      {&unknownList, "client", 0, ca.ErrIssuer},
 		"serial of another kind": {&negative, "client", 0, ca.ErrSerial},
+		"for servers alone":      {&forServers, "client", 0, ca.ErrProfile},
 		"no profile":             {cert, "nobody's", 0, ca.ErrProfile},
 		"expired":                {cert, "client", 25 * time.Hour, ca.ErrNotActive},
 	} {
