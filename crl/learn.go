@@ -25,25 +25,19 @@ func (k *Checker) keepLearning(ctx context.Context) {
 }
 
 // learnIssuers asks for the issuers again, and reports whether another look is worth while: this caller learned of one,
-// or waited for another caller, who may have.
+// or another caller may have, since this one looked.
 func (k *Checker) learnIssuers(ctx context.Context) bool {
 	if k.learn == nil {
 		return false
 	}
-	waited := false
 	select {
 	case k.asking <- struct{}{}:
-	default:
-		waited = true
-		select {
-		case k.asking <- struct{}{}:
-		case <-ctx.Done():
-			return false
-		}
+	case <-ctx.Done():
+		return false
 	}
 	defer func() { <-k.asking }()
 	if !k.asked.IsZero() && k.now().Sub(k.asked).Abs() < learnEvery {
-		return waited
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.timeout) // others wait for the answer too
 	defer cancel()
