@@ -10,7 +10,6 @@ import (
 	runtimemetrics "runtime/metrics"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pkid/pkid/internal/admission"
@@ -21,6 +20,8 @@ type LimitsConfig struct {
 	// UnderWay is how many requests of a listener are served at once, whatever they ask for. Beyond it a connection, or
 	// a stream of HTTP/2, is cut without an answer.
 	UnderWay int
+	// UnderWayPerAddress is how many of them may come from one address.
+	UnderWayPerAddress int
 	// AtOnce is how many requests of one kind are worked on at once; four times as many wait, for Wait at the most.
 	AtOnce int
 	Wait   time.Duration
@@ -158,22 +159,6 @@ func (l *Limits) ofClient(k kind, clientID string) error {
 func (l *Limits) Failed(ctx context.Context) {
 	if c, ok := ctx.Value(callKey{}).(*call); ok {
 		c.failed = true
-	}
-}
-
-// underWay counts the requests of a listener.
-type underWay struct {
-	now atomic.Int64
-	cut atomic.Uint64
-}
-
-// begin panics as a handler does that cuts its connection, if there are too many. An answer would have to be kept until
-// its reader takes it, and who makes so many does not.
-func (u *underWay) begin(most int) {
-	if n := u.now.Add(1); most > 0 && n > int64(most) {
-		u.now.Add(-1)
-		u.cut.Add(1)
-		panic(http.ErrAbortHandler)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -299,6 +300,66 @@ func TestLimits_UnderWay(t *testing.T) {
 	}
 	if n := f.underWay[Public].cut.Load(); n == 0 {
 		t.Error("nothing was counted")
+	}
+}
+
+// One address has a share of them, and has it back in the end.
+func TestUnderWay_OneAddress(t *testing.T) {
+	var u underWay
+	c := LimitsConfig{UnderWay: 4, UnderWayPerAddress: 2}
+	one, other := admission.AddressOf("192.0.2.1"), admission.AddressOf("192.0.2.2")
+	for _, step := range []struct {
+		from admission.Address
+		want bool
+	}{{one, true}, {one, true}, {one, false}, {other, true}, {other, true}, {admission.AddressOf("192.0.2.3"), false}} {
+		if got := u.enter(step.from, c); got != step.want {
+			t.Errorf("one of %v with %d under way: let in %t", step.from, u.all, got)
+		}
+	}
+	u.end(one)
+	if !u.enter(one, c) {
+		t.Error("with room again it is not let in")
+	}
+	for _, from := range []admission.Address{one, one, other, other} {
+		u.end(from)
+	}
+	if u.all != 0 || len(u.from) != 0 {
+		t.Errorf("%d are left, of %d addresses", u.all, len(u.from))
+	}
+}
+
+// Strangers who begin a body and do not go on take nobody's place: more of them than there are places wait, and who
+// sends all of it is served.
+func TestLimits_SlowBodiesTakeNoRoom(t *testing.T) {
+	f := limited(t, LimitsConfig{AtOnce: 1, Wait: 10 * time.Millisecond})
+	secret := f.addClient(t, "svc")
+	for _, path := range []string{"/oauth/token", "/oauth/introspect", "/oauth/revoke", "/v1/certificates"} {
+		body, more := io.Pipe()
+		defer more.Close()
+		req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), "POST", f.public.URL+path, body))
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Authorization", "Bearer of nothing")
+		go f.public.Client().Do(req) //nolint:errcheck,bodyclose // it is never answered
+		if _, err := more.Write([]byte("client_id=svc")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func() error {
+		u := f.underWay[Public]
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.all < 4 {
+			return fmt.Errorf("%d are under way", u.all)
+		}
+		return nil
+	})
+	for range 3 {
+		if a := f.post("/oauth/token", "grant_type", "client_credentials", "client_id", "svc", "client_secret", secret); a.StatusCode == http.StatusServiceUnavailable {
+			t.Errorf("a client beside them: %s %s", a.Status, a.body)
+		}
+		if a := f.enrolWith("x"); a.StatusCode != http.StatusUnauthorized {
+			t.Errorf("somebody who enrols beside them: %s %s", a.Status, a.body)
+		}
 	}
 }
 

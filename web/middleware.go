@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/internal/audit"
 )
 
@@ -76,10 +77,12 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (s *Server) listener(l Listener) http.Handler {
 	routes, underWay := s.router(l), s.underWay[l]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		underWay.begin(s.c.Limits.c.UnderWay)
-		defer underWay.now.Add(-1)
+		remote := remoteHost(r)
+		from := admission.AddressOf(remote)
+		underWay.begin(from, s.c.Limits.c)
+		defer underWay.end(from)
 		// An id that came with the request is not taken over: it could be made to look like another's.
-		c := &call{id: rand.Text(), listener: l, remote: remoteHost(r), start: time.Now(), route: &noRouteYet}
+		c := &call{id: rand.Text(), listener: l, remote: remote, start: time.Now(), route: &noRouteYet}
 		c.w.ResponseWriter = w
 		route, vars, err := routes.find(r)
 		ctx, cancel := route.bound(r.Context())
@@ -177,7 +180,8 @@ func level(c *call) slog.Level {
 }
 
 // serve runs a route's handler, as its line of the table says, when there is room for it. An operator is known before,
-// so that strangers cannot take the room of operators.
+// so that strangers cannot take the room of operators, and the body is read before, so that nobody takes room by sending
+// nothing.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err := s.c.Limits.allow(c); err != nil {
 		return err
@@ -187,6 +191,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c *call) error {
 		return err
 	}
 	gate := s.c.Limits.gates[c.kind]
+	if gate != nil {
+		readAhead(r)
+	}
 	if err := gate.Enter(r.Context()); err != nil {
 		return err
 	}

@@ -12,10 +12,12 @@ type Limits struct {
 	// Connections to one listener at once: 16 to 1000000. Beyond it the one that has been idle for longest is closed.
 	// The process needs a file descriptor for each. Default 2048.
 	Connections int `yaml:"connections,omitempty"`
-	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener. Default a quarter of connections.
+	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener, and the requests that it may have
+	// under way there at once. Default a quarter of connections.
 	ConnectionsPerAddress int `yaml:"connections_per_address,omitempty"`
 	// NewConnections are those to one listener that have not sent their first request: with a TLS handshake or a
-	// request's header under way. Default 512, at most connections.
+	// request's header under way. Keep it above connections_per_address: one address that uses it up keeps all others
+	// waiting. Default half of connections.
 	NewConnections int `yaml:"new_connections,omitempty"`
 	// Requests of one kind that are worked on at once: 2 to 100000. Kinds are certificates (enrolment and renewal), tokens
 	// (and introspection), revocation of tokens, and what operators do, such as revoking certificates; searches have a
@@ -45,7 +47,7 @@ func (l *Limits) complete() {
 	}
 	set(&l.Connections, 2048)
 	set(&l.ConnectionsPerAddress, max(l.Connections/4, 1))
-	set(&l.NewConnections, min(512, l.Connections))
+	set(&l.NewConnections, max(l.Connections/2, 1)) // more than one address has, or it could hold up all the others
 	set(&l.Requests, min(max(16*runtime.GOMAXPROCS(0), 32), 512))
 	if l.Wait == 0 {
 		l.Wait = time.Second

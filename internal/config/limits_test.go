@@ -24,9 +24,12 @@ func TestLimits_Validate(t *testing.T) {
 	if err := l.validate(); err != nil {
 		t.Errorf("the defaults: %v", err)
 	}
+	if l.NewConnections < 2*l.ConnectionsPerAddress {
+		t.Errorf("one address may have %d connections of the %d that may be new, and so keep the others waiting", l.ConnectionsPerAddress, l.NewConnections)
+	}
 	small := Limits{Connections: 16}
 	small.complete()
-	if err := small.validate(); err != nil || small.ConnectionsPerAddress != 4 || small.NewConnections != 16 {
+	if err := small.validate(); err != nil || small.ConnectionsPerAddress != 4 || small.NewConnections != 8 {
 		t.Errorf("%+v, %v", small, err)
 	}
 	negative := -1

@@ -75,7 +75,7 @@ func connections(l config.Limits) admission.Connections {
 // requests are the limits that the handlers keep.
 func requests(l config.Limits) web.LimitsConfig {
 	return web.LimitsConfig{
-		UnderWay: l.Connections, AtOnce: l.Requests, Wait: l.Wait,
+		UnderWay: l.Connections, UnderWayPerAddress: l.ConnectionsPerAddress, AtOnce: l.Requests, Wait: l.Wait,
 		CertificatesPerAddress: l.CertificatesPerAddress, CertificatesPerClient: l.CertificatesPerClient,
 		TokensPerAddress: l.TokensPerAddress, TokensPerClient: l.TokensPerClient, FailuresPerAddress: *l.FailuresPerAddress,
 	}
