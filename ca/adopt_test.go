@@ -67,20 +67,16 @@ func TestAdoptRefuses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		cert    *x509.Certificate
 		profile string
-		later   time.Duration
 		want    error
 	}{
-		"another CA's":           {foreign, "client", 0, ca.ErrIssuer},
-		"the issuing CA's own":   {b.Issuer().Signer.Certificate(), "client", 0, ca.ErrIssuer},
-		"another content":        {&changed, "client", 0, ca.ErrIssuer},
-		"names another CRL":      {&unknownList, "client", 0, ca.ErrIssuer},
-		"serial of another kind": {&negative, "client", 0, ca.ErrSerial},
-		"for servers alone":      {&forServers, "client", 0, ca.ErrProfile},
-		"no profile":             {cert, "nobody's", 0, ca.ErrProfile},
-		"expired":                {cert, "client", 25 * time.Hour, ca.ErrNotActive},
+		"another CA's":           {foreign, "client", ca.ErrIssuer},
+		"the issuing CA's own":   {b.Issuer().Signer.Certificate(), "client", ca.ErrIssuer},
+		"another content":        {&changed, "client", ca.ErrIssuer},
+		"names another CRL":      {&unknownList, "client", ca.ErrIssuer},
+		"serial of another kind": {&negative, "client", ca.ErrSerial},
+		"for servers alone":      {&forServers, "client", ca.ErrProfile},
+		"no profile":             {cert, "nobody's", ca.ErrProfile},
 	} {
-		now := b.now
-		b.now = now.Add(tt.later)
 		if _, err := b.Adopt(t.Context(), ca.Adoption{Certificate: tt.cert, ClientID: "a", Profile: tt.profile}); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
@@ -135,6 +131,16 @@ func TestRevokeAgain(t *testing.T) {
 	}
 	if b.changes == 0 {
 		t.Error("the publisher was not told")
+	}
+	held := ca.Serial{0: 1, 15: 8}
+	if err := b.store.Insert(t.Context(), b.Issuer().Lost(held, 0), nil, audit.Event{Time: b.now, Action: audit.Adopt, Subject: held.String()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.RevokeAgain(t.Context(), held, ca.Revocation{Reason: ca.CertificateHold, At: at}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Revoke(t.Context(), ca.RevocationRequest{Serial: held, Reason: ca.RemoveFromCRL}); !errors.Is(err, ca.ErrReason) {
+		t.Errorf("releasing what nothing is known of: %v", err)
 	}
 	on := map[string]bool{}
 	for e, err := range b.store.bolt.Revoked(t.Context(), crl.Shard{Issuer: b.Issuer().ID()}, b.now.AddDate(0, 6, 0)) {

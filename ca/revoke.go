@@ -209,6 +209,8 @@ func decideRevocation(rec *Record, reason Reason, now time.Time, actor audit.Act
 		return nil, ev, fmt.Errorf("%w: %s", ErrReason, reason)
 	}
 	switch {
+	case reason == RemoveFromCRL && rec.ClientID == UnknownClient:
+		return nil, ev, fmt.Errorf("%w: what the certificate was issued for was lost, so it cannot count again: its holder enrols again", ErrReason)
 	case reason == RemoveFromCRL && held:
 		ev.Action = audit.Release
 		return nil, ev, nil

@@ -37,8 +37,11 @@ func send(w http.ResponseWriter, status int, kind string, body []byte) (written 
 
 func pemOf(der []byte) string { return string(appendPEM(nil, der, "\n")) }
 
-// appendPEM appends a certificate in PEM (RFC 7468), with lines that end as given.
+// appendPEM appends a certificate in PEM (RFC 7468), with lines that end as given; nothing of one that was lost.
 func appendPEM(b, der []byte, newline string) []byte {
+	if len(der) == 0 {
+		return b
+	}
 	const line = 48 // octets, which become 64 characters
 	b = append(append(b, "-----BEGIN CERTIFICATE-----"...), newline...)
 	for len(der) > 0 {
@@ -149,6 +152,9 @@ func (s *Server) writeCertificate(w http.ResponseWriter, r *http.Request, status
 			return append(append(appendCertificate(b, issued.Record, s.now()), s.trust(issued)...), "}\n"...)
 		})
 		return nil
+	}
+	if len(issued.Record.DER) == 0 {
+		return fmt.Errorf("%w: of %s only the serial number is known", ca.ErrNotFound, issued.Record.Serial)
 	}
 	b := appendPEM(nil, issued.Record.DER, "\n")
 	if kind == pemChain {
