@@ -45,6 +45,7 @@ type nodes struct {
 	mu     sync.Mutex         // guards what follows
 	soon   map[crl.Shard]bool // changed elsewhere; the publisher will be told in a moment
 	opened map[crl.Shard]bool // published elsewhere, and not here yet
+	ring   bool               // a key came, changed or went: one that was taken away must not be used until the next look
 }
 
 // errRestored ends the service: what this node knows of before the restore is not to be believed, and it starts anew.
@@ -76,6 +77,12 @@ func (d *Daemon) followNodes(ctx context.Context) error {
 func (n *nodes) tell(notice pgstore.Notice) {
 	if notice.All || notice.Back {
 		n.publisher.Recheck()
+		n.look()
+	}
+	if notice.Keys {
+		n.mu.Lock()
+		n.ring = true
+		n.mu.Unlock()
 		n.look()
 	}
 	for _, shard := range notice.Published {
@@ -140,24 +147,26 @@ func (n *nodes) addShards(ctx context.Context) error {
 			return errRestored
 		}
 		n.mu.Lock()
-		opened := n.opened
-		n.opened = map[crl.Shard]bool{}
+		opened, ring := n.opened, n.ring
+		n.opened, n.ring = map[crl.Shard]bool{}, false
 		n.mu.Unlock()
-		if err := n.add(ctx, opened); err != nil && ctx.Err() == nil {
+		if err := n.add(ctx, opened, ring); err != nil && ctx.Err() == nil {
 			n.log.Error("not every CRL of the other nodes is published here", "err", err)
 		}
 	}
 }
 
-// add adds what was opened, and whatever else the store knows of. What cannot be added now is when there are news again,
-// as there are once the database is back.
-func (n *nodes) add(ctx context.Context, opened map[crl.Shard]bool) error {
+// add adds what was opened, and whatever else the store knows of, and follows the ring of keys if that is new too. What
+// cannot be added now is when there are news again, as there are once the database is back.
+func (n *nodes) add(ctx context.Context, opened map[crl.Shard]bool, ring bool) error {
 	var errs []error
 	for shard := range opened {
 		if _, known := n.authority.FindIssuer(shard.Issuer); !known { // it was installed just now
-			errs = append(errs, n.followRing(ctx))
-			break
+			ring = true
 		}
+	}
+	if ring {
+		errs = append(errs, n.followRing(ctx))
 	}
 	errs = append(errs, n.followShards(ctx, *n.known.Load(), time.Now()))
 	for shard := range opened {
