@@ -61,7 +61,7 @@ func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
 	d.noKey = err
 	cert := chain.certs[0]
 	d.issuer = &ca.Issuer{
-		Signer: rollover.Keyless{Cert: cert}, Root: chain.root, Intermediates: chain.certs[1:],
+		Signer: rollover.Keyless{Cert: cert}, Root: chain.root, Intermediates: chain.certs[1:], Whole: d.cfg.Issuer.WholeCRL,
 		CRLURL: crlURL(d.cfg.URLs.Status, ca.IssuerID(cert)), AIAURL: aiaURL(d.cfg.URLs.Status, ca.IssuerID(cert)),
 	}
 	return nil
