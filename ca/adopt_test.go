@@ -80,7 +80,10 @@ func TestAdoptRefuses(t *testing.T) {
 		if _, err := b.Adopt(t.Context(), ca.Adoption{Certificate: tt.cert, ClientID: "a", Profile: tt.profile}); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
-		b.restart() // it has seen the later instant, and the order of these is any
+	}
+	b.now = b.now.Add(25 * time.Hour) // last, since the clock must not go back
+	if _, err := b.Adopt(t.Context(), ca.Adoption{Certificate: cert, ClientID: "a", Profile: "client"}); !errors.Is(err, ca.ErrNotActive) {
+		t.Errorf("expired: %v", err)
 	}
 	if n := b.count(); n != 0 {
 		t.Errorf("%d certificates are recorded", n)
