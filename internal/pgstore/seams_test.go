@@ -6,6 +6,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/audit"
 )
 
 // What tests of the package from outside reach into it for.
@@ -33,6 +36,16 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, err err
 		return conn.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value)
 	})
 	return value, err
+}
+
+// FailLate makes a change that finds out only after it has written everything that it cannot be.
+func (s *Store) FailLate(ctx context.Context, ev audit.Event, rec *ca.Record, failure error) error {
+	return s.update(ctx, change{apply: func(t *tx) error {
+		t.exec("UPDATE state SET clients = clients + 1000")
+		t.setRevocation(rec, &ca.Revocation{At: ev.Time}, ev.Time)
+		t.seal(ev)
+		return failure
+	}})
 }
 
 // Waiting is how many requests the writer has not received.

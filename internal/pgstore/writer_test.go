@@ -3,6 +3,7 @@ package pgstore_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/pkid/pkid/ca"
@@ -59,4 +60,43 @@ func TestWaitingForTheSame(t *testing.T) {
 	if n := acts(t, s) - before; n != 1 {
 		t.Errorf("%d acts; want the last one alone", n)
 	}
+}
+
+// TestFailedChangeLeavesNothing: what a change has written before it failed is not written, and those that share its
+// transaction are.
+func TestFailedChangeLeavesNothing(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	s := open(t, database)
+	rec := newRecord(0)
+	insert(t, s, rec)
+	before := acts(t, s)
+	errNo := errors.New("it cannot be")
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			if i%2 == 0 {
+				r := newRecord(i + 1)
+				if err := s.Insert(t.Context(), r, nil, issueEvent(r)); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err := s.FailLate(t.Context(), issueEvent(rec), rec, errNo); !errors.Is(err, errNo) {
+				t.Errorf("it failed with %v; want %v", err, errNo)
+			}
+		})
+	}
+	wg.Wait()
+	if n := acts(t, s) - before; n != 20 {
+		t.Errorf("%d audit entries of 20 acts", n)
+	}
+	if at, err := s.Position(t.Context()); err != nil || at != 0 {
+		t.Errorf("position %d, %v; nothing was revoked", at, err)
+	}
+	changed := 0
+	if err := connect(t, database).QueryRow(t.Context(), "SELECT clients FROM pkid.state").Scan(&changed); err != nil || changed != 0 {
+		t.Errorf("a client was changed %d times, %v", changed, err)
+	}
+	verify(t, s)
 }
