@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/pkid/pkid/internal/stepca"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -25,6 +30,20 @@ func TestExitCodes(t *testing.T) {
 		if got := run(t.Context(), tt.args, io.Discard, io.Discard); got != tt.want {
 			t.Errorf("pkid %v exits with %d, want %d", tt.args, got, tt.want)
 		}
+	}
+}
+
+// What starts pkid again by itself does not after a refused PIN: the unit says so, and the code is one of its own.
+func TestRefusedPINIsNotTriedAgain(t *testing.T) {
+	if got := exitCode(fmt.Errorf("issuing key: %w", stepca.ErrPIN), io.Discard); got != exitPIN {
+		t.Errorf("exits with %d", got)
+	}
+	unit, err := os.ReadFile("../../deploy/systemd/pkid.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(unit), fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitPIN)) {
+		t.Error("the unit starts it again")
 	}
 }
 

@@ -12,12 +12,16 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pkid/pkid/internal/stepca"
 )
 
-// Exit codes: 0 done, 1 failed, 2 called wrongly.
+// Exit codes: 0 done, 1 failed, 2 called wrongly, 3 a device refused its PIN: who starts pkid again by himself must not,
+// since a few wrong PINs lock the device.
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitPIN    = 3
 )
 
 func main() {
@@ -53,9 +57,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(stderr, "pkid: %v\n", err)
+	return exitCode(err, stderr)
+}
+
+func exitCode(err error, stderr io.Writer) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintln(stderr, "pkid: see `pkid --help`")
 		return exitUsage
+	}
+	if errors.Is(err, stepca.ErrPIN) {
+		return exitPIN
 	}
 	return exitFailed
 }

@@ -68,8 +68,10 @@ func (d *device) connection() (apiv1.KeyManager, int, error) {
 	if err != nil {
 		cancel()
 		d.failed, d.failedAt = err, time.Now()
-		d.barred = d.address.refused != nil && d.address.refused(err)
-		return nil, 0, err
+		if d.address.refused != nil && d.address.refused(err) {
+			d.barred, d.failed = true, fmt.Errorf("%w: %w", ErrPIN, err)
+		}
+		return nil, 0, d.failed
 	}
 	d.manager, d.failed, d.ended = manager, nil, cancel
 	d.generation++

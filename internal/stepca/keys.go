@@ -22,6 +22,8 @@ import (
 var (
 	// ErrPassphrase reports a key file that the passphrase does not open.
 	ErrPassphrase = errors.New("wrong passphrase: `passphrase` in the configuration says where pkid reads it from")
+	// ErrPIN reports a device that refused the PIN. Whoever tries again, or starts again, locks it in the end.
+	ErrPIN = errors.New("the device refuses the PIN")
 	// ErrKey reports a key that cannot be used as it is. Its text says what to do.
 	ErrKey = errors.New("unusable key")
 )

@@ -179,6 +179,9 @@ func testRefusals(t *testing.T, token *hsmtest.Token) {
 			t.Errorf("%s: the PIN stands in the error: %v", c.why, err)
 		}
 	}
+	if _, err := OpenKey(t.Context(), from("env:PKID_TEST_PIN"), nil); !errors.Is(err, ErrPIN) {
+		t.Errorf("who would start pkid again cannot tell that it must not: %v", err)
+	}
 	for _, uri := range []string{strings.Replace(good, "id=21;", "", 1), strings.Replace(good, ";object=refused", "", 1)} {
 		if _, err := CreateKey(t.Context(), uri, ca.P256, nil); !errors.Is(err, ErrKey) {
 			t.Errorf("a key without id or object: %v", err)
