@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,6 +69,9 @@ func TestEvidenceComesLater(t *testing.T) {
 	for range 3 {
 		other.Enrol(t, client.InvitationRequest{ClientID: "before"})
 	}
+	if _, err := daemon.BackUp(t.Context(), other.Config, s.Home, io.Discard, identity.Recipient()); err == nil || !strings.Contains(err.Error(), "credentials for a CA with the root") {
+		t.Errorf("backing up with another CA's operator: %v", err)
+	}
 	lines := strings.SplitAfter(log, "\n")
 	gap := strings.Join(append(append([]string{}, lines[:len(lines)-4]...), lines[len(lines)-3:]...), "")
 	for what, text := range map[string]string{"another CA's": string(pkitest.ReadAll(t, auditLines(t, other))), "with a gap": gap} {
@@ -83,6 +87,20 @@ func TestEvidenceComesLater(t *testing.T) {
 	if len(found.Revoked) != 2 || len(found.Lost) != 1 || len(found.Unknown) != 0 || len(found.Clients) != 1 || found.Clients[0] != "changed" {
 		t.Errorf("found %+v", found)
 	}
+	// The CRL first, and the log when it turns up.
+	dir2, _, err := restored(daemon.Evidence{CRLs: [][]byte{list.Raw}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg2, err := daemon.Load(dir2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, err := daemon.Recover(t.Context(), cfg2, pkitest.Logger(t), daemon.Evidence{Audit: []io.Reader{strings.NewReader(log)}})
+	if err != nil || len(later.Revoked) != 0 || len(later.Clients) != 1 {
+		t.Errorf("later: %+v, %v", later, err)
+	}
+
 	r = pkitest.Serve(t, dir, pkitest.Options{})
 	crlWith(t, r, before, gone)
 	verifyAudit(t, r)
