@@ -25,6 +25,8 @@ const maxChain = 5
 
 // parseCertificates reads every certificate of a PEM text.
 func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
+	text = bytes.TrimPrefix(text, []byte("\uFEFF")) // an editor's, before which no PEM block is found
+	begun := bytes.Count(text, []byte("-----BEGIN "))
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
@@ -41,8 +43,13 @@ func parseCertificates(text []byte) (certs []*x509.Certificate, err error) {
 			return nil, fmt.Errorf("more than %d certificates", maxChain+1)
 		}
 	}
-	if len(certs) == 0 {
+	switch {
+	case len(certs) == 0 && len(text) > 0 && text[0] == 0x30: // a SEQUENCE
+		return nil, errors.New("want certificates in PEM, not DER: `openssl x509 -inform DER -in OLD -out NEW`")
+	case len(certs) == 0 && begun == 0:
 		return nil, errors.New("want certificates in PEM")
+	case len(certs) < begun: // what is damaged is skipped, and the rest would be taken for the whole
+		return nil, fmt.Errorf("%d of %d PEM blocks are damaged", begun-len(certs), begun)
 	}
 	return certs, nil
 }

@@ -97,17 +97,41 @@ func InstallIssuer(ctx context.Context, cfg *config.Config, in Installation) (no
 	return notes, install(ctx, cfg, chain, crl, key)
 }
 
+// installing is the name of a directory with all that an installation makes. It is there while that moves to its place.
+const installing = ".installing"
+
 // install makes everything in a directory inside the data directory, as Init does, and moves it to its place, the issuing
-// CA's certificate last: without that file the directory is incomplete.
-func install(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, key crypto.Signer) (err error) {
+// CA's certificate last: without that file the directory is incomplete. When that was interrupted, the next one goes on
+// where it was: the store, and what an operator has, are made once.
+func install(ctx context.Context, cfg *config.Config, chain caChain, crl []byte, key crypto.Signer) error {
+	dir := cfg.Path(".")
+	made := filepath.Join(dir, installing)
+	switch before, err := os.ReadFile(filepath.Join(made, cfg.Issuer.Certificate)); {
+	case errors.Is(err, os.ErrNotExist):
+		if _, err := os.Stat(cfg.Path(adminDir)); err == nil { // a store is there too, with all that was issued
+			return fmt.Errorf("%s: %w: this directory had its issuing CA; put %s back", cfg.Path(adminDir), ErrExists, cfg.Path(cfg.Issuer.Certificate))
+		}
+		if err := makeInstallation(ctx, cfg, made, chain, crl, key); err != nil {
+			return fmt.Errorf("installing the issuing CA: %w", err)
+		}
+	case err != nil:
+		return fmt.Errorf("installing the issuing CA: %w", err)
+	case !bytes.Equal(before, chain.pem()):
+		return fmt.Errorf("an installation of another certificate was interrupted: finish it with that one, which is %s", filepath.Join(made, cfg.Issuer.Certificate))
+	}
+	return moveUpBut(cfg.Issuer.Certificate, made, dir)
+}
+
+// makeInstallation makes the directory made, whole or not at all.
+func makeInstallation(ctx context.Context, cfg *config.Config, made string, chain caChain, crl []byte, key crypto.Signer) (err error) {
 	dir := cfg.Path(".")
 	text, err := os.ReadFile(filepath.Join(dir, config.File))
 	if err != nil {
-		return fmt.Errorf("reading configuration: %w", err)
+		return err
 	}
 	tmp, err := os.MkdirTemp(dir, unfinished)
 	if err != nil {
-		return fmt.Errorf("installing the issuing CA: %w", err)
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -121,7 +145,10 @@ func install(ctx context.Context, cfg *config.Config, chain caChain, crl []byte,
 	if err := begin(ctx, inside, chain, crl, key, nil); err != nil {
 		return err
 	}
-	return moveUpBut(cfg.Issuer.Certificate, tmp, dir)
+	if err := errors.Join(syncDir(tmp), os.Rename(tmp, made)); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // InstallRootCRL replaces the CRL that the daemon publishes of who signed the issuing CA.
