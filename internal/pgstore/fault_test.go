@@ -14,6 +14,7 @@ import (
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/pgstore"
 	"github.com/pkid/pkid/internal/pgtest"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // faults breaks the writer's connection at one of its reads and writes, counted from arm on.
@@ -56,10 +57,11 @@ func (c *faulty) pass(do func() (int, error)) (int, error) {
 		return do()
 	}
 	c.struck.Store(true)
+	n := 0
 	if c.after.Load() {
-		_, _ = do()
+		n, _ = do() // as the kernel does, which never says of octets that it took that it took none
 	}
-	return 0, errors.Join(net.ErrClosed, c.Close())
+	return n, errors.Join(net.ErrClosed, c.Close())
 }
 
 // TestConnectionLostAnywhere breaks the connection before and after each read and write of a transaction. As long as
@@ -114,6 +116,45 @@ func TestConnectionLostAnywhere(t *testing.T) {
 	verify(t, s)
 	if n < 8 {
 		t.Errorf("only %d faults were tried", n)
+	}
+}
+
+// TestUseLostAnywhere breaks the connection before and after each read and write while a proof is used up. Who used it
+// first is never told that somebody else did, and who was told that it is theirs is the only one.
+func TestUseLostAnywhere(t *testing.T) {
+	t.Parallel()
+	s := open(t, pgtest.Database(t))
+	f := &faults{}
+	if err := s.DialReaders(t.Context(), f.dial); err != nil {
+		t.Fatal(err)
+	}
+	until, unknown, struck := time.Now().Add(time.Hour), 0, true
+	if err := s.Use(t.Context(), [32]byte{31: 1}, until); err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; struck; at++ {
+		struck = false
+		for n, after := range []bool{false, true} {
+			key := [32]byte{byte(at), byte(n)}
+			f.arm(at, after)
+			switch err := s.Use(t.Context(), key, until); {
+			case errors.Is(err, pgstore.ErrOutcomeUnknown):
+				unknown++
+			case err != nil:
+				t.Errorf("fault %d, after %t: Use = %v", at, after, err)
+			}
+			struck = struck || f.struck.Load()
+			f.arm(-1, false)
+			if err := s.Use(t.Context(), key, until); err != nil && !errors.Is(err, tokenbind.ErrReplayed) {
+				t.Errorf("fault %d, after %t: Use once more = %v", at, after, err)
+			}
+			if err := s.Use(t.Context(), key, until); !errors.Is(err, tokenbind.ErrReplayed) {
+				t.Errorf("fault %d, after %t: Use in the end = %v; want ErrReplayed", at, after, err)
+			}
+		}
+	}
+	if unknown == 0 {
+		t.Error("no fault came while it was being used up")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/audit"
@@ -20,6 +21,16 @@ func (s *Store) DialWriter(dial pgconn.DialFunc) {
 		cfg.DialFunc = dial
 		return pgx.ConnectConfig(ctx, cfg)
 	}
+}
+
+// DialReaders has all that is not the writer's, of a store that did nothing yet, go over one connection that is made
+// through a function.
+func (s *Store) DialReaders(ctx context.Context, dial pgconn.DialFunc) (err error) {
+	cfg := s.pool.Config()
+	cfg.MaxConns, cfg.ConnConfig.DialFunc = 1, dial
+	s.pool.Close()
+	s.pool, err = pgxpool.NewWithConfig(ctx, cfg)
+	return err
 }
 
 // Upgrade brings a store up to the migrations in a file system.

@@ -13,6 +13,7 @@ import (
 
 var listTests = map[string]func(*testing.T, *store){
 	"ListFilters":             testListFilters,
+	"ListNamesAreNoPatterns":  testListNames,
 	"ListPages":               testListPages,
 	"ListWhileInserting":      testListWhileInserting,
 	"ListRefusesOtherCursors": testListCursor,
@@ -101,6 +102,23 @@ func testListFilters(t *testing.T, s *store) {
 				}
 			}
 		})
+	}
+}
+
+// testListNames: what stands for something else in a database's patterns stands for itself here.
+func testListNames(t *testing.T, s *store) {
+	all := map[string]*ca.Record{}
+	for _, name := range []string{"100%", "1000", "a_b", "acb", `d\e`, "de", `f\`, "f"} {
+		all[name] = record("alice", time.Duration(len(all))*time.Second, func(r *ca.Record) { r.Names = []string{name} })
+		insert(t, s, all[name])
+	}
+	for name, want := range map[string][]*ca.Record{
+		"%": {all["100%"]}, "0%": {all["100%"]}, "a_b": {all["a_b"]}, "_": {all["a_b"]},
+		`\`: {all[`d\e`], all[`f\`]}, `f\`: {all[`f\`]}, `\%`: nil, "__": nil, "%%": nil,
+	} {
+		if got := list(t, s, ca.Query{Name: name, Limit: 100}); !slices.Equal(serials(got), newestFirst(want)) {
+			t.Errorf("%q is in the names of %d certificates, want %d", name, len(got), len(want))
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ var pruneTests = map[string]func(*testing.T, *store){
 	"PruneRevokedAfterOneMoreCRL":    testPruneRevoked,
 	"PruneRevokedOfAShardThatIsOver": testPruneAbandoned,
 	"PruneChanges":                   testPruneChanges,
+	"PruneChangesOfNodesApart":       testPruneChangesApart,
 	"PruneShards":                    testPruneShards,
 	"PruneAgainstAModel":             testPruneModel,
 }
@@ -157,6 +158,21 @@ func testPruneAbandoned(t *testing.T, s *store) {
 	checkRevoked(t, s, rec.Thumbprint, true)
 	prune(t, s, start.Add(100*time.Hour+keep.Certificates+time.Second), ca.Pruned{Certificates: 1})
 	checkGone(t, s, rec)
+}
+
+// testPruneChangesApart: where a node's clock was behind, a change seems older than the one before it. It is kept for as
+// long as that one, since what is kept has no gap.
+func testPruneChangesApart(t *testing.T, s *store) {
+	for _, at := range []time.Duration{0, time.Hour, 0, time.Hour} {
+		r := record("alice", at, expiring(1000*time.Hour))
+		insert(t, s, r)
+		revoke(t, s, r.Serial, &ca.Revocation{At: start.Add(at)})
+	}
+	prune(t, s, start.Add(ca.KeepChanges+time.Minute), ca.Pruned{Changes: 1})
+	if got := changes(t, s, crl.Shard{Issuer: issuerID}, 1); len(got) != 3 {
+		t.Errorf("%d changes are left, want 3", len(got))
+	}
+	prune(t, s, start.Add(ca.KeepChanges+2*time.Hour), ca.Pruned{Changes: 3})
 }
 
 func testPruneChanges(t *testing.T, s *store) {
