@@ -87,15 +87,18 @@ func checkMark(path string) error {
 
 // closeFile closes the file. If it is broken, bbolt may have kept its locks, and waiting for them would take for ever.
 func (s *Store) closeFile() error {
-	if s.broken() == nil {
+	broken := s.broken()
+	if broken == nil {
 		return s.db.Close()
 	}
-	closed := make(chan error, 1)
-	go func() { closed <- s.db.Close() }()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = s.db.Close()
+	}()
 	select {
-	case err := <-closed:
-		return err
+	case <-closed:
 	case <-time.After(time.Second):
-		return nil
 	}
+	return broken
 }

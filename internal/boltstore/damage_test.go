@@ -73,10 +73,13 @@ func mustBeBroken(t *testing.T, s *Store, path string) {
 			t.Errorf("%s afterwards: %v", what, err)
 		}
 	}
-	closed := make(chan struct{})
-	go func() { _ = s.Close(); close(closed) }()
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
 	select {
-	case <-closed:
+	case err := <-closed:
+		if !errors.Is(err, ErrNotStore) {
+			t.Errorf("closing it: %v", err)
+		}
 	case <-time.After(30 * time.Second):
 		t.Fatal("closing it hangs")
 	}
