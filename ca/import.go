@@ -32,8 +32,14 @@ func (a *Authority) Import(ctx context.Context, ad Adoption, r *Revocation) erro
 	if err := a.keep(ctx, ad.record(serial, issuer.id, number), audit.Import, a.clock()); err != nil || r == nil {
 		return err
 	}
-	_, err = a.revokeAgain(ctx, serial, *r, imported)
+	_, err = a.RevokeImported(ctx, serial, *r)
 	return err
+}
+
+// RevokeImported revokes a certificate as another program did, and reports whether that changed anything. ErrNotFound if
+// it is not recorded.
+func (a *Authority) RevokeImported(ctx context.Context, serial Serial, r Revocation) (changed bool, err error) {
+	return a.revokeAgain(ctx, serial, r, imported)
 }
 
 // ImportRevocation records the revocation of a certificate of which another program kept nothing else, and when it
@@ -53,6 +59,6 @@ func (a *Authority) ImportRevocation(ctx context.Context, issuer string, serial 
 	if err := a.keep(ctx, lost, audit.Import, a.clock()); err != nil {
 		return err
 	}
-	_, err := a.revokeAgain(ctx, serial, r, imported)
+	_, err := a.RevokeImported(ctx, serial, r)
 	return err
 }

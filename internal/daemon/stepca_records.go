@@ -29,7 +29,7 @@ const (
 	skipCA         = "of CAs"
 	skipExpired    = "expired longer ago than pkid keeps them (retention.certificates)"
 	skipForeign    = "by another CA than this intermediate"
-	skipSerial     = "with a serial number of more than 128 bits"
+	skipSerial     = "with a serial number of 0, below, or of more than 128 bits"
 	skipUsage      = "for neither clients nor servers"
 )
 
@@ -198,18 +198,25 @@ func (im *stepImport) enrol(ctx context.Context, ad ca.Adoption) error {
 // revocations takes over those of certificates that are not there: step-ca revokes by serial number.
 func (im *stepImport) revocations(ctx context.Context) error {
 	return inParallel(ctx, im.db.Revocations(), func(ctx context.Context, r *stepimport.Revocation) error {
-		serial, err := ca.SerialOf(r.Serial)
-		if err != nil {
+		if r.Serial.Sign() <= 0 || r.Serial.BitLen() > 8*len(ca.Serial{}) {
 			im.count(func() { im.Skipped["revocations: "+skipSerial]++ })
 			return nil
+		}
+		serial, err := ca.SerialOf(r.Serial)
+		if err != nil {
+			return fmt.Errorf("revocation of %s: %w", r.Serial, err)
 		}
 		der, err := im.db.Certificate(r.Serial)
 		if err != nil {
 			return err
 		}
 		if der != nil {
-			if _, skip := im.adoption(der); skip != skipUsage {
-				return nil // it was taken over with its certificate, or is of no use
+			switch _, skip := im.adoption(der); skip {
+			case "":
+				return im.revokeKnown(ctx, serial, r)
+			case skipUsage:
+			default:
+				return nil // of a certificate that was not taken over either
 			}
 		}
 		if im.keep > 0 && !r.Expires.IsZero() && time.Since(r.Expires) > im.keep {
@@ -222,6 +229,19 @@ func (im *stepImport) revocations(ctx context.Context) error {
 		im.count(func() { im.Revoked++; im.Lost++ })
 		return nil
 	})
+}
+
+// revokeKnown makes sure of a revocation that came with its certificate already, unless step-ca wrote the serial number
+// in another way than its own look-ups.
+func (im *stepImport) revokeKnown(ctx context.Context, serial ca.Serial, r *stepimport.Revocation) error {
+	changed, err := im.authority.RevokeImported(ctx, serial, *revocationOf(r))
+	if changed {
+		im.count(func() { im.Revoked++ })
+	}
+	if errors.Is(err, ca.ErrNotFound) {
+		return nil // another CA's certificate
+	}
+	return err
 }
 
 // revocationOf reads a revocation. step-ca takes any number for a reason, and never gives a certificate back.

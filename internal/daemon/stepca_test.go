@@ -59,11 +59,11 @@ func newStepHome(t *testing.T) *stepHome {
 	if h.cert, err = x509.ParseCertificate(der("certs/intermediate_ca.crt").Bytes); err != nil {
 		t.Fatal(err)
 	}
-	clear, err := x509.DecryptPEMBlock(der("secrets/intermediate_ca_key"), []byte("step by step")) //nolint:staticcheck // step's default
+	decrypted, err := x509.DecryptPEMBlock(der("secrets/intermediate_ca_key"), []byte("step by step")) //nolint:staticcheck // step's default
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.key, err = x509.ParseECPrivateKey(clear); err != nil {
+	if h.key, err = x509.ParseECPrivateKey(decrypted); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -174,6 +174,9 @@ func TestImportSortsCertificates(t *testing.T) {
 	h.revoke(lately.SerialNumber, 1, lately.NotAfter)
 	longAgo := h.issue("long-ago", expired(400*24*time.Hour))
 	h.revoke(longAgo.SerialNumber, 1, longAgo.NotAfter)
+	h.revoke(big.NewInt(-5), 1, time.Time{})
+	odd := h.issue("oddly-revoked", func(*x509.Certificate) {})
+	h.put("revoked_x509_certs", fmt.Sprintf("%#x", odd.SerialNumber), []byte(`{"RevokedAt": "2026-01-02T03:04:05Z"}`))
 	h.revoke(big.NewInt(77), 1, time.Now().Add(-400*24*time.Hour))
 	h.revoke(big.NewInt(78), 99, time.Time{})
 	h.revoke(new(big.Int).Lsh(big.NewInt(1), 150), 1, time.Time{})
@@ -193,14 +196,14 @@ func TestImportSortsCertificates(t *testing.T) {
 	cfg, done := h.takeOver()
 	want := map[string]int{
 		"not readable as certificates": 1, "of CAs": 1, "by another CA than this intermediate": 1, "for neither clients nor servers": 1, "for SSH": 1,
-		"with a serial number of more than 128 bits": 1, "expired longer ago than pkid keeps them (retention.certificates)": 1,
-		"revocations: with a serial number of more than 128 bits": 1, "revocations: expired longer ago than pkid keeps them (retention.certificates)": 1,
+		"with a serial number of 0, below, or of more than 128 bits": 1, "expired longer ago than pkid keeps them (retention.certificates)": 1,
+		"revocations: with a serial number of 0, below, or of more than 128 bits": 2, "revocations: expired longer ago than pkid keeps them (retention.certificates)": 1,
 	}
 	if !maps.Equal(done.Skipped, want) {
 		t.Errorf("skipped %v, want %v", done.Skipped, want)
 	}
 	const fixture = 5 // certificates, and three revocations, of which one is of none of them
-	if done.Found != fixture+12 || done.Certificates != fixture+6 || done.Revoked != 3+3 || done.Lost != 1+2 || done.Unrenewable.Count != 2 || done.Derived.Count != 2 {
+	if done.Found != fixture+13 || done.Certificates != fixture+7 || done.Revoked != 3+4 || done.Lost != 1+2 || done.Unrenewable.Count != 2 || done.Derived.Count != 2 {
 		t.Errorf("%+v", done)
 	}
 
@@ -220,12 +223,12 @@ func TestImportSortsCertificates(t *testing.T) {
 		}
 		return rec
 	}
-	for cert, profile := range map[*x509.Certificate]string{client: "client", server: "server", both: "imported", organised: "imported", nameless: "imported", lately: "imported"} {
+	for cert, profile := range map[*x509.Certificate]string{client: "client", server: "server", both: "imported", organised: "imported", nameless: "imported", lately: "imported", odd: "imported"} {
 		rec := record(cert.SerialNumber)
 		if rec.Profile != profile || !rec.IssuedAt.Equal(cert.NotBefore) || !rec.NotAfter.Equal(cert.NotAfter) || string(rec.DER) != string(cert.Raw) {
 			t.Errorf("%s: profile %s, issued %s, until %s", cert.Subject, rec.Profile, rec.IssuedAt, rec.NotAfter)
 		}
-		if revoked := rec.Revocation != nil; revoked != (cert == lately) {
+		if revoked := rec.Revocation != nil; revoked != (cert == lately || cert == odd) {
 			t.Errorf("%s: revoked %t", cert.Subject, revoked)
 		}
 	}

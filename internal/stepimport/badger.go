@@ -63,7 +63,7 @@ func opened(err error) error {
 	switch text := err.Error(); {
 	case errors.Is(err, syscall.EWOULDBLOCK), strings.Contains(text, "Another process is using this Badger database"), strings.Contains(text, "directory lock"):
 		return fmt.Errorf("%w: stop it, and leave it stopped", ErrRunning)
-	case errors.Is(err, badger1.ErrReplayNeeded), errors.Is(err, badger2.ErrReplayNeeded), errors.Is(err, badger1.ErrTruncateNeeded), errors.Is(err, badger2.ErrTruncateNeeded):
+	case strings.Contains(text, badger2.ErrReplayNeeded.Error()), strings.Contains(text, badger2.ErrTruncateNeeded.Error()):
 		return fmt.Errorf("%w: step-ca was killed before it had closed its database: start it once more, and stop it with SIGTERM", ErrHome)
 	default:
 		return fmt.Errorf("%w: %w", ErrHome, err)

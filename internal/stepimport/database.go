@@ -1,6 +1,7 @@
 package stepimport
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,8 +129,12 @@ func parseRevocation(key, text []byte) (*Revocation, error) {
 		return nil, fmt.Errorf("revocation of %.60q: %w", key, err)
 	}
 	r := &Revocation{Reason: info.ReasonCode, At: info.RevokedAt, Expires: info.ExpiresAt}
+	base := 10
+	if bytes.HasPrefix(key, []byte("0x")) { // an older step-ca wrote what it was given
+		base = 0
+	}
 	var ok bool
-	if r.Serial, ok = new(big.Int).SetString(string(key), 10); !ok || r.Serial.Sign() < 0 {
+	if r.Serial, ok = new(big.Int).SetString(string(key), base); !ok {
 		return nil, fmt.Errorf("revocation of %.60q: that is no serial number", key)
 	}
 	return r, nil

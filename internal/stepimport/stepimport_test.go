@@ -168,6 +168,47 @@ func TestRunningStepCA(t *testing.T) {
 	}
 }
 
+// A step-ca that was killed leaves what must be replayed, which takes writing to it.
+func TestKilledStepCA(t *testing.T) {
+	for engine, open := range map[string]func(dir string) (write, release func() error, err error){
+		"badgerv2": func(dir string) (func() error, func() error, error) {
+			db, err := badger2.Open(badger2.DefaultOptions(dir).WithLogger(nil))
+			return func() error {
+				return db.Update(func(tx *badger2.Txn) error { return tx.Set([]byte("a"), []byte("b")) })
+			}, db.Close, err
+		},
+		"badgerv1": func(dir string) (func() error, func() error, error) {
+			db, err := badger1.Open(badger1.DefaultOptions(dir).WithLogger(nil))
+			return func() error {
+				return db.Update(func(tx *badger1.Txn) error { return tx.Set([]byte("a"), []byte("b")) })
+			}, db.Close, err
+		},
+	} {
+		dir, killed := home(t, engine), home(t, engine)
+		write, release, err := open(filepath.Join(dir, "db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		// What is on disk now is what a kill would leave.
+		if err := errors.Join(os.RemoveAll(filepath.Join(killed, "db")), os.CopyFS(filepath.Join(killed, "db"), os.DirFS(filepath.Join(dir, "db")))); err != nil {
+			t.Fatal(err)
+		}
+		h, err := stepimport.Open(killed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Database(); !errors.Is(err, stepimport.ErrHome) || !strings.Contains(err.Error(), "start it once more") {
+			t.Errorf("%s: %v", engine, err)
+		}
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestRefusesWithAReason(t *testing.T) {
 	remove := func(name string) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) {
