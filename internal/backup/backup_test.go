@@ -150,3 +150,29 @@ func TestWriterRefuses(t *testing.T) {
 		t.Error("a file that is shorter than it should be was added")
 	}
 }
+
+// TestExtractReadsToTheEnd: what follows the archive counts for whether the file is whole.
+func TestExtractReadsToTheEnd(t *testing.T) {
+	id := identity(t)
+	opened, err := age.Decrypt(bytes.NewReader(write(t, id.Recipient())), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	sealed, err := age.Encrypt(&out, id.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(sealed, io.MultiReader(opened, bytes.NewReader(make([]byte, 1<<18)))); err != nil {
+		t.Fatal(err)
+	}
+	if err := sealed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Extract(bytes.NewReader(out.Bytes()), t.TempDir(), id); err != nil {
+		t.Errorf("the whole file: %v", err)
+	}
+	if _, err := Extract(bytes.NewReader(out.Bytes()[:out.Len()-1000]), t.TempDir(), id); !errors.Is(err, ErrFormat) {
+		t.Errorf("cut after the archive: %v", err)
+	}
+}

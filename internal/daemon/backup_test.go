@@ -274,3 +274,30 @@ func TestRestoreFailures(t *testing.T) {
 		})
 	}
 }
+
+// TestRestoreForgetsProofs: the backup of a stopped daemon has the DPoP proofs up to then, and those that were used after
+// it must not be taken for new ones.
+func TestRestoreForgetsProofs(t *testing.T) {
+	id := newIdentity(t)
+	_, file, err := backUp(t, created(t), id.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	found, err := restoreTo(t.Context(), dir, file, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.proofs.since.Before(found.At) || !d.restored.Equal(found.At) {
+		t.Errorf("proofs are known since %s, the store was restored at %s, %s", d.proofs.since, d.restored, found.At)
+	}
+}
