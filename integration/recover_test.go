@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,6 +41,11 @@ func TestEvidenceComesLater(t *testing.T) {
 	list := crlWith(t, s, before, gone)
 	log := string(pkitest.ReadAll(t, auditLines(t, s)))
 	s.Stop(t)
+	if !slices.ContainsFunc(strings.Split(log, "\n"), func(line string) bool {
+		return strings.Contains(line, `"actor":"operator"`) && strings.Contains(line, `"action":"store.backup"`)
+	}) {
+		t.Error("the audit log does not say that the store was copied, and who did")
+	}
 
 	restored := func(ev daemon.Evidence) (string, *daemon.Recovery, error) {
 		dir := filepath.Join(t.TempDir(), "restored")
