@@ -2,7 +2,6 @@ package boltstore
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -96,7 +95,7 @@ func TestPanicsOfOthersGoOn(t *testing.T) {
 		"a write": func(do func(*tx) error) error { return s.update(t.Context(), do) },
 	} {
 		for mistake, do := range map[string]func(*tx) error{
-			"an index": func(*tx) error { return errors.New(fmt.Sprint([]int{}[len(name)-len(name)])) },
+			"an index": func(*tx) error { return errors.New([]string{}[len(s.path)]) },
 			"nil":      func(*tx) error { var r *ca.Record; return errors.New(r.ClientID) },
 		} {
 			func() {
