@@ -118,8 +118,11 @@ func TestRevokeAgain(t *testing.T) {
 			changed bool
 			want    ca.Reason
 		}{
-			{ca.CertificateHold, true, ca.CertificateHold}, {ca.CertificateHold, false, ca.CertificateHold},
-			{ca.KeyCompromise, true, ca.KeyCompromise}, {ca.CertificateHold, false, ca.KeyCompromise}, {ca.Superseded, false, ca.KeyCompromise},
+			{ca.CertificateHold, true, ca.CertificateHold},
+			{ca.CertificateHold, false, ca.CertificateHold},
+			{ca.KeyCompromise, true, ca.KeyCompromise},
+			{ca.CertificateHold, false, ca.KeyCompromise},
+			{ca.Superseded, false, ca.KeyCompromise},
 		} {
 			changed, err := b.RevokeAgain(t.Context(), serial, ca.Revocation{Reason: step.reason, At: at})
 			if err != nil || changed != step.changed {

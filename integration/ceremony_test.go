@@ -86,7 +86,7 @@ func TestKeyCeremony(t *testing.T) {
 
 // TestSystemdUnit holds the unit to systemd's own judgement, without running it.
 func TestSystemdUnit(t *testing.T) {
-	analyze := pkitest.Need(t, "systemd-analyze")
+	judge := pkitest.Need(t, "systemd-analyze") //nolint:misspell // the program is spelt so
 	text, err := os.ReadFile("../deploy/systemd/pkid.service")
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +101,8 @@ func TestSystemdUnit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"verify", unit}, {"security", "--offline=yes", "--no-pager", "--threshold=20", unit}} {
-		if out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput(); err != nil || args[0] == "verify" && len(out) > 0 {
-			t.Errorf("systemd-analyze %s: %v\n%s", args[0], err, out)
+		if out, err := exec.CommandContext(t.Context(), judge, args...).CombinedOutput(); err != nil || args[0] == "verify" && len(out) > 0 {
+			t.Errorf("%s %s: %v\n%s", judge, args[0], err, out)
 		}
 	}
 }

@@ -152,15 +152,20 @@ func (s *Server) writeIssued(w http.ResponseWriter, r *http.Request, issued *ca.
 
 // bearer reads the enrolment token from the Authorization header.
 func bearer(r *http.Request) (client.EnrolmentToken, error) {
-	values := r.Header.Values("Authorization")
-	if len(values) != 1 {
-		return client.EnrolmentToken{}, refuse(tokenNeeded, "send the enrolment token as Authorization: Bearer pkid1_...")
-	}
-	scheme, text, _ := strings.Cut(values[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return client.EnrolmentToken{}, refuse(tokenNeeded, "send the enrolment token as Authorization: Bearer pkid1_...")
+	text, err := bearerText(r)
+	if err != nil {
+		return client.EnrolmentToken{}, err
 	}
 	return client.ParseEnrolmentToken(text)
+}
+
+func bearerText(r *http.Request) (string, error) {
+	if values := r.Header.Values("Authorization"); len(values) == 1 {
+		if scheme, text, _ := strings.Cut(values[0], " "); strings.EqualFold(scheme, "Bearer") {
+			return text, nil
+		}
+	}
+	return "", refuse(tokenNeeded, "send the enrolment token as Authorization: Bearer pkid1_...")
 }
 
 // readCSR takes a request in JSON, or as it is. Its size is bounded before anything looks into it.

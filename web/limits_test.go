@@ -357,7 +357,7 @@ func TestLimits_SlowBodiesTakeNoRoom(t *testing.T) {
 		if a := f.post("/oauth/token", "grant_type", "client_credentials", "client_id", "svc", "client_secret", secret); a.StatusCode == http.StatusServiceUnavailable {
 			t.Errorf("a client beside them: %s %s", a.Status, a.body)
 		}
-		if a := f.enrolWith("x"); a.StatusCode != http.StatusUnauthorized {
+		if a := f.enrolWith("x"); a.StatusCode != http.StatusUnauthorized { // which is found out inside
 			t.Errorf("somebody who enrols beside them: %s %s", a.Status, a.body)
 		}
 	}

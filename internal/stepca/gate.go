@@ -92,7 +92,7 @@ func (g *gate) wait(ctx context.Context, timeout time.Duration, digest []byte, o
 	done := make(chan answer, 1)
 	go func() {
 		defer func() { <-g.slots }()
-		out, err := g.key.Sign(rand.Reader, digest, opts)
+		out, err := g.ask(digest, opts)
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ca.ErrSignerAway, err)
 		}
@@ -105,6 +105,16 @@ func (g *gate) wait(ctx context.Context, timeout time.Duration, digest []byte, o
 	case <-inner.Done():
 		return nil, g.gaveUp(ctx, inner)
 	}
+}
+
+// ask asks the key. A panic of what speaks to a device would end the process, since no request's goroutine is above it.
+func (g *gate) ask(digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in what speaks to the device: %v", r)
+		}
+	}()
+	return g.key.Sign(rand.Reader, digest, opts)
 }
 
 // gaveUp tells a requester who left from a key that does not answer.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -315,5 +317,34 @@ func TestOpenKeyInKMS(t *testing.T) {
 	samePublic(t, key, got)
 	if _, err := OpenKey(t.Context(), "fakekms:empty", nil); err == nil {
 		t.Error("a slot without key was opened")
+	}
+}
+
+// broken is a device whose driver panics while it is not well.
+type broken struct {
+	crypto.Signer
+	well *bool
+}
+
+func (b broken) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if !*b.well {
+		panic("index out of range")
+	}
+	return b.Signer.Sign(rand, digest, opts)
+}
+
+// A driver that panics ends neither the process nor, in the end, the room for signatures.
+func TestGateSurvivesPanics(t *testing.T) {
+	well := false
+	g := newGate(broken{mustKey(t, ca.P256), &well})
+	sum := sha256.Sum256([]byte("text"))
+	for range 2 * maxInFlight {
+		if _, err := g.Sign(rand.Reader, sum[:], crypto.SHA256); !errors.Is(err, ca.ErrSignerAway) {
+			t.Fatalf("while its driver panics: %v", err)
+		}
+	}
+	well = true
+	if _, err := g.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
