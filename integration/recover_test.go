@@ -63,7 +63,7 @@ func TestEvidenceComesLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recover := func(crl []byte, logs ...string) (*daemon.Recovery, error) {
+	again := func(crl []byte, logs ...string) (*daemon.Recovery, error) {
 		ev := daemon.Evidence{CRLs: [][]byte{crl}}
 		for _, l := range logs {
 			ev.Audit = append(ev.Audit, strings.NewReader(l))
@@ -81,12 +81,12 @@ func TestEvidenceComesLater(t *testing.T) {
 	lines := strings.SplitAfter(log, "\n")
 	gap := strings.Join(append(append([]string{}, lines[:len(lines)-4]...), lines[len(lines)-3:]...), "")
 	for what, text := range map[string]string{"another CA's": string(pkitest.ReadAll(t, auditLines(t, other))), "with a gap": gap} {
-		if found, err := recover(list.Raw, text); err == nil {
+		if found, err := again(list.Raw, text); err == nil {
 			t.Errorf("an audit log %s: %+v", what, found)
 		}
 	}
 	// Twice the same, as an archive and an export may have it, and the start of a line.
-	found, err := recover(list.Raw, strings.Join(lines[:len(lines)-2], ""), log+`{"seq":99,"ti`)
+	found, err := again(list.Raw, strings.Join(lines[:len(lines)-2], ""), log+`{"seq":99,"ti`)
 	if err != nil {
 		t.Fatal(err)
 	}
