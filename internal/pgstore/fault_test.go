@@ -119,32 +119,6 @@ func TestConnectionLostAnywhere(t *testing.T) {
 	}
 }
 
-// TestLostWhileItCommits loses the connection before and while the server is busy committing: who asks what became of it
-// has to wait until that is decided.
-func TestLostWhileItCommits(t *testing.T) {
-	t.Parallel()
-	database := pgtest.Database(t)
-	s := open(t, database)
-	f := &faults{}
-	s.DialWriter(f.dial)
-	insert(t, s, newRecord(0)) // so that it is connected, and its statements are prepared
-	execute(t, database, `
-		CREATE FUNCTION pkid.dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END';
-		CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON pkid.audit DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pkid.dawdle()`)
-	for at, struck := 0, true; struck; at++ {
-		f.arm(at, true)
-		before, rec := acts(t, s), newRecord(1)
-		if err := s.Insert(t.Context(), rec, nil, issueEvent(rec)); err != nil {
-			t.Errorf("fault %d: Insert = %v", at, err)
-		}
-		if n := acts(t, s) - before; n != 1 {
-			t.Errorf("fault %d: %d audit entries for one act", at, n)
-		}
-		struck = f.struck.Load()
-	}
-	verify(t, s)
-}
-
 // TestUseLostAnywhere breaks the connection before and after each read and write while a proof is used up. Who used it
 // first is never told that somebody else did, and who was told that it is theirs is the only one.
 func TestUseLostAnywhere(t *testing.T) {
