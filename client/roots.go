@@ -3,10 +3,13 @@ package client
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // maxRoots bounds the roots that an identity trusts: that of now and those that were before it.
@@ -40,9 +43,8 @@ func pool(certs ...*x509.Certificate) *x509.CertPool {
 }
 
 // succession returns the roots to trust after the CA has answered with a root, over a connection that a trusted one
-// proved. A root that is not known yet must be vouched for as well by one that is: with a certificate, in the chain,
-// that has its name and key and leads there. So whoever can speak in the CA's place, with a key of a server, cannot
-// bring in a root.
+// proved. A root that is not known yet must be vouched for as well by one that is, with a certificate in the chain. So
+// whoever can speak in the CA's place, with a key of a server, cannot bring in a root.
 func succession(roots []*x509.Certificate, answer *Certificate) ([]*x509.Certificate, error) {
 	if answer.Root == "" {
 		return roots, nil
@@ -54,27 +56,43 @@ func succession(roots []*x509.Certificate, answer *Certificate) ([]*x509.Certifi
 	if slices.ContainsFunc(roots, next.Equal) {
 		return roots, nil
 	}
-	var chain []*x509.Certificate
+	vouched := false
 	for _, text := range answer.Chain {
 		cert, err := parseCertificate(text)
 		if err != nil {
 			return nil, fmt.Errorf("the CA's answer: %w", err)
 		}
-		chain = append(chain, cert)
+		vouched = vouched || vouches(cert, next, roots)
 	}
-	vouched := slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
-		if !bytes.Equal(c.RawSubject, next.RawSubject) || !bytes.Equal(c.RawSubjectPublicKeyInfo, next.RawSubjectPublicKeyInfo) {
-			return false
-		}
-		_, err := c.Verify(x509.VerifyOptions{Roots: pool(roots...), Intermediates: pool(chain...), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-		return err == nil
-	})
 	if !vouched {
 		return roots, nil // what is trusted goes on being enough: the chain was checked against it
 	}
 	out := append([]*x509.Certificate{next}, roots...)
 	return out[:min(len(out), maxRoots)], nil
 }
+
+// vouches reports whether a certificate is one that a trusted root signed for the next root, with its name and key, and
+// that says of it what is true of a root: it may have CAs below it, for whatever names and purposes. Otherwise the key
+// of any server, client or issuing CA would do, since its holder can sign a root of that name and key.
+func vouches(cross, next *x509.Certificate, roots []*x509.Certificate) bool {
+	if !bytes.Equal(cross.RawSubject, next.RawSubject) || !bytes.Equal(cross.RawSubjectPublicKeyInfo, next.RawSubjectPublicKeyInfo) {
+		return false
+	}
+	if !cross.IsCA || cross.MaxPathLen == 0 || len(cross.ExtKeyUsage)+len(cross.UnknownExtKeyUsage) > 0 || slices.ContainsFunc(cross.Extensions, isNameConstraints) {
+		return false
+	}
+	if now := time.Now(); next.CheckSignatureFrom(next) != nil || now.Before(next.NotBefore) || now.After(next.NotAfter) {
+		return false
+	}
+	if cross.KeyUsage != 0 && cross.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return false
+	}
+	_, err := cross.Verify(x509.VerifyOptions{Roots: pool(roots...), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
+}
+
+// isNameConstraints: RFC 5280 section 4.2.1.10.
+func isNameConstraints(e pkix.Extension) bool { return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 30}) }
 
 // leadsTo reports whether who trusts the anchors finds a way up from an issuing CA, through the certificates that come
 // with it. The dates are left aside: an issuing CA is named for longer than it is valid.
