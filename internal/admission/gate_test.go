@@ -76,6 +76,25 @@ func TestGate_ContextEnds(t *testing.T) {
 	})
 }
 
+// Who gets the place in the moment in which it gives up has it, and so gives it back: else it would be lost.
+func TestGate_PlaceIsNotLost(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	g := NewGate(1, 1, time.Minute)
+	for range 50 {
+		if err := g.Enter(t.Context()); err != nil {
+			t.Fatalf("the place is lost: %v", err)
+		}
+		turn := make(chan bool, 1)
+		place := g.waiting.PushBack(turn)
+		g.Leave()
+		if err := g.await(gone, place, turn); err != nil {
+			t.Fatalf("it was its turn: %v", err)
+		}
+		g.Leave()
+	}
+}
+
 func TestGate_NobodyMayWait(t *testing.T) {
 	g := NewGate(1, 0, time.Minute)
 	if err := g.Enter(t.Context()); err != nil {
