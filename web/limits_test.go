@@ -363,6 +363,18 @@ func TestLimits_SlowBodiesTakeNoRoom(t *testing.T) {
 	}
 }
 
+// A handler that panics gives its place back.
+func TestLimits_PanicGivesPlaceBack(t *testing.T) {
+	f := limited(t, LimitsConfig{AtOnce: 1, Wait: 10 * time.Millisecond})
+	url := f.with("/broken", func(http.ResponseWriter, *http.Request) error { panic("as if by mistake") })
+	f.table[len(f.table)-1].Name = "oauth.token"
+	for range 3 {
+		if a := f.do(request{url: url}); a.StatusCode != http.StatusInternalServerError {
+			t.Fatalf("answered %s", a.Status)
+		}
+	}
+}
+
 func (f *fixture) addClient(t *testing.T, id string) (secret string) {
 	t.Helper()
 	a := f.operate("POST", "/v1/clients", fmt.Sprintf(`{"client_id":%q,"token_endpoint_auth_method":"client_secret_post","scopes":["read"]}`, id))
