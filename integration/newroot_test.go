@@ -163,4 +163,10 @@ func TestRolloverToANewRoot(t *testing.T) {
 	pkitest.Eventually(t, 5*time.Second, func() error {
 		return servedBy(s.URLs.Public, fresh.Roots(), fresh.Certificate().Leaf.Issuer.CommonName)
 	})
+
+	s.Stop(t)
+	s = pkitest.Serve(t, s.Dir, pkitest.Options{}) // where the file of the root's CRL is still the old root's
+	if err := servedBy(s.URLs.Public, late.Roots(), fresh.Certificate().Leaf.Issuer.CommonName); err != nil {
+		t.Errorf("after a restart, to who trusts the old root: %v", err)
+	}
 }

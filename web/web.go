@@ -80,7 +80,7 @@ func New(c Config) (*Server, error) {
 	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
 		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
 	}
-	rootCRL, err := parseRootCRL(c.RootCRL, c.Authority.Issuer().Above())
+	rootCRL, err := parseRootCRL(c.RootCRL, c.Authority.Issuers()[0].Above())
 	if err != nil {
 		return nil, err
 	}

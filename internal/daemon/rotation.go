@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,32 +117,59 @@ func (d *Daemon) setIssuers(all []rollover.Issuer) error {
 }
 
 // setRootCRLs reads the CRL file again, which `pkid root-crl` may have replaced, and those that came with the
-// certificates of issuing CAs.
+// certificates of issuing CAs. Of each CA the newest list is kept, whatever becomes of the file: it may be half written,
+// another CA's, or one from before a revocation.
 func (d *Daemon) setRootCRLs(all []rollover.Issuer) error {
-	var lists []*x509.RevocationList
-	der, err := loadRootCRL(d.cfg, d.issuer)
-	if err != nil {
-		return err
+	var newest []*x509.RevocationList
+	if known := d.rootCRLs.Load(); known != nil {
+		newest = slices.Clone(*known)
 	}
-	ders := [][]byte{der}
-	for _, i := range all {
-		ders = append(ders, i.Key.RootCRL)
+	add := func(list *x509.RevocationList) {
+		n := slices.IndexFunc(newest, func(l *x509.RevocationList) bool {
+			return bytes.Equal(l.RawIssuer, list.RawIssuer) && bytes.Equal(l.AuthorityKeyId, list.AuthorityKeyId)
+		})
+		switch {
+		case n < 0:
+			newest = append(newest, list)
+		case list.Number.Cmp(newest[n].Number) > 0:
+			newest[n] = list
+		}
 	}
-	for _, der := range ders {
-		if len(der) == 0 {
+	var errs []error
+	if der, err := loadRootCRL(d.cfg, d.issuer); err != nil {
+		errs = append(errs, err)
+	} else if len(der) > 0 {
+		list, err := parseRootCRL(der)
+		if err == nil {
+			err = list.CheckSignatureFrom(d.issuer.Above())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("the root's CRL, %s: %w", d.cfg.Path(d.cfg.Issuer.RootCRL), err))
+		} else {
+			add(list)
+		}
+	}
+	for _, i := range all { // rollover.Issuers has checked their signatures
+		if len(i.Key.RootCRL) == 0 {
 			continue
 		}
-		list, err := x509.ParseRevocationList(der)
+		list, err := parseRootCRL(i.Key.RootCRL)
 		if err != nil {
-			return fmt.Errorf("a root's CRL: %w", err)
+			errs = append(errs, fmt.Errorf("the CRL that came with issuing CA %s: %w", i.ID(), err))
+			continue
 		}
-		if list.Number == nil {
-			return errors.New("a root's CRL: it has no number (RFC 5280 section 5.2.3)")
-		}
-		lists = append(lists, list)
+		add(list)
 	}
-	d.rootCRLs.Store(&lists)
-	return nil
+	d.rootCRLs.Store(&newest)
+	return errors.Join(errs...)
+}
+
+func parseRootCRL(der []byte) (*x509.RevocationList, error) {
+	list, err := x509.ParseRevocationList(der)
+	if err == nil && list.Number == nil {
+		err = errors.New("it has no number (RFC 5280 section 5.2.3)")
+	}
+	return list, err
 }
 
 // followIssuers is rollover.IssuersConfig.Follow.
