@@ -339,7 +339,7 @@ func TestLimits_SlowBodiesTakeNoRoom(t *testing.T) {
 		req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), "POST", f.public.URL+path, body))
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		req.Header.Set("Authorization", "Bearer of nothing")
-		go f.public.Client().Do(req) //nolint:bodyclose // it is never answered
+		go f.public.Client().Do(req) // it is never answered
 		if _, err := more.Write([]byte("client_id=svc")); err != nil {
 			t.Fatal(err)
 		}

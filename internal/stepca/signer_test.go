@@ -287,6 +287,31 @@ func TestSignerGivesUpOnHangingDevice(t *testing.T) {
 	})
 }
 
+// No more than so many wait for a device that hangs: who comes later is told at once.
+func TestGateBoundsWhoWaits(t *testing.T) {
+	key := mustKey(t, ca.P256)
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		g := newGate(hanging{key, free})
+		digest := make([]byte, sha256.Size)
+		for range maxInFlight + maxWaiting {
+			go g.Sign(rand.Reader, digest, crypto.SHA256)
+		}
+		synctest.Wait()
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := g.sign(ctx, digest, crypto.SHA256); !errors.Is(err, ca.ErrSignerAway) || time.Since(begun) != 0 {
+			t.Errorf("one more, after %s: %v", time.Since(begun), err)
+		}
+		close(free)
+		synctest.Wait()
+		if _, err := g.sign(ctx, digest, crypto.SHA256); err != nil {
+			t.Errorf("after the device came back: %v", err)
+		}
+	})
+}
+
 // fakeKMS stands for a KMS that is compiled in.
 type fakeKMS struct {
 	apiv1.KeyManager
