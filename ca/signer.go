@@ -65,6 +65,12 @@ func (i *Issuer) Above() *x509.Certificate {
 // LeadsTo reports whether who trusts an anchor and is sent Chain finds a way from the issuing CA to the anchor. It is
 // not asked whether the dates are right by now: an issuing CA is known for longer than it is valid.
 func (i *Issuer) LeadsTo(anchor *x509.Certificate) error {
+	_, err := i.WaysTo(anchor)
+	return err
+}
+
+// WaysTo returns the ways that LeadsTo finds, each from the issuing CA to the anchor.
+func (i *Issuer) WaysTo(anchor *x509.Certificate) ([][]*x509.Certificate, error) {
 	roots, above := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(anchor)
 	at := anchor.NotBefore
@@ -74,18 +80,22 @@ func (i *Issuer) LeadsTo(anchor *x509.Certificate) error {
 			at = c.NotBefore
 		}
 	}
+	var ways [][]*x509.Certificate
 	var failed error
 	for _, cert := range i.Chain() { // the issuing CA may have a cross certificate of its own
 		if !bytes.Equal(cert.RawSubjectPublicKeyInfo, i.Signer.Certificate().RawSubjectPublicKeyInfo) {
 			continue
 		}
-		_, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: above, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-		if err == nil {
-			return nil
+		found, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: above, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err != nil {
+			failed = fmt.Errorf("CA %q has no chain to %q: %w", cert.Subject, anchor.Subject, err)
 		}
-		failed = fmt.Errorf("CA %q has no chain to %q: %w", cert.Subject, anchor.Subject, err)
+		ways = append(ways, found...)
 	}
-	return failed
+	if len(ways) == 0 {
+		return nil, failed
+	}
+	return ways, nil
 }
 
 // checkChain checks that each certificate up to the root is signed by the next one's key.

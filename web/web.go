@@ -6,6 +6,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -80,7 +81,7 @@ func New(c Config) (*Server, error) {
 	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
 		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
 	}
-	rootCRL, err := parseRootCRL(c.RootCRL, c.Authority.Issuers()[0].Above())
+	rootCRL, err := parseRootCRL(c.RootCRL, c.Authority.Issuers())
 	if err != nil {
 		return nil, err
 	}
@@ -102,18 +103,21 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-func parseRootCRL(der []byte, signer *x509.Certificate) (*x509.RevocationList, error) {
+// parseRootCRL reads the CRL of a root or an intermediate of one of the issuing CAs.
+func parseRootCRL(der []byte, issuers []*ca.Issuer) (*x509.RevocationList, error) {
 	if der == nil {
 		return nil, nil
 	}
 	list, err := x509.ParseRevocationList(der)
-	if err == nil {
-		err = list.CheckSignatureFrom(signer)
+	for _, i := range issuers {
+		if err != nil {
+			break
+		}
+		if list.CheckSignatureFrom(i.Above()) == nil || list.CheckSignatureFrom(i.Root) == nil {
+			return list, nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("web: the root's CRL: %w", err)
-	}
-	return list, nil
+	return nil, fmt.Errorf("web: the root's CRL: %w", cmp.Or(err, errors.New("no CA above the issuing ones has signed it")))
 }
 
 // Public serves the REST API, OAuth and discovery over TLS without client certificates.

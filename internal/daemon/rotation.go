@@ -74,10 +74,8 @@ func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
 func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover.Issuer, error) {
 	c := rollover.IssuersConfig{
 		Store: d.store, First: d.issuer, InDevice: stepca.IsDevice(d.cfg.Issuer.Key), Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
-		URLs: func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
-		Check: func(i *ca.Issuer) error {
-			return caChain{certs: append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...), root: i.Root}.rehearse(d.cfg.Hosts, time.Now())
-		},
+		URLs:   func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
+		Check:  func(way []*x509.Certificate) error { return rehearse(way, d.cfg) },
 		Follow: d.followIssuers,
 	}
 	if d.cfg.StoreIsShared() {
@@ -141,7 +139,7 @@ func (d *Daemon) setRootCRLs(all []rollover.Issuer) error {
 	} else if len(der) > 0 {
 		list, err := parseRootCRL(der)
 		if err == nil {
-			err = list.CheckSignatureFrom(d.issuer.Above())
+			err = signedAbove(list, all, d.issuer)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the root's CRL, %s: %w", d.cfg.Path(d.cfg.Issuer.RootCRL), err))
@@ -162,6 +160,17 @@ func (d *Daemon) setRootCRLs(all []rollover.Issuer) error {
 	}
 	d.rootCRLs.Store(&newest)
 	return errors.Join(errs...)
+}
+
+// signedAbove refuses a CRL that neither a root nor an intermediate of an issuing CA signed.
+func signedAbove(list *x509.RevocationList, all []rollover.Issuer, first *ca.Issuer) error {
+	err := list.CheckSignatureFrom(first.Above())
+	for _, i := range all {
+		if i.Issuer != nil && (list.CheckSignatureFrom(i.Root) == nil || list.CheckSignatureFrom(i.Above()) == nil) {
+			return nil
+		}
+	}
+	return err
 }
 
 func parseRootCRL(der []byte) (*x509.RevocationList, error) {

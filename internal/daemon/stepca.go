@@ -180,7 +180,7 @@ func (im *stepImport) newIssuer(ctx context.Context, kind ca.KeyType) error {
 	issuers := rollover.NewIssuers(rollover.IssuersConfig{
 		Store: im.store, First: im.issuer, Passphrase: im.passphrase, Name: cfg.Name, ListLifetime: cfg.CRL.Lifetime,
 		URLs:  func(id string) (crl, aia string) { return crlURL(cfg.URLs.Status, id), aiaURL(cfg.URLs.Status, id) },
-		Check: func(i *ca.Issuer) error { return rehearse(i, cfg) },
+		Check: func(way []*x509.Certificate) error { return rehearse(way, cfg) },
 	})
 	next, err := issuers.Request(ctx, rollover.Request{KeyType: kind})
 	if err != nil {
@@ -207,7 +207,7 @@ func (im *stepImport) newIssuer(ctx context.Context, kind ca.KeyType) error {
 }
 
 // rehearse finds what would keep certificates below an issuing CA from being accepted.
-func rehearse(i *ca.Issuer, cfg *config.Config) error {
-	chain := caChain{certs: append([]*x509.Certificate{i.Signer.Certificate()}, i.Intermediates...), root: i.Root}
-	return chain.rehearse(cfg.Hosts, time.Now())
+func rehearse(way []*x509.Certificate, cfg *config.Config) error {
+	last := len(way) - 1
+	return caChain{certs: way[:last], root: way[last]}.rehearse(cfg.Hosts, time.Now())
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"maps"
@@ -152,6 +154,9 @@ func (r *Issuers) install(ctx context.Context, id string, in Installation) (*Iss
 	if err != nil {
 		return nil, err
 	}
+	if !i.Key.EndsAt.IsZero() && i.Since.IsZero() {
+		return nil, fmt.Errorf("%w: issuing CA %s is being dropped; drop it again, and ask for another", ErrState, id)
+	}
 	if i.Issuer != nil {
 		if bytes.Equal(i.Key.Certificate, in.Certificate.Raw) {
 			return i, nil
@@ -195,8 +200,9 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 			cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	for _, c := range slices.Concat(in.Chain, []*x509.Certificate{in.Root}) {
-		if now.After(c.NotAfter) {
-			return refuse("%q of its chain has expired", c.Subject)
+		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			return refuse("%q of its chain is valid from %s to %s, and not now", c.Subject,
+				c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
 		}
 	}
 	if _, err := r.signer(ctx, k, cert); err != nil {
@@ -207,15 +213,15 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 		return refuse("%w", err)
 	}
 	for _, anchor := range []*x509.Certificate{in.Root, active.Root} {
-		if err := next.LeadsTo(anchor); err != nil {
+		if err := r.checkWays(next, anchor); err != nil {
 			return refuse("%w: give the certificates between them with the chain; a new root needs one by the root before it (cross-signed)", err)
 		}
 	}
+	if !in.Root.Equal(active.Root) && !slices.ContainsFunc(in.Chain, func(c *x509.Certificate) bool { return vouches(c, in.Root, active.Root) }) {
+		return refuse("nothing in the chain has the name and the key of the root %q and is signed by the root before it (cross-signed) without limits: clients would not take it over", in.Root.Subject)
+	}
 	if bytes.Equal(cert.RawSubject, active.Signer.Certificate().RawSubject) && bytes.Equal(cert.SubjectKeyId, active.Signer.Certificate().SubjectKeyId) {
 		return refuse("the certificate has the name and the key identifier of the issuing CA that is active now")
-	}
-	if err := r.c.Check(next); err != nil {
-		return refuse("%w", err)
 	}
 	if in.RootCRL == nil {
 		return nil
@@ -233,6 +239,27 @@ func (r *Issuers) check(ctx context.Context, k keyring.Key, in Installation, act
 	return nil
 }
 
+// checkWays refuses an issuing CA from which no way leads to the anchor that certificates below it can go.
+func (r *Issuers) checkWays(i *ca.Issuer, anchor *x509.Certificate) error {
+	ways, err := i.WaysTo(anchor)
+	for _, way := range ways {
+		if err = r.c.Check(way); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// vouches reports whether a certificate is one for the next root by the root before it, which is what clients look for.
+func vouches(cross, next, before *x509.Certificate) bool {
+	return bytes.Equal(cross.RawSubject, next.RawSubject) && bytes.Equal(cross.RawSubjectPublicKeyInfo, next.RawSubjectPublicKeyInfo) &&
+		cross.IsCA && cross.MaxPathLen != 0 && len(cross.ExtKeyUsage)+len(cross.UnknownExtKeyUsage) == 0 && !slices.ContainsFunc(cross.Extensions, isNameConstraints) &&
+		cross.CheckSignatureFrom(before) == nil && next.CheckSignatureFrom(next) == nil
+}
+
+// isNameConstraints: RFC 5280 section 4.2.1.10.
+func isNameConstraints(e pkix.Extension) bool { return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 30}) }
+
 // activate sets the instant from which on an installed issuing CA signs. One that has its instant keeps it.
 func (r *Issuers) activate(ctx context.Context, id string, lead time.Duration) (*Issuer, error) {
 	i, _, err := r.find(ctx, id)
@@ -249,8 +276,10 @@ func (r *Issuers) activate(ctx context.Context, id string, lead time.Duration) (
 	}
 	k := i.Key
 	k.ActiveFrom = r.now().Add(max(lead, r.c.Lead))
-	if !k.ActiveFrom.Before(i.Signer.Certificate().NotAfter) {
-		return nil, fmt.Errorf("%w: issuing CA %s expires before that", ErrRefused, id)
+	for _, c := range append(i.Chain(), i.Root) {
+		if !k.ActiveFrom.Before(c.NotAfter) {
+			return nil, fmt.Errorf("%w: %q of the chain of issuing CA %s expires before %s", ErrRefused, c.Subject, id, k.ActiveFrom.Format(time.RFC3339))
+		}
 	}
 	detail := map[string]string{"active_from": k.ActiveFrom.Format(time.RFC3339)}
 	if _, err := r.c.Store.PutKey(ctx, k, r.event(ctx, audit.KeyChange, k, detail)); err != nil {

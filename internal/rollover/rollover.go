@@ -12,6 +12,7 @@
 package rollover
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -86,8 +87,9 @@ type IssuersConfig struct {
 	// Lead is the least time between an issuing CA's installation and its first certificate, in which all nodes come to
 	// know of it. Zero, if there are no others.
 	Lead time.Duration
-	// Check finds what else would keep certificates below an issuing CA from being accepted.
-	Check func(*ca.Issuer) error
+	// Check finds what would keep certificates below a chain of CAs, the issuing one's first and the trust anchor's last,
+	// from being accepted, beside the signatures and the dates.
+	Check func(way []*x509.Certificate) error
 	// Follow is called after this node has changed an issuing CA. It returns nil when that one's certificate can be
 	// fetched, and so can its CRL.
 	Follow func(ctx context.Context, id string) error
@@ -108,7 +110,7 @@ func NewIssuers(c IssuersConfig) *Issuers {
 		c.Now = time.Now
 	}
 	if c.Check == nil {
-		c.Check = func(*ca.Issuer) error { return nil }
+		c.Check = func([]*x509.Certificate) error { return nil }
 	}
 	if c.Follow == nil {
 		c.Follow = func(context.Context, string) error { return nil }
@@ -209,14 +211,18 @@ func (i *Issuer) endsAt(list time.Duration) time.Time {
 // open makes an issuer of a key of the ring. If only its key is missing, it returns one that signs nothing, and the
 // error.
 func (r *Issuers) open(ctx context.Context, k keyring.Key) (*ca.Issuer, error) {
-	if i := r.opened[k.ID]; i != nil && (i.From.Equal(k.ActiveFrom) || k.ActiveFrom.IsZero() && i.From.Equal(never)) {
-		return i, nil
+	before := r.opened[k.ID]
+	if before != nil && !bytes.Equal(before.Signer.Certificate().Raw, k.Certificate) { // dropped, and asked for again
+		before = nil
+	}
+	if before != nil && (before.From.Equal(k.ActiveFrom) || k.ActiveFrom.IsZero() && before.From.Equal(never)) {
+		return before, nil
 	}
 	i, err := r.issuer(k)
 	if err != nil {
 		return nil, err
 	}
-	if before := r.opened[k.ID]; before != nil {
+	if before != nil {
 		i.Signer = before.Signer
 		r.opened[k.ID] = i
 		return i, nil

@@ -1,6 +1,7 @@
 package rollover
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -69,8 +70,9 @@ type Tokens struct {
 }
 
 type opened struct {
-	kid string
-	key crypto.Signer
+	kid    string
+	key    crypto.Signer
+	sealed []byte // what it was opened from: after a restore, another key may have its id
 }
 
 // NewTokens returns the token keys of a store. It reads nothing yet.
@@ -137,7 +139,7 @@ func (t *Tokens) All(ctx context.Context) ([]TokenKey, error) {
 }
 
 func (t *Tokens) open(ctx context.Context, k keyring.Key) (opened, error) {
-	if key, ok := t.opened[k.ID]; ok {
+	if key, ok := t.opened[k.ID]; ok && bytes.Equal(key.sealed, k.Sealed) {
 		return key, nil
 	}
 	key, err := openKey(ctx, k, t.c.Passphrase)
@@ -148,7 +150,7 @@ func (t *Tokens) open(ctx context.Context, k keyring.Key) (opened, error) {
 	if err != nil {
 		return opened{}, err
 	}
-	t.opened[k.ID] = opened{kid.String(), key}
+	t.opened[k.ID] = opened{kid.String(), key, k.Sealed}
 	return t.opened[k.ID], nil
 }
 
