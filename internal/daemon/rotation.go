@@ -78,6 +78,10 @@ func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover
 		Check:  func(way []*x509.Certificate) error { return rehearse(way, d.cfg) },
 		Follow: d.followIssuers,
 	}
+	c.Devices = append(c.Devices, d.cfg.Issuer.Key)
+	for _, k := range d.cfg.Tokens.Keys {
+		c.Devices = append(c.Devices, k.Key)
+	}
 	if d.cfg.StoreIsShared() {
 		c.Lead = nodesLead
 	}

@@ -91,6 +91,9 @@ func (r *Issuers) newKey(ctx context.Context, in Request, k *keyring.Key) (crypt
 		if !stepca.IsDevice(in.KeyURI) {
 			return nil, fmt.Errorf("%w: a key of the ring is in a device that every node reaches, such as pkcs11:..., or is made and sealed by pkid", ErrRefused)
 		}
+		if err := stepca.CheckDevice(in.KeyURI, r.c.Devices); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
 		return r.deviceKey(ctx, in.KeyURI, kind, k)
 	}
 	if r.c.InDevice && in.KeyType == "" {

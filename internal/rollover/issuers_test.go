@@ -266,3 +266,12 @@ func TestRequestBesideADevice(t *testing.T) {
 		t.Errorf("asked for: %v", err)
 	}
 }
+
+// An operator asks over the network, and has pkid load no library that its configuration does not name.
+func TestRequestLoadsNoLibrary(t *testing.T) {
+	h := newHouse(t)
+	_, err := h.Request(t.Context(), rollover.Request{KeyURI: "pkcs11:module-path=/tmp/any.so;token=x;id=01;object=x"})
+	if !errors.Is(err, rollover.ErrRefused) || !strings.Contains(err.Error(), "pkid.yaml") {
+		t.Errorf("got %v", err)
+	}
+}

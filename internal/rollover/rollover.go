@@ -73,11 +73,12 @@ type Store interface {
 	Shards(ctx context.Context, issuer string) ([]ca.ShardCount, error)
 }
 
-// IssuersConfig is what Issuers need. All of it is required but InDevice, Lead, Check, Follow and Now.
+// IssuersConfig is what Issuers need. All of it is required but InDevice, Devices, Lead, Check, Follow and Now.
 type IssuersConfig struct {
 	Store      Store
 	First      *ca.Issuer // the one that the configuration names
 	InDevice   bool       // the first one's key is, and the next one's is not to be less guarded by mistake
+	Devices    []string   // URIs of the configured keys: another one may be where they are
 	Passphrase []byte     // of the keys; it is kept, since keys come into the ring while the daemon runs
 	Name       string     // of the CA, for subjects
 	// URLs returns where an issuing CA's CRL and certificate are published.

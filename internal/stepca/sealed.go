@@ -8,6 +8,10 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+
+	kmsuri "go.step.sm/crypto/kms/uri"
 
 	"github.com/pkid/pkid/ca"
 )
@@ -51,6 +55,34 @@ func OpenSealed(sealed, passphrase []byte) (crypto.Signer, error) {
 func IsDevice(uri string) bool {
 	_, file := keyPath(uri)
 	return !file
+}
+
+// onHost are the attributes of key URIs that name what is on pkid's own machine: a library that is loaded into the
+// process, files that are read, and whom what is in them is sent to.
+var onHost = []string{
+	"module-path", "pin-source", "credentials-file", "device", "storage-directory",
+	"attestation-ca-url", "attestation-ca-root", "attestation-ca-insecure",
+}
+
+// CheckDevice refuses the URI of a key that names something on this machine which none of the configured keys names.
+// Who may ask for keys over the network is not one who may have the process load a library.
+func CheckDevice(uri string, configured []string) error {
+	u, err := kmsuri.Parse(uri)
+	if err != nil {
+		return fmt.Errorf("%w: not a well-formed key URI", ErrKey)
+	}
+	known := func(attribute string) bool {
+		return slices.ContainsFunc(configured, func(text string) bool {
+			c, err := kmsuri.Parse(text)
+			return err == nil && strings.EqualFold(c.Scheme, u.Scheme) && c.Has(attribute) && c.Get(attribute) == u.Get(attribute)
+		})
+	}
+	for _, attribute := range onHost {
+		if u.Has(attribute) && !known(attribute) {
+			return fmt.Errorf("%w: %s: want what a key in pkid.yaml has there, in issuer.key or tokens.keys", ErrKey, attribute)
+		}
+	}
+	return nil
 }
 
 // CreateIssuerRequest makes the CSR of an issuing CA. Beside name and key it asks for what the certificate must have
