@@ -269,3 +269,44 @@ func TestTokenKeyInADevice(t *testing.T) {
 	}
 	k.wantCurrent(k.c.Configured[0].ID)
 }
+
+// A key that was dropped keeps its place in the ring until another one follows it, or that one would get its place, and
+// a node that had not heard of the drop would hold the two for one.
+func TestADroppedKeyKeepsItsPlace(t *testing.T) {
+	k := newTokens(t)
+	first, err := k.Rotate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Tokens.Drop(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	places := func() (ids []string) {
+		ring, err := k.store.Keys(t.Context(), keyring.Tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range ring {
+			ids = append(ids, key.ID)
+		}
+		return ids
+	}
+	k.now = k.now.Add(time.Minute)
+	before := places()
+	if _, err := k.Keep(t.Context()); err != nil || len(before) != 1 {
+		t.Fatal(before, err)
+	}
+	if got := places(); !slices.Equal(got, before) {
+		t.Fatalf("in the ring %v, want %v", got, before)
+	}
+	next, err := k.Rotate(t.Context())
+	if err != nil || next.ID == first.ID {
+		t.Fatal(next, err)
+	}
+	if _, err := k.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := places(); len(got) != 1 || got[0] == before[0] {
+		t.Errorf("in the ring %v after another one followed %v", got, before)
+	}
+}
