@@ -34,6 +34,7 @@ func section(t *testing.T, title, language string) (blocks []string) {
 // TestKeyCeremony runs the commands of operations.md as they stand there, but for paths, ports and the host's name: an
 // offline root that is OpenSSL, and what comes after it.
 func TestKeyCeremony(t *testing.T) {
+	t.Parallel()
 	pkitest.Need(t, "openssl")
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")

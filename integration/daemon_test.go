@@ -75,6 +75,7 @@ func TestServerCertificateRenews(t *testing.T) {
 
 // Restarting loses nothing: the certificate, its revocation and the CRL's number are as they were.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	id := s.Enrol(t, client.InvitationRequest{ClientID: "a"})
 	op := s.Operator(t)

@@ -14,6 +14,7 @@ import (
 // The demo exits 0 only if each of its steps came out as told, so running it is a test of the whole story:
 // once against a daemon that runs, once with a daemon of its own.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	pkictl := pkitest.Build(t, "pkictl")
 	t.Run("running daemon", func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 
 // The README's service, run as it is, answers its clients with both kinds of token and refuses a revoked one.
 func TestExampleOrders(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	sh := newShell(t, s)
 	orders := s.Enrol(t, client.InvitationRequest{ClientID: "orders", Profile: "server", SANs: []string{"localhost"}})

@@ -21,6 +21,7 @@ import (
 // A CRL that cannot be published is shouted about: by /readyz, in the metrics, and by `pkictl crl show`; that the log has
 // it, crl's own tests show. Somebody who holds a lock on the table of CRLs lets revocations through, and no CRL.
 func TestLateCRLIsShoutedAbout(t *testing.T) {
+	t.Parallel()
 	database := pgtest.Database(t)
 	s := pkitest.Start(t, pkitest.Options{Database: database})
 	pkictl := pkitest.Build(t, "pkictl")

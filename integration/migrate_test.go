@@ -22,6 +22,7 @@ import (
 // A CA that was served from a file is served from a database: what was issued renews, what was revoked stays so, an
 // invitation from before is redeemed, a CRL's number goes on and the audit log verifies from its first entry.
 func TestMigrateStore(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.CRL.Deltas = true }})
 	operator := s.Operator(t)
 	old, bad := s.Enrol(t, client.InvitationRequest{ClientID: "old"}), s.Enrol(t, client.InvitationRequest{ClientID: "bad"})

@@ -92,6 +92,7 @@ func readPEM(t *testing.T, file string) *x509.Certificate {
 // With a new root, who knows only the one before and who knows only the new one accept the same chain, tokens that were
 // not used yet are good still, and an identity learns of the new root when it renews.
 func TestRolloverToANewRoot(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	old := s.Enrol(t, client.InvitationRequest{ClientID: "old"})
 	inv, err := s.Operator(t).Invite(t.Context(), client.InvitationRequest{ClientID: "late"})

@@ -39,6 +39,7 @@ http {
 `
 
 func TestNginxRefusesARevokedClient(t *testing.T) {
+	t.Parallel()
 	nginx := pkitest.Need(t, "nginx")
 	s := pkitest.Start(t, pkitest.Options{})
 	sh := newShell(t, s)

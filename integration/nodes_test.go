@@ -193,6 +193,7 @@ func newCluster(t *testing.T, database string, nodes int) *cluster {
 
 // What is revoked, disabled or used up on one node does not work on any other.
 func TestNodesAgree(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, pgtest.Database(t), 3)
 	a, b := c.nodes[0], c.nodes[1]
 	tokens := map[*node]string{}
@@ -278,6 +279,7 @@ func (c *cluster) revoke(t *testing.T, on *node) {
 
 // While the database is away, nodes say what they know, refuse what they cannot know, and come back by themselves.
 func TestNodesWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
 	database := pgtest.Start(t)
 	c := newCluster(t, database.Database(t), 2)
 	token := accessToken(t, c.nodes[0].token(c.robot, ""))
@@ -340,6 +342,7 @@ func TestNodesWhileTheDatabaseIsAway(t *testing.T) {
 
 // A revocation that was acknowledged just before the database went away is in every node's CRL once it is back.
 func TestNodesPublishAfterTheDatabaseWasAway(t *testing.T) {
+	t.Parallel()
 	database := pgtest.Start(t)
 	c := newCluster(t, database.Database(t), 2)
 	if got := c.nodes[0].rest(c.operator, http.MethodPost, "/v1/certificates/"+serialOf(c.robot)+"/revoke", client.Revocation{Reason: "keyCompromise"}); got.status != http.StatusOK {
@@ -365,6 +368,7 @@ func TestNodesPublishAfterTheDatabaseWasAway(t *testing.T) {
 // A node that is killed takes nothing with it that it acknowledged: neither certificates nor a revocation that it had no
 // time to publish.
 func TestNodeIsKilled(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, pgtest.Database(t), 2)
 	dir := c.first.NewNode(t)
 	cmd := exec.Command(pkitest.Build(t, "pkid"), "serve", "--data", dir)

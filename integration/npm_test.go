@@ -21,6 +21,7 @@ import (
 // The npm clients that most of the field builds on get both kinds of token from the metadata alone, use
 // them at a resource server, and find that a token without its key is worth nothing.
 func TestNPMClients(t *testing.T) {
+	t.Parallel()
 	node := pkitest.Need(t, "node")
 	if _, err := os.Stat("node/node_modules"); err != nil {
 		pkitest.Missing(t, "the npm clients are not installed: `make deps` installs them where npm is")

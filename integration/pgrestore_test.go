@@ -16,6 +16,7 @@ import (
 // A database that came back from an older dump keeps what a file does: revocations, growing CRL numbers, and refusals of
 // what it cannot know.
 func TestRecoverADatabase(t *testing.T) {
+	t.Parallel()
 	url, again := pgtest.Database(t), pgtest.Database(t)
 	dump := filepath.Join(t.TempDir(), "pkid.dump")
 	s := pkitest.Start(t, pkitest.Options{Database: url})

@@ -16,6 +16,7 @@ import (
 
 // Every node has a new issuing CA, its CRL and the root's new one long before it signs, and the same token keys.
 func TestNodesRotate(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, pgtest.Database(t), 3)
 	i, err := daemon.Rotation{ActiveIn: "0s"}.Rotate(t.Context(), c.first.Config)
 	if err != nil {

@@ -46,6 +46,7 @@ func issuerIDs(t *testing.T, s *pkitest.Server) (ids, states []string) {
 
 // The whole of a rotation as clients, openssl and a resource server's checker see it, and again after a restart.
 func TestRollover(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	old := s.Enrol(t, client.InvitationRequest{ClientID: "old"})
 	bad := s.Enrol(t, client.InvitationRequest{ClientID: "bad"})
@@ -168,6 +169,7 @@ func servedBy(base string, roots *x509.CertPool, issuer string) error {
 
 // Clients enrol, renew and fetch tokens while the issuing CA changes, twice: nothing fails.
 func TestRolloverUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -257,6 +259,7 @@ func fetchToken(ctx context.Context, id *client.Identity) error {
 
 // Whatever a rotation has come to when the daemon stops, it goes on from there.
 func TestRolloverGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	restart := func(want ...string) {
 		t.Helper()

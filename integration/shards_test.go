@@ -74,6 +74,7 @@ func (sh *sharded) verdicts(check func(id *client.Identity, lists ...string) str
 }
 
 func TestOpenSSLTakesShards(t *testing.T) {
+	t.Parallel()
 	sh := newSharded(t)
 	sh.verdicts(func(id *client.Identity, lists ...string) string {
 		out, err := sh.try(fmt.Sprintf(`cat %[2]s > some.der; : > some.pem; for f in %[2]s; do openssl crl -inform DER -in $f >> some.pem; done
@@ -89,6 +90,7 @@ func TestOpenSSLTakesShards(t *testing.T) {
 // TestJavaTakesShards: with lists from files, for the whole chain, and with those that Java fetches where the
 // certificate says.
 func TestJavaTakesShards(t *testing.T) {
+	t.Parallel()
 	javac := pkitest.Need(t, "javac")
 	java := pkitest.Need(t, "java")
 	source, err := filepath.Abs(filepath.Join("testdata", "PKIXCheck.java"))
@@ -112,6 +114,7 @@ func TestJavaTakesShards(t *testing.T) {
 
 // nginx needs every shard's list in its file, and knows nothing of a certificate whose list is not there.
 func TestNginxNeedsEveryShard(t *testing.T) {
+	t.Parallel()
 	nginx := pkitest.Need(t, "nginx")
 	sh := newSharded(t)
 	web := sh.server.Enrol(t, client.InvitationRequest{ClientID: "web", Profile: "server", SANs: []string{"localhost", "127.0.0.1"}})

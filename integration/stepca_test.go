@@ -93,6 +93,7 @@ func readCertificates(t *testing.T, path string) (certs []*x509.Certificate) {
 // A fleet of step-ca goes on with the certificates that it has, and moves by renewing them: with a new issuing CA, and
 // with the one that it had.
 func TestComingFromStepCA(t *testing.T) {
+	t.Parallel()
 	t.Run("badgerv2", func(t *testing.T) { testStepCA(t, "badgerv2", daemon.InitSpec{}, false) })
 	t.Run("bbolt, and the intermediate goes on", func(t *testing.T) { testStepCA(t, "bbolt", daemon.InitSpec{}, true) })
 	t.Run("badgerv1, into a database", func(t *testing.T) {
