@@ -61,6 +61,39 @@ func TestRootCRLOnlyEverGrows(t *testing.T) {
 	}
 }
 
+// A client's certificate counts below an issuing CA until that has ended, and a look at a ring that has not changed
+// leaves what is known of chains as it is.
+func TestAnchors(t *testing.T) {
+	first, _ := newRoot(t)
+	second, _ := newRoot(t)
+	d := &Daemon{}
+	ring := func(state rollover.State) []rollover.Issuer {
+		return []rollover.Issuer{
+			{State: state, Issuer: &ca.Issuer{Signer: rollover.Keyless{Cert: first}}},
+			{State: rollover.Active, Issuer: &ca.Issuer{Signer: rollover.Keyless{Cert: second}}},
+			{State: rollover.Requested},
+		}
+	}
+	both, one := x509.NewCertPool(), x509.NewCertPool()
+	both.AddCert(first)
+	both.AddCert(second)
+	one.AddCert(second)
+
+	d.setAnchors(ring(rollover.Retiring))
+	before := d.anchors.Load()
+	if !before.Equal(both) {
+		t.Error("an issuing CA that retires vouches for its certificates no more")
+	}
+	d.setAnchors(ring(rollover.Retiring))
+	if d.anchors.Load() != before {
+		t.Error("other anchors, though the ring is the same")
+	}
+	d.setAnchors(ring(rollover.Ended))
+	if !d.anchors.Load().Equal(one) {
+		t.Error("an issuing CA that has ended goes on vouching for certificates")
+	}
+}
+
 func newRoot(t *testing.T) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
 	key, err := stepca.GenerateKey(ca.P256)

@@ -100,22 +100,31 @@ func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover
 // setIssuers makes issuing CAs known to the authority and to whoever checks what they signed.
 func (d *Daemon) setIssuers(all []rollover.Issuer) error {
 	var known []*ca.Issuer
-	anchors := x509.NewCertPool()
 	for _, i := range all {
-		if i.Issuer == nil {
-			continue
-		}
-		known = append(known, i.Issuer)
-		if i.State != rollover.Ended {
-			anchors.AddCert(i.Signer.Certificate())
+		if i.Issuer != nil {
+			known = append(known, i.Issuer)
 		}
 	}
 	if err := d.authority.SetIssuers(known...); err != nil {
 		return err
 	}
-	d.anchors.Store(anchors)
+	d.setAnchors(all)
 	d.known.Store(&all)
 	return d.setRootCRLs(all)
+}
+
+// setAnchors says below which issuing CAs a client's certificate is to be. The same ones are left as they are: the token
+// endpoint looks at every chain again that it knew below other anchors.
+func (d *Daemon) setAnchors(all []rollover.Issuer) {
+	anchors := x509.NewCertPool()
+	for _, i := range all {
+		if i.Issuer != nil && i.State != rollover.Ended {
+			anchors.AddCert(i.Signer.Certificate())
+		}
+	}
+	if now := d.anchors.Load(); now == nil || !now.Equal(anchors) {
+		d.anchors.Store(anchors)
+	}
 }
 
 // setRootCRLs reads the CRL file again, which `pkid root-crl` may have replaced, and those that came with the
