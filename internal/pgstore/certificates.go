@@ -199,7 +199,8 @@ func searchText(names []string) string { return strings.ToLower(strings.Join(nam
 const (
 	recordColumns = `c.serial, c.not_before, c.not_after, c.issued_at, c.shard, c.issuer, c.client_id, c.profile,
 		c.thumbprint, c.parent, c.names, c.der, r.reason, r.revoked_at`
-	recordSQL = "SELECT " + recordColumns + " FROM certificates c LEFT JOIN revocations r USING (serial) WHERE c.serial = $1"
+	recordSQL  = "SELECT " + recordColumns + " FROM certificates c LEFT JOIN revocations r USING (serial) WHERE c.serial = $1"
+	recordsSQL = "SELECT " + recordColumns + " FROM certificates c LEFT JOIN revocations r USING (serial) WHERE c.serial = ANY($1::bytea[])"
 )
 
 func scanRecord(row pgx.CollectableRow) (*ca.Record, error) { return readRecord(row) }
@@ -232,18 +233,29 @@ func (t *thumbprintValue) ScanBytes(b []byte) error { return fill(t[:], b) }
 
 // Certificate implements ca.Store.
 func (s *Store) Certificate(ctx context.Context, serial ca.Serial) (*ca.Record, error) {
-	var rec *ca.Record
-	err := s.view(ctx, "reading a certificate", func(ctx context.Context, conn *pgx.Conn) (err error) {
-		rec, err = readRecord(conn.QueryRow(ctx, recordSQL, serial[:]))
-		return err
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("%w: %s", ca.ErrNotFound, serial)
-	}
+	rec, found, err := s.records.get(ctx, serial)
 	if err != nil {
 		return nil, err
 	}
+	if !found {
+		return nil, fmt.Errorf("%w: %s", ca.ErrNotFound, serial)
+	}
 	return rec, nil
+}
+
+func findRecords(ctx context.Context, conn *pgx.Conn, serials []ca.Serial) (map[ca.Serial]*ca.Record, error) {
+	keys := make([][]byte, len(serials))
+	for i := range serials {
+		keys[i] = serials[i][:]
+	}
+	rows, err := conn.Query(ctx, recordsSQL, keys)
+	return collect(rows, err, func(row pgx.CollectableRow) (ca.Serial, *ca.Record, error) {
+		rec, err := readRecord(row)
+		if err != nil {
+			return ca.Serial{}, nil, err
+		}
+		return rec.Serial, rec, nil
+	})
 }
 
 // Shards implements ca.Store.

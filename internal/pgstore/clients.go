@@ -15,20 +15,30 @@ import (
 // Client implements authserver.ClientStore. It asks the database each time: a client that was disabled on one node is so
 // on every other from the next request on.
 func (s *Store) Client(ctx context.Context, id string) (*authserver.Client, error) {
-	c := new(authserver.Client)
 	if !isText(id) {
 		return nil, fmt.Errorf("%w: %.40q", authserver.ErrNoClient, id)
 	}
-	err := s.view(ctx, "reading a client", func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT record FROM clients WHERE id = $1", id).Scan(c)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("%w: %q", authserver.ErrNoClient, id)
-	}
+	record, found, err := s.clients.get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	if !found {
+		return nil, fmt.Errorf("%w: %q", authserver.ErrNoClient, id)
+	}
+	c := new(authserver.Client)
+	if err := json.Unmarshal(record, c); err != nil {
+		return nil, fmt.Errorf("client %q: %w: %w", id, errDamaged, err)
+	}
 	return c, nil
+}
+
+// findClients returns records as JSON, which everybody who asked reads into a record of their own.
+func findClients(ctx context.Context, conn *pgx.Conn, ids []string) (map[string][]byte, error) {
+	rows, err := conn.Query(ctx, "SELECT id, record::text FROM clients WHERE id = ANY($1::text[])", ids)
+	return collect(rows, err, func(row pgx.CollectableRow) (id string, record []byte, err error) {
+		err = row.Scan(&id, &record)
+		return id, record, err
+	})
 }
 
 // Clients implements authserver.ClientStore.

@@ -38,6 +38,7 @@ var session = map[string]string{
 	"search_path":                         schema,
 	"timezone":                            "UTC",
 	"default_transaction_isolation":       "read committed", // which what compares and writes in one statement is made for
+	"enable_seqscan":                      "off",            // a plan that was made while a table was small is kept, and would read all of it for good
 	"jit":                                 "off",            // compiling a query takes longer than any of these
 	"statement_timeout":                   serverStatement,
 	"lock_timeout":                        "3000",

@@ -9,14 +9,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
 )
 
 const (
-	invitationSQL = `SELECT secret_hash, client_id, profile, names, lifetime, created_at, expires_at, spent_serial, spent_use
-		FROM invitations WHERE id = $1`
+	invitationsSQL = `SELECT id, secret_hash, client_id, profile, names, lifetime, created_at, expires_at, spent_serial, spent_use
+		FROM invitations WHERE id = ANY($1::text[])`
 	putInvitationSQL = `INSERT INTO invitations (id, secret_hash, client_id, profile, names, lifetime, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 )
@@ -53,26 +52,43 @@ func (s *Store) Invitation(ctx context.Context, id string) (*enroll.Invitation, 
 	if !isText(id) {
 		return nil, errNoInvitation
 	}
-	inv := &enroll.Invitation{ID: id}
-	var lifetime int64
-	var hash, names, serial, use []byte
-	err := s.view(ctx, "reading an invitation", func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, invitationSQL, id).
-			Scan(&hash, &inv.ClientID, &inv.Profile, &names, &lifetime, &inv.CreatedAt, &inv.ExpiresAt, &serial, &use)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, errNoInvitation
-	}
+	row, found, err := s.invitations.get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	inv.Lifetime, inv.CreatedAt, inv.ExpiresAt = time.Duration(lifetime), inv.CreatedAt.UTC(), inv.ExpiresAt.UTC()
-	if err := errors.Join(fill(inv.SecretHash[:], hash), json.Unmarshal(names, &inv.Names)); err != nil {
+	if !found {
+		return nil, errNoInvitation
+	}
+	return row.invitation(id)
+}
+
+// storedInvitation is an invitation as the table has it.
+type storedInvitation struct {
+	clientID, profile        string
+	hash, names, serial, use []byte
+	lifetime                 int64 // ns
+	createdAt, expiresAt     time.Time
+}
+
+func findInvitations(ctx context.Context, conn *pgx.Conn, ids []string) (map[string]storedInvitation, error) {
+	rows, err := conn.Query(ctx, invitationsSQL, ids)
+	return collect(rows, err, func(row pgx.CollectableRow) (id string, r storedInvitation, err error) {
+		err = row.Scan(&id, &r.hash, &r.clientID, &r.profile, &r.names, &r.lifetime, &r.createdAt, &r.expiresAt, &r.serial, &r.use)
+		return id, r, err
+	})
+}
+
+func (r *storedInvitation) invitation(id string) (*enroll.Invitation, error) {
+	inv := &enroll.Invitation{
+		ID: id, ClientID: r.clientID, Profile: r.profile, Lifetime: time.Duration(r.lifetime),
+		CreatedAt: r.createdAt.UTC(), ExpiresAt: r.expiresAt.UTC(),
+	}
+	if err := errors.Join(fill(inv.SecretHash[:], r.hash), json.Unmarshal(r.names, &inv.Names)); err != nil {
 		return nil, fmt.Errorf("invitation %s: %w: %w", id, errDamaged, err)
 	}
-	if serial != nil {
-		inv.Spent = &enroll.Spent{Serial: ca.Serial{}}
-		if err := errors.Join(fill(inv.Spent.Serial[:], serial), fill(inv.Spent.Use[:], use)); err != nil {
+	if r.serial != nil {
+		inv.Spent = &enroll.Spent{}
+		if err := errors.Join(fill(inv.Spent.Serial[:], r.serial), fill(inv.Spent.Use[:], r.use)); err != nil {
 			return nil, fmt.Errorf("invitation %s: %w", id, err)
 		}
 	}

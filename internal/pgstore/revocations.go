@@ -137,11 +137,20 @@ func (cc *changeColumns) add(c *changed) {
 // RevokedThumbprint implements ca.Store. Every use of a token asks: it is a search in one index, and what another node
 // committed counts at once.
 func (s *Store) RevokedThumbprint(ctx context.Context, tp thumbprint.Cert) (bool, error) {
-	found := false
-	err := s.view(ctx, "looking for a revocation", func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM revocations WHERE thumbprint = $1)", tp[:]).Scan(&found)
-	})
+	_, found, err := s.revoked.get(ctx, tp)
 	return found, err
+}
+
+func findRevoked(ctx context.Context, conn *pgx.Conn, all []thumbprint.Cert) (map[thumbprint.Cert]struct{}, error) {
+	keys := make([][]byte, len(all))
+	for i := range all {
+		keys[i] = all[i][:]
+	}
+	rows, err := conn.Query(ctx, "SELECT thumbprint FROM revocations WHERE thumbprint = ANY($1::bytea[])", keys)
+	return collect(rows, err, func(row pgx.CollectableRow) (tp thumbprint.Cert, _ struct{}, err error) {
+		err = row.Scan((*thumbprintValue)(&tp))
+		return tp, struct{}{}, err
+	})
 }
 
 // chunk is how many rows Revoked and Changes read at once.

@@ -34,6 +34,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/thumbprint"
 )
 
 // Options of Open; the zero value is fine for a store that exists.
@@ -59,6 +62,12 @@ type Store struct {
 	uses   *uses
 	lists  lists
 	closed sync.Once
+
+	// What each request asks for.
+	invitations *lookups[string, storedInvitation]
+	clients     *lookups[string, []byte]
+	records     *lookups[ca.Serial, *ca.Record]
+	revoked     *lookups[thumbprint.Cert, struct{}]
 }
 
 // Open connects to the database that a URL names, checks that it is a store, and brings its schema up to date. A
@@ -86,6 +95,10 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the store in database %s: %w", where, err)
 	}
 	s.writer, s.uses = newWriter(s), newUses(s)
+	s.invitations = newLookups(s, "reading invitations", findInvitations)
+	s.clients = newLookups(s, "reading clients", findClients)
+	s.records = newLookups(s, "reading certificates", findRecords)
+	s.revoked = newLookups(s, "looking for revocations", findRevoked)
 	return s, nil
 }
 
@@ -108,6 +121,10 @@ func (s *Store) Close() error {
 	s.closed.Do(func() {
 		s.writer.close()
 		s.uses.close()
+		s.invitations.close()
+		s.clients.close()
+		s.records.close()
+		s.revoked.close()
 		s.pool.Close()
 	})
 	return nil
