@@ -31,6 +31,25 @@ func created(t *testing.T) string {
 	return dir
 }
 
+// opened opens a data directory until the test ends.
+func opened(t *testing.T, dir string) *Daemon {
+	t.Helper()
+	cfg, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("closing the daemon: %v", err)
+		}
+	})
+	return d
+}
+
 func newIdentity(t *testing.T) *age.X25519Identity {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
@@ -288,15 +307,7 @@ func TestRestoreForgetsProofs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := opened(t, dir)
 	if d.proofs.since.Before(found.At) || !d.restored.Equal(found.At) {
 		t.Errorf("proofs are known since %s, the store was restored at %s, %s", d.proofs.since, d.restored, found.At)
 	}

@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"log/slog"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -10,26 +8,13 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/thumbprint"
 )
 
 // While the daemon runs, a shard comes in line with its certificates: added when the store knows of one, retired when
 // the last has expired, and back again should there be another after all.
 func TestShardsFollowTheirCertificates(t *testing.T) {
-	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
-	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := opened(t, created(t))
 	now := time.Now().UTC().Truncate(time.Second)
 	serial := byte(0)
 	put := func(shard uint32, notAfter time.Time) {
@@ -76,19 +61,7 @@ func TestShardsFollowTheirCertificates(t *testing.T) {
 
 // The shard that certificates go into is never retired, however long ago its last one has expired: the next one names it.
 func TestShardThatIsFilledIsNotRetired(t *testing.T) {
-	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
-	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := opened(t, created(t))
 	now := time.Now()
 	counts := []ca.ShardCount{{Number: d.authority.Shard(d.issuer.ID()), NotAfter: now.Add(-time.Hour)}, {Number: 7, NotAfter: now.Add(-time.Hour)}, {Number: 8, NotAfter: now.Add(time.Hour)}}
 	needed, expired := d.splitShards(&(*d.known.Load())[0], counts, now)

@@ -2,31 +2,16 @@ package daemon
 
 import (
 	"context"
-	"log/slog"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/pkid/pkid/crl"
-	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/pgstore"
 )
 
 // A key that another node put into the ring, or took from it, is followed when the notice of it comes.
 func TestNoticeOfKeys(t *testing.T) {
-	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
-	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := opened(t, created(t))
 	n := &nodes{Daemon: d, news: make(chan struct{}, 1), soon: map[crl.Shard]bool{}, opened: map[crl.Shard]bool{}}
 	before := d.keys.Load()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -32,9 +32,11 @@ func (s *Store) Client(ctx context.Context, id string) (*authserver.Client, erro
 	return c, nil
 }
 
+const clientsSQL = "SELECT id, record::text FROM clients WHERE id = ANY($1::text[])"
+
 // findClients returns records as JSON, which everybody who asked reads into a record of their own.
 func findClients(ctx context.Context, conn *pgx.Conn, ids []string) (map[string][]byte, error) {
-	rows, err := conn.Query(ctx, "SELECT id, record::text FROM clients WHERE id = ANY($1::text[])", ids)
+	rows, err := conn.Query(ctx, clientsSQL, ids)
 	return collect(rows, err, func(row pgx.CollectableRow) (id string, record []byte, err error) {
 		err = row.Scan(&id, &record)
 		return id, record, err

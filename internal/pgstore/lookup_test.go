@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -62,6 +63,41 @@ func TestLookups(t *testing.T) {
 	l.close()
 	if _, _, err := l.get(t.Context(), 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// A plan is kept from when it was made, and most are made while tables are empty: none may read a whole table, which is
+// quick then and at no time later.
+func TestPlansAreForLargeTables(t *testing.T) {
+	s, err := Open(t.Context(), pgtest.Database(t), Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	conn, err := s.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), "ANALYZE certificates, revocations, invitations, clients"); err != nil { // they are known to be empty
+		t.Fatal(err)
+	}
+	serials, ids := [][]byte{make([]byte, 16)}, []string{"x"}
+	for sql, arg := range map[string]any{
+		takenSQL: serials, rightsSQL: ids, recordSQL: serials[0], recordsSQL: serials, invitationsSQL: ids, releaseSQL: serials,
+		clientsSQL: ids, revokedThumbprintsSQL: serials,
+	} {
+		rows, err := conn.Query(t.Context(), "EXPLAIN "+sql, arg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(plan, "\n"); strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index") {
+			t.Errorf("%s\n%s", sql, text)
+		}
 	}
 }
 

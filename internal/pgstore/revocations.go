@@ -141,12 +141,14 @@ func (s *Store) RevokedThumbprint(ctx context.Context, tp thumbprint.Cert) (bool
 	return found, err
 }
 
+const revokedThumbprintsSQL = "SELECT thumbprint FROM revocations WHERE thumbprint = ANY($1::bytea[])"
+
 func findRevoked(ctx context.Context, conn *pgx.Conn, all []thumbprint.Cert) (map[thumbprint.Cert]struct{}, error) {
 	keys := make([][]byte, len(all))
 	for i := range all {
 		keys[i] = all[i][:]
 	}
-	rows, err := conn.Query(ctx, "SELECT thumbprint FROM revocations WHERE thumbprint = ANY($1::bytea[])", keys)
+	rows, err := conn.Query(ctx, revokedThumbprintsSQL, keys)
 	return collect(rows, err, func(row pgx.CollectableRow) (tp thumbprint.Cert, _ struct{}, err error) {
 		err = row.Scan((*thumbprintValue)(&tp))
 		return tp, struct{}{}, err
