@@ -35,11 +35,14 @@ func clientCertificate(r *http.Request) *x509.Certificate {
 	return r.TLS.PeerCertificates[0]
 }
 
+// judgeForwarded puts the request in order that a trusted proxy handed on, and refuses what only such a one may send.
 func (q *request) judgeForwarded() finding {
-	if name, found := ForwardedCertificate(q.r.Header); found {
-		return fail("a "+name+" header", "no forwarded certificate").
-			because("no proxy is trusted here: connect directly, or have the proxy remove the header").as(CodeInvalidRequest)
+	r, err := q.v.conf.Proxies.Receive(q.r)
+	if err != nil {
+		return fail(err.Error(), "no forwarded certificate").
+			because("connect directly, or have the operator of this server trust the proxy").as(CodeInvalidRequest)
 	}
+	q.r = r
 	return pass("")
 }
 
@@ -75,6 +78,17 @@ func (q *request) judgeValidity() finding {
 		return fail("valid from "+q.cert.NotBefore.UTC().Format(time.RFC3339), "a valid certificate").because("or a clock is wrong")
 	}
 	return q.t.pass(func() string { return "until " + q.cert.NotAfter.UTC().Format(time.RFC3339) })
+}
+
+func (q *request) judgeTokenStatus() finding {
+	if q.v.conf.Tokens == nil {
+		return notApplicable("whether the token was revoked is not checked here")
+	}
+	if err := q.v.conf.Tokens.CheckToken(q.ctx, &q.claims); err != nil {
+		q.forget()
+		return fail(err.Error(), "a token that still stands").because("get a new one, if the client still may").from(err)
+	}
+	return pass("not revoked")
 }
 
 func (q *request) judgeRevocation() finding {

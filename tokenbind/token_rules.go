@@ -33,6 +33,7 @@ var requestRules = []rule[*request]{
 	{"certificate", "RFC 8705 3", 0, (*request).judgeCertificate},
 	{"certificate validity", "RFC 8705 7.5", 0, (*request).judgeValidity},
 	{"certificate revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeRevocation},
+	{"token revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeTokenStatus},
 }
 
 var scopeRules = []rule[*request]{

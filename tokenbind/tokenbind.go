@@ -46,6 +46,12 @@ type Revocation interface {
 	Check(ctx context.Context, cert *x509.Certificate) error
 }
 
+// TokenStatus knows which tokens were revoked before they expired: themselves, with their client, or with the certificate
+// that they are bound to. A nil error means: none of it, as far as can be known now. Any error refuses the request.
+type TokenStatus interface {
+	CheckToken(ctx context.Context, claims *Claims) error
+}
+
 // ErrReplayed reports a DPoP proof, or a client assertion, that was used before.
 var ErrReplayed = errors.New("already used")
 

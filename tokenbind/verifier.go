@@ -78,6 +78,11 @@ type Config struct {
 	// certificate's revocation is not checked here, and a token works until it expires.
 	Revocation Revocation
 
+	// Tokens checks on every request whether the token was revoked, or its client disabled. Nil: that is not checked here.
+	Tokens TokenStatus
+	// Proxies are those that TLS ends at, before this server. Nil: none is trusted, and what they would send is refused.
+	Proxies *Proxies
+
 	Logger *slog.Logger     // nil: slog.Default()
 	Now    func() time.Time // nil: time.Now
 }
@@ -86,8 +91,8 @@ type Config struct {
 //
 // It verifies the token (RFC 9068 section 4), and then whatever its cnf claim demands: the certificate of the
 // connection, a DPoP proof, or both. It does NOT check the certificate's chain, which RFC 8705 section 6.2
-// leaves to proof of possession, nor whether the token itself was revoked at the authorization server
-// (RFC 7009); Config.Revocation makes it stop with its certificate. Tokens that passed are remembered, within the
+// leaves to proof of possession, nor, without Config.Tokens, whether the token itself was revoked at the authorization
+// server (RFC 7009); Config.Revocation makes it stop with its certificate. Tokens that passed are remembered, within the
 // bounds of Config.MaxTokens.
 type Verifier struct {
 	conf      Config
