@@ -61,7 +61,7 @@ func (q *request) judgeCertificate() finding {
 	}
 	if seen := thumbprint.OfCertificate(q.cert); !seen.Equal(wanted) {
 		return fail("x5t#S256 "+seen.String(), wanted.String()).
-			because("the token is bound to another certificate; after a renewal, get a new token")
+			because(causeOfCertificate(q.cert, &q.claims))
 	}
 	return q.t.pass(func() string { return "x5t#S256 " + wanted.String() })
 }

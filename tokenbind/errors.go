@@ -1,6 +1,7 @@
 package tokenbind
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -36,6 +37,7 @@ const (
 
 // Error reports a request that was refused. Verifier.Refuse turns it into an answer.
 type Error struct {
+	ID          string // names this refusal in the answer and in the log, where its explanation is
 	Status      int    // HTTP status
 	Code        string // OAuth error code; empty if the request had no credentials
 	Scheme      string // the scheme of the request, Bearer or DPoP; empty if it had none, or two
@@ -44,6 +46,7 @@ type Error struct {
 	Section     string // where it is written
 	Seen        string
 	Wanted      string
+	Hint        string // the likely cause, or what to do about it
 	Nonce       string // to be sent as DPoP-Nonce, if set
 
 	err error
@@ -64,6 +67,7 @@ func newError(f *failure, code, scheme string) *Error {
 		code = f.code
 	}
 	e := &Error{
+		ID:          newRefusalID(),
 		Status:      statuses[code],
 		Code:        code,
 		Scheme:      scheme,
@@ -72,6 +76,7 @@ func newError(f *failure, code, scheme string) *Error {
 		Section:     f.section,
 		Seen:        f.seen,
 		Wanted:      f.wanted,
+		Hint:        f.hint,
 		err:         f.err,
 	}
 	if code == codeNoCredentials {
@@ -79,6 +84,9 @@ func newError(f *failure, code, scheme string) *Error {
 	}
 	return e
 }
+
+// newRefusalID draws an id that nobody can guess, so that a log is not searched for those of others.
+func newRefusalID() string { return rand.Text() }
 
 // printable keeps to the characters of an error_description (RFC 6750 section 3), so that what a client sent
 // cannot end a quoted string or a line.
@@ -101,7 +109,7 @@ func printable(s string) string {
 func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
-		e = &Error{Status: http.StatusInternalServerError, Code: "server_error", Description: "the request could not be checked"}
+		e = &Error{ID: newRefusalID(), Status: http.StatusInternalServerError, Code: "server_error", Description: "the request could not be checked"}
 	}
 	v.log(r, e, err)
 
@@ -123,19 +131,21 @@ func (v *Verifier) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	body, _ := json.Marshal(struct { // strings: always encodable
 		Error       string `json:"error,omitempty"`
 		Description string `json:"error_description"`
-	}{e.Code, e.Description})
+		RefusalID   string `json:"refusal_id"`
+	}{e.Code, e.Description, e.ID})
 	w.WriteHeader(e.Status)
 	w.Write(append(body, '\n'))
 }
 
 // challenge builds one challenge. The error stands on the one that matches the request's scheme, or on both
-// if the request was malformed (RFC 9449 section 7.2).
+// if the request was malformed (RFC 9449 section 7.2). Beside it stands the refusal's id: a proxy that asks here on a
+// client's behalf hands on challenges and no bodies, and clients ignore parameters that they do not know (section 7.1).
 func (v *Verifier) challenge(scheme, params string, e *Error) string {
 	c := scheme + " " + params
 	if another := e.Scheme != "" && e.Scheme != scheme && !v.conf.NoDPoP; e.Code == "" || another {
 		return c
 	}
-	c += `, error="` + e.Code + `", error_description="` + e.Description + `"`
+	c += `, error="` + e.Code + `", error_description="` + e.Description + `", refusal_id="` + e.ID + `"`
 	if e.Code == CodeInsufficientScope {
 		c += `, scope="` + printable(strings.Join(v.conf.RequiredScopes, " ")) + `"`
 	}
@@ -149,8 +159,8 @@ func exposeHeaders(h http.Header) {
 
 func (v *Verifier) log(r *http.Request, e *Error, err error) {
 	level, attrs := slog.LevelInfo, []any{
-		"method", r.Method, "path", r.URL.Path, "status", e.Status,
-		"error", e.Code, "check", e.Check, "reason", e.Description,
+		"refusal_id", e.ID, "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", e.Code,
+		"check", e.Check, "section", e.Section, "seen", printable(e.Seen), "wanted", printable(e.Wanted), "hint", printable(e.Hint),
 	}
 	if e.Status >= http.StatusInternalServerError {
 		level, attrs = slog.LevelError, append(attrs, "cause", err)

@@ -424,3 +424,14 @@ func challenges(resp *http.Response) map[string]string {
 
 // keeping stands for a replay memory that outlives the process: a Verifier does not ask for nonces after a start.
 type keeping struct{ *MemoryReplay }
+
+// hintOf is the likely cause of a refusal.
+func hintOf(t testing.TB, v *Verifier, authorization string, k *resourceKit, certs ...*x509.Certificate) string {
+	t.Helper()
+	_, err := v.Verify(k.request(authorization, certs...))
+	refused, ok := errors.AsType[*Error](err)
+	if !ok {
+		t.Fatalf("want an Error, got %v", err)
+	}
+	return refused.Hint
+}

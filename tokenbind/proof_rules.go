@@ -176,8 +176,7 @@ func (p *proofRun) judgeURL() finding {
 			return pass(seen)
 		}
 	}
-	return fail(seen, strings.Join(p.req.URLs, " or ")).
-		because("query and fragment do not count; the server must know its public URL")
+	return fail(seen, strings.Join(p.req.URLs, " or ")).because(causeOfURL(seen, p.req.URLs))
 }
 
 func (p *proofRun) judgeNonce() finding {

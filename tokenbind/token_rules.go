@@ -134,7 +134,7 @@ func (q *request) judgeCritical() finding {
 
 func (q *request) judgeIssuer() finding {
 	if iss := q.jws.Claims["iss"]; iss != q.v.conf.Issuer {
-		return fail(jws.Show(iss), q.v.conf.Issuer)
+		return fail(jws.Show(iss), q.v.conf.Issuer).because("the token is from another issuer, or the issuer's URL is written differently here")
 	}
 	q.claims.Issuer = q.v.conf.Issuer
 	return pass(q.claims.Issuer)
@@ -164,7 +164,8 @@ func (q *request) judgeSignature() finding {
 		}
 	}
 	if err == nil { // none was tried
-		return fail("kid "+jws.Show(q.kid), "one of the issuer's keys for "+q.alg)
+		return fail("kid "+jws.Show(q.kid), "one of the issuer's keys for "+q.alg).
+			because("the issuer has withdrawn the key, or the token is from another")
 	}
 	return fail("", "a signature by the issuer").from(err)
 }
@@ -188,11 +189,12 @@ func (q *request) judgeLifetime() finding {
 	if end := q.claims.ExpiresAt.Add(q.v.tolerance); !q.now.Before(end) {
 		q.forget()
 		return fail("expired "+q.now.Sub(q.claims.ExpiresAt).Round(time.Second).String()+" ago", "a token that is still valid").
-			because("get a new one")
+			because("get a new one; if it is new, the clock here is fast, or the issuer's slow, by at least that")
 	}
 	for _, from := range []time.Time{q.claims.NotBefore, q.claims.IssuedAt} {
 		if from.After(q.now.Add(q.v.tolerance)) {
-			return fail("valid in "+from.Sub(q.now).Round(time.Second).String(), "a token that is valid now").because("or a clock is wrong")
+			ahead := from.Sub(q.now).Round(time.Second).String()
+			return fail("valid in "+ahead, "a token that is valid now").because("the clock here is slow, or the issuer's fast, by about " + ahead)
 		}
 	}
 	return q.t.pass(func() string { return "until " + q.claims.ExpiresAt.UTC().Format(time.RFC3339) })
