@@ -2,6 +2,7 @@ package tokenbind
 
 import (
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"time"
 
@@ -84,18 +85,27 @@ func (q *request) judgeTokenStatus() finding {
 	if q.v.conf.Tokens == nil {
 		return notApplicable("whether the token was revoked is not checked here")
 	}
-	if err := q.v.conf.Tokens.CheckToken(q.ctx, &q.claims); err != nil {
+	if err := q.v.conf.Tokens.CheckToken(q.ctx, &q.claims); errors.Is(err, ErrUnavailable) {
+		return unknownStatus(err)
+	} else if err != nil {
 		q.forget()
 		return fail(err.Error(), "a token that still stands").because("get a new one, if the client still may").from(err)
 	}
 	return pass("not revoked")
 }
 
+// unknownStatus refuses what may be revoked, as far as is known.
+func unknownStatus(err error) finding {
+	return fail("", "to know whether it was revoked").because("that cannot be found out at the moment").from(err).as(codeUnavailable)
+}
+
 func (q *request) judgeRevocation() finding {
 	if q.cert == nil || q.v.conf.Revocation == nil {
 		return notApplicable("certificate revocation is not checked here")
 	}
-	if err := q.v.conf.Revocation.Check(q.ctx, q.cert); err != nil {
+	if err := q.v.conf.Revocation.Check(q.ctx, q.cert); errors.Is(err, ErrUnavailable) {
+		return unknownStatus(err)
+	} else if err != nil {
 		q.forget()
 		return fail(err.Error(), "a certificate that is not revoked").from(err)
 	}

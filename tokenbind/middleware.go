@@ -16,14 +16,30 @@ func ClaimsFrom(ctx context.Context) (*Claims, bool) {
 // Handler lets through to next what Verify accepts, with the claims in its context, and refuses the rest.
 func (v *Verifier) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		q, err := v.verify(r)
-		if err != nil {
-			v.Refuse(w, r, err)
-			return
+		if claims, err := v.Admit(w, r); err == nil {
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, claims)))
 		}
-		v.renewNonce(w, q)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, &q.claims)))
 	})
+}
+
+// Admit is Handler for those who go on themselves. It returns the claims of a request that may pass, and has set the
+// headers that its answer needs. One that is refused has been answered, and err says why.
+func (v *Verifier) Admit(w http.ResponseWriter, r *http.Request) (*Claims, error) {
+	q, err := v.verify(r)
+	if err != nil {
+		v.Refuse(w, r, err)
+		return nil, err
+	}
+	v.renewNonce(w, q)
+	return &q.claims, nil
+}
+
+// Requiring returns a Verifier that demands these scopes instead of Config.RequiredScopes. It is the same in all else, and
+// shares all that v knows: keys, tokens, nonces, and the proofs that were used. To make one costs next to nothing.
+func (v *Verifier) Requiring(scopes ...string) *Verifier {
+	w := *v
+	w.conf.RequiredScopes = scopes
+	return &w
 }
 
 // renewNonce hands out the next nonce before the client's runs out, which saves it a refusal. An answer that

@@ -75,6 +75,23 @@ func (s StaticKeys) adopt(before []VerificationKey) {
 	}
 }
 
+// NewIssuerKeys returns the keys that c.Issuer publishes, as a Verifier with this Config and no Keys finds them: for
+// several verifiers of one issuer, and for those who want to know whether they are there. Of c, only Issuer, HTTPClient,
+// InsecureIssuerHTTP, Logger and Now are looked at.
+func NewIssuerKeys(c Config) (KeySource, error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	k, err := newRemoteKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
 func newRemoteKeys(c Config) (*remoteKeys, error) {
 	metadata, err := metadataURL(c.Issuer, c.InsecureIssuerHTTP)
 	if err != nil {

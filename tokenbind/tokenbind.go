@@ -52,6 +52,11 @@ type TokenStatus interface {
 	CheckToken(ctx context.Context, claims *Claims) error
 }
 
+// ErrUnavailable is wrapped by what Revocation and TokenStatus return when they cannot know for now: the store or the
+// authorization server is away, a list is stale. The request is then answered with 503, since neither the client nor its
+// token is at fault, and nothing of the error is shown to it.
+var ErrUnavailable = errors.New("cannot be checked right now")
+
 // ErrReplayed reports a DPoP proof, or a client assertion, that was used before.
 var ErrReplayed = errors.New("already used")
 

@@ -48,6 +48,9 @@ type Config struct {
 	// made before the start (or up to Tolerance after it, by a fast clock) are then answered with
 	// use_dpop_nonce and a nonce: a client that tries again with it is let in at once.
 	Replay Replay
+	// ReplaySince is the instant from which on Replay knows of every proof, where it is one that forgets what a crash
+	// took: proofs from before are answered as above. Zero: it knows of all, unless it is a MemoryReplay.
+	ReplaySince time.Time
 	// MaxProofs bounds that memory; 1,000,000 by default, at some 150 octets each. While it is full, proofs
 	// are answered with 503. The bound is for all clients together, so one that holds a bound token can fill
 	// it for all by so many valid proofs within ProofMaxAge and twice Tolerance: let it be more than this
@@ -175,11 +178,11 @@ func (c *Config) fill() error {
 }
 
 func newProofChecker(c Config) (*ProofChecker, error) {
-	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Now: c.Now}
+	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Since: c.ReplaySince, Now: c.Now}
 	if c.Replay == nil {
 		checker.Replay = NewMemoryReplay(c.MaxProofs, c.Now)
 	}
-	if _, forgets := checker.Replay.(*MemoryReplay); forgets { // what an earlier process has seen
+	if _, forgets := checker.Replay.(*MemoryReplay); forgets && checker.Since.IsZero() { // what an earlier process has seen
 		checker.Since = c.Now()
 	}
 	if c.NonceKey == nil && c.RequireNonce {
