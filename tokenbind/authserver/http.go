@@ -93,11 +93,19 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, err error) {
 	if r.challenge != "" {
 		w.Header().Set("WWW-Authenticate", r.challenge)
 	}
-	writeError(w, r.status, r.code, r.text)
+	writeError(w, r.status, oauthError{r.code, r.text, audit.From(c.http.Context()).RequestID})
 }
 
-func writeError(w http.ResponseWriter, status int, code, text string) {
-	body, _ := json.Marshal(map[string]string{"error": code, "error_description": describable(text)}) // two strings always encode
+// oauthError is the answer of RFC 6749 section 5.2, with the id that finds the refusal and its cause in the log.
+type oauthError struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description"`
+	RequestID   string `json:"request_id,omitempty"`
+}
+
+func writeError(w http.ResponseWriter, status int, e oauthError) {
+	e.Description = describable(e.Description)
+	body, _ := json.Marshal(e) // strings always encode
 	writeJSON(w, status, body)
 }
 
@@ -105,7 +113,7 @@ func writeError(w http.ResponseWriter, status int, code, text string) {
 // would: scripts of any origin may read it.
 func Unavailable(w http.ResponseWriter, status int, text string) {
 	allowOrigins(w.Header())
-	writeError(w, status, "temporarily_unavailable", text)
+	writeError(w, status, oauthError{Code: "temporarily_unavailable", Description: text})
 }
 
 // describable keeps to the characters of an error_description (RFC 6749 section 5.2).

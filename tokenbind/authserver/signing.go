@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"encoding/base64"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/internal/recent"
 	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // tokenType is the "typ" of access tokens (RFC 9068 section 2.1). It keeps any other JWT that one of the keys
@@ -37,9 +39,10 @@ type SigningKey struct {
 // signingKeys signs with its first key and verifies with all. They never change; what they have verified is forgotten
 // with them.
 type signingKeys struct {
-	set      []signingKey
-	jwks     []byte                                         // what is published of them
-	verified *recent.Cache[thumbprint.Token, *accessClaims] // by the hash of the whole token
+	set          []signingKey
+	jwks         []byte                                         // what is published of them
+	verification tokenbind.StaticKeys                           // the same
+	verified     *recent.Cache[thumbprint.Token, *accessClaims] // by the hash of the whole token
 }
 
 // signingKey is a SigningKey that fits its algorithm.
@@ -64,6 +67,7 @@ func newSigningKeys(keys []SigningKey) (*signingKeys, error) {
 			return nil, fmt.Errorf("signing key %d: %s is there twice", i, own.id)
 		}
 		k.set = append(k.set, own)
+		k.verification = append(k.verification, tokenbind.VerificationKey{ID: own.id, Algorithm: own.alg, Use: "sig", Key: own.public})
 	}
 	var err error
 	if k.jwks, err = k.publish(); err != nil {
@@ -117,6 +121,12 @@ func (k *signingKeys) publish() ([]byte, error) {
 		set.Keys = append(set.Keys, jwk)
 	}
 	return json.Marshal(set)
+}
+
+// Keys returns those of our keys that have the id, or all for an empty one. It makes the Server the KeySource of a
+// verifier in the same process.
+func (s *Server) Keys(ctx context.Context, kid string) ([]tokenbind.VerificationKey, error) {
+	return s.keys.Load().verification.Keys(ctx, kid)
 }
 
 // find returns the key whose tokens begin as this one does.

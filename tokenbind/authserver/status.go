@@ -9,6 +9,8 @@ import (
 
 	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // inactive is the whole answer about a token that does not count (RFC 7662 section 2.2).
@@ -65,30 +67,58 @@ func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims
 	if claims.Issuer != s.c.Issuer || !now.Before(claims.Expiry.Time()) {
 		return false, nil
 	}
-	client, err := s.c.Registry.Get(ctx, claims.ClientID)
+	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt.Time(), claims.Confirmation.Cert)
+	return why == "" && err == nil, err
+}
+
+// ended says why a token that we signed ended before its time, or nothing. An error means that it cannot be known.
+func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Time, cert thumbprint.Cert) (why string, err error) {
+	client, err := s.c.Registry.Get(ctx, clientID)
 	if errors.Is(err, ErrNoClient) {
-		return false, nil
+		return "its client is not registered", nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading client %q: %w", claims.ClientID, err)
+		return "", fmt.Errorf("reading client %q: %w", clientID, err)
 	}
 	// iat has whole seconds, so a token of the second in which the client was disabled is dead as well.
-	if client.Disabled || claims.IssuedAt.Time().Before(s.tokensNotBefore(client)) {
-		return false, nil
+	switch {
+	case client.Disabled:
+		return "its client is disabled", nil
+	case issued.Before(s.tokensNotBefore(client)):
+		return "it was issued before its client was disabled, or before a restore", nil
 	}
-	revoked, err := s.c.Revoked.TokenRevoked(ctx, claims.ID)
+	revoked, err := s.c.Revoked.TokenRevoked(ctx, id)
 	if err != nil {
-		return false, fmt.Errorf("looking up token %s: %w", claims.ID, err)
+		return "", fmt.Errorf("looking up token %s: %w", id, err)
 	}
-	if revoked || claims.Confirmation.Cert.IsZero() {
-		return !revoked, nil
+	if revoked {
+		return "it was revoked", nil
+	}
+	if cert.IsZero() {
+		return "", nil
 	}
 	// A certificate that the client made itself is never revoked here. The end of any is the token's: see issue.
-	revoked, err = s.c.Certificates.Revoked(ctx, claims.Confirmation.Cert)
+	revoked, err = s.c.Certificates.Revoked(ctx, cert)
 	if err != nil {
-		return false, fmt.Errorf("looking up the certificate of token %s: %w", claims.ID, err)
+		return "", fmt.Errorf("looking up the certificate of token %s: %w", id, err)
 	}
-	return !revoked, nil
+	if revoked {
+		return "its certificate is revoked", nil
+	}
+	return "", nil
+}
+
+// CheckToken tells a verifier in this process what introspection would tell another: it is tokenbind.TokenStatus. The
+// token was signed with one of our keys.
+func (s *Server) CheckToken(ctx context.Context, claims *tokenbind.Claims) error {
+	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt, claims.Confirmation.Cert)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", tokenbind.ErrUnavailable, err)
+	case why != "":
+		return errors.New("the token does not stand any more: " + why)
+	}
+	return nil
 }
 
 // Revoke is the revocation endpoint (RFC 7009). A client may revoke its own tokens.
