@@ -137,35 +137,37 @@ type Invitation struct {
 // ClientRecord is an OAuth client in the REST API: the body of POST /v1/clients and the answer of GET. Its
 // names are those of RFC 7591 and RFC 8705 where they have one.
 type ClientRecord struct {
-	ID           string          `json:"client_id"`
-	Auth         string          `json:"token_endpoint_auth_method"`
-	SubjectDN    string          `json:"tls_client_auth_subject_dn,omitempty"`
-	SANDNS       string          `json:"tls_client_auth_san_dns,omitempty"`
-	SANURI       string          `json:"tls_client_auth_san_uri,omitempty"`
-	SANIP        string          `json:"tls_client_auth_san_ip,omitempty"`
-	SANEmail     string          `json:"tls_client_auth_san_email,omitempty"`
-	JWKS         json.RawMessage `json:"jwks,omitempty"` // a JWK set
-	JWKSURI      string          `json:"jwks_uri,omitempty"`
-	DPoP         bool            `json:"dpop_bound_access_tokens,omitempty"`
-	RequireNonce bool            `json:"require_dpop_nonce,omitempty"`
-	Bearer       bool            `json:"insecure_bearer,omitempty"` // may get tokens that are bound to nothing
-	Introspect   bool            `json:"introspect,omitempty"`      // may introspect any token
-	Scopes       []string        `json:"scopes,omitempty"`
-	Resources    []string        `json:"resources,omitempty"`
-	Disabled     bool            `json:"disabled"`
-	CreatedAt    time.Time       `json:"created_at,omitzero"`
-	Secret       string          `json:"client_secret,omitempty"` // in the answer that made it, never again
+	ID         string          `json:"client_id"`
+	Auth       string          `json:"token_endpoint_auth_method"`
+	SubjectDN  string          `json:"tls_client_auth_subject_dn,omitempty"`
+	SANDNS     string          `json:"tls_client_auth_san_dns,omitempty"`
+	SANURI     string          `json:"tls_client_auth_san_uri,omitempty"`
+	SANIP      string          `json:"tls_client_auth_san_ip,omitempty"`
+	SANEmail   string          `json:"tls_client_auth_san_email,omitempty"`
+	JWKS       json.RawMessage `json:"jwks,omitempty"` // a JWK set
+	JWKSURI    string          `json:"jwks_uri,omitempty"`
+	DPoP       bool            `json:"dpop_bound_access_tokens,omitempty"`
+	Nonce      string          `json:"dpop_nonce,omitempty"`      // required or optional; if empty, as the server asks of all
+	Profile    string          `json:"profile,omitempty"`         // security profile that it is held to: fapi2, or none if empty
+	Bearer     bool            `json:"insecure_bearer,omitempty"` // may get tokens that are bound to nothing
+	Introspect bool            `json:"introspect,omitempty"`      // may introspect any token
+	Scopes     []string        `json:"scopes,omitempty"`
+	Resources  []string        `json:"resources,omitempty"`
+	Disabled   bool            `json:"disabled"`
+	CreatedAt  time.Time       `json:"created_at,omitzero"`
+	Secret     string          `json:"client_secret,omitempty"` // in the answer that made it, never again
 }
 
 // ClientPatch is the body of PATCH /v1/clients/{id}; absent members stay as they are.
 type ClientPatch struct {
-	Disabled     *bool     `json:"disabled,omitempty"`
-	DPoP         *bool     `json:"dpop_bound_access_tokens,omitempty"`
-	RequireNonce *bool     `json:"require_dpop_nonce,omitempty"`
-	Bearer       *bool     `json:"insecure_bearer,omitempty"`
-	Introspect   *bool     `json:"introspect,omitempty"`
-	Scopes       *[]string `json:"scopes,omitempty"`
-	Resources    *[]string `json:"resources,omitempty"`
+	Disabled   *bool     `json:"disabled,omitempty"`
+	DPoP       *bool     `json:"dpop_bound_access_tokens,omitempty"`
+	Nonce      *string   `json:"dpop_nonce,omitempty"` // required, optional, or empty for what the server asks of all
+	Profile    *string   `json:"profile,omitempty"`
+	Bearer     *bool     `json:"insecure_bearer,omitempty"`
+	Introspect *bool     `json:"introspect,omitempty"`
+	Scopes     *[]string `json:"scopes,omitempty"`
+	Resources  *[]string `json:"resources,omitempty"`
 }
 
 // ClientRecords is the answer of GET /v1/clients. An empty NextCursor marks the end.

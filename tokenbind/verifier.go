@@ -32,6 +32,9 @@ type Config struct {
 	// InsecureIssuerHTTP allows an issuer with an http URL: whoever is on the network then makes tokens.
 	InsecureIssuerHTTP bool
 
+	// FAPI2 holds this server to the FAPI 2.0 Security Profile, sections 5.3.4 and 5.4: it takes bound tokens only, whose
+	// revocation Tokens knows, over https, with its algorithms in tokens and proofs. What does not go with that is an error.
+	FAPI2 bool
 	// AllowBearer takes tokens that are bound to nothing. One with a cnf claim is never taken as such.
 	AllowBearer bool
 	// Algorithms of tokens; ES256, EdDSA and PS256 by default (FAPI 2.0 section 5.4).
@@ -147,7 +150,7 @@ func (c *Config) fill() error {
 		c.MaxTokens = maxTokens
 	}
 	if c.Algorithms == nil {
-		c.Algorithms = []string{"ES256", "EdDSA", "PS256"}
+		c.Algorithms = FAPIAlgorithms()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -174,11 +177,14 @@ func (c *Config) fill() error {
 			return fmt.Errorf("algorithm %q: only asymmetric signatures are taken", alg)
 		}
 	}
-	return nil
+	return c.checkFAPI()
 }
 
 func newProofChecker(c Config) (*ProofChecker, error) {
 	checker := &ProofChecker{MaxAge: c.ProofMaxAge, Tolerance: c.Tolerance, Replay: c.Replay, Since: c.ReplaySince, Now: c.Now}
+	if c.FAPI2 {
+		checker.Algorithms = FAPIAlgorithms()
+	}
 	if c.Replay == nil {
 		checker.Replay = NewMemoryReplay(c.MaxProofs, c.Now)
 	}

@@ -57,7 +57,8 @@ func (s *Server) patchClient(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.c.Clients.Change(r.Context(), id, func(c *authserver.Client) error {
 		set(&c.Disabled, patch.Disabled)
 		set(&c.DPoP, patch.DPoP)
-		set(&c.RequireNonce, patch.RequireNonce)
+		set(&c.Nonce, (*authserver.Nonce)(patch.Nonce))
+		set(&c.Profile, (*authserver.Profile)(patch.Profile))
 		set(&c.InsecureBearer, patch.Bearer)
 		set(&c.Introspect, patch.Introspect)
 		set(&c.Scopes, patch.Scopes)
@@ -114,7 +115,7 @@ func registered(in client.ClientRecord) (authserver.Client, error) {
 	}
 	c := authserver.Client{
 		ID: in.ID, Auth: authserver.AuthMethod(in.Auth), JWKS: in.JWKS, JWKSURI: in.JWKSURI,
-		DPoP: in.DPoP, RequireNonce: in.RequireNonce, InsecureBearer: in.Bearer, Introspect: in.Introspect,
+		DPoP: in.DPoP, Nonce: authserver.Nonce(in.Nonce), Profile: authserver.Profile(in.Profile), InsecureBearer: in.Bearer, Introspect: in.Introspect,
 		Scopes: in.Scopes, Resources: in.Resources, Disabled: in.Disabled,
 	}
 	subjects := map[authserver.SubjectKind]string{
@@ -144,7 +145,7 @@ func clientOf(c *authserver.Client) client.ClientRecord {
 		ID: c.ID, Auth: string(c.Auth),
 		SubjectDN: subject(authserver.SubjectDN), SANDNS: subject(authserver.SANDNS), SANURI: subject(authserver.SANURI),
 		SANIP: subject(authserver.SANIP), SANEmail: subject(authserver.SANEmail),
-		JWKS: c.JWKS, JWKSURI: c.JWKSURI, DPoP: c.DPoP, RequireNonce: c.RequireNonce, Bearer: c.InsecureBearer,
+		JWKS: c.JWKS, JWKSURI: c.JWKSURI, DPoP: c.DPoP, Nonce: string(c.Nonce), Profile: string(c.Profile), Bearer: c.InsecureBearer,
 		Introspect: c.Introspect, Scopes: c.Scopes, Resources: c.Resources, Disabled: c.Disabled, CreatedAt: c.CreatedAt.UTC(),
 	}
 }

@@ -34,12 +34,16 @@ func (l *scopeList) Type() string   { return "scope" }
 func (a *app) clientSetCommand() *cobra.Command {
 	var scopes, addScopes scopeList
 	var resources, addResources []string
-	var dpop, nonce, introspect, bearer bool
+	var dpop, introspect, bearer bool
+	var policy clientPolicy
 	cmd := &cobra.Command{
 		Use: "set ID", Short: "change what a client may do", Args: exactly("ID"),
 		Long: "Change what a client may do. What no flag names stays as it is. Tokens that it has already keep what they\n" +
 			"were given until they expire.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := policy.check(); err != nil {
+				return err
+			}
 			changed := cmd.Flags().Changed
 			ifSet := func(flag string, value *bool) *bool {
 				if !changed(flag) {
@@ -48,9 +52,9 @@ func (a *app) clientSetCommand() *cobra.Command {
 				return value
 			}
 			p := client.ClientPatch{
-				DPoP: ifSet("dpop", &dpop), RequireNonce: ifSet("require-nonce", &nonce),
-				Introspect: ifSet("introspect", &introspect), Bearer: ifSet("insecure-bearer", &bearer),
+				DPoP: ifSet("dpop", &dpop), Introspect: ifSet("introspect", &introspect), Bearer: ifSet("insecure-bearer", &bearer),
 			}
+			policy.patch(&p, changed)
 			for _, name := range []string{"scope", "resource"} {
 				if changed(name) && changed("add-"+name) {
 					return usagef("--%s sets them all, --add-%s adds to them: use one", name, name)
@@ -90,7 +94,7 @@ func (a *app) clientSetCommand() *cobra.Command {
 	f.StringArrayVar(&resources, "resource", nil, `resource that it may ask for, instead of those it has; repeatable, "" for none`)
 	f.StringArrayVar(&addResources, "add-resource", nil, "one more resource that it may ask for; repeatable")
 	f.BoolVar(&dpop, "dpop", false, "only tokens that are bound to a DPoP key; --dpop=false: not")
-	f.BoolVar(&nonce, "require-nonce", false, "DPoP proofs must carry a nonce of the server's; --require-nonce=false: not")
+	policy.flags(f)
 	f.BoolVar(&introspect, "introspect", false, "may introspect any token; --introspect=false: not")
 	f.BoolVar(&bearer, "insecure-bearer", false, "may get tokens that are bound to nothing; --insecure-bearer=false: not")
 	a.jsonFlag(cmd)

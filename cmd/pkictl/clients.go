@@ -26,6 +26,7 @@ var authMethods = []string{
 
 func (a *app) clientAddCommand() *cobra.Command {
 	var c client.ClientRecord
+	var policy clientPolicy
 	var jwks string
 	cmd := &cobra.Command{
 		Use: "add ID --auth METHOD", Short: "register a client; one that enrols needs no registration", Args: exactly("ID"),
@@ -34,6 +35,10 @@ func (a *app) clientAddCommand() *cobra.Command {
 			if err := checkClient(&c); err != nil {
 				return err
 			}
+			if err := policy.check(); err != nil {
+				return err
+			}
+			c.Nonce, c.Profile = policy.nonce, policy.profile
 			if jwks != "" {
 				text, err := readInput(jwks, a.stdin)
 				if err != nil {
@@ -68,7 +73,7 @@ func (a *app) clientAddCommand() *cobra.Command {
 	f.StringVar(&jwks, "jwks", "", "file with the client's JWK set, - for stdin")
 	f.StringVar(&c.JWKSURI, "jwks-uri", "", "where the client publishes it")
 	f.BoolVar(&c.DPoP, "dpop", false, "only tokens that are bound to a DPoP key")
-	f.BoolVar(&c.RequireNonce, "require-nonce", false, "DPoP proofs must carry a nonce of the server's")
+	policy.flags(f)
 	f.BoolVar(&c.Introspect, "introspect", false, "may introspect any token: for resource servers")
 	f.BoolVar(&c.Bearer, "insecure-bearer", false, "may get tokens that are bound to nothing and work for whoever steals them")
 	f.Var((*scopeList)(&c.Scopes), "scope", "scope that it may ask for; repeatable")
@@ -185,6 +190,8 @@ func (a *app) printClient(c *client.ClientRecord) error {
 		{"jwks_uri", c.JWKSURI},
 	}, keyFields(c.JWKS), []field{
 		{"tokens", tokenKind(c)},
+		{"DPoP nonce", c.Nonce},
+		{"profile", c.Profile},
 		{"scopes", strings.Join(c.Scopes, " ")},
 		{"resources", strings.Join(c.Resources, " ")},
 		{"created", stamp(c.CreatedAt)},

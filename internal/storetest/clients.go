@@ -35,7 +35,7 @@ func putClient(t *testing.T, s *store, c authserver.Client) *authserver.Client {
 func testClient(t *testing.T, s *store) {
 	want := authserver.Client{
 		ID: "alice", Auth: authserver.TLSClientAuth, SubjectKind: authserver.SANDNS, Subject: "alice.example.com",
-		JWKS: []byte(`{"keys":[]}`), SecretHash: noise(32), SealedSecret: noise(60), DPoP: true, RequireNonce: true,
+		JWKS: []byte(`{"keys":[]}`), SecretHash: noise(32), SealedSecret: noise(60), DPoP: true, Nonce: authserver.NonceRequired, Profile: authserver.FAPI2,
 		Scopes: []string{"read", "write"}, Resources: []string{"https://api.example.com"},
 		Disabled: true, TokensNotBefore: start.Add(time.Millisecond), CreatedAt: start,
 	}

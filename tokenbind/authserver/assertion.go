@@ -125,12 +125,12 @@ func (s *Server) checkAssertion(c *call, client *Client, a *assertion) error {
 		return failed("client_assertion is signed with %s and kid %q, and no key or secret of the client matches; registered method %q",
 			a.alg, truncate(a.kid, 64), client.Auth)
 	}
-	if err := s.checkAssertionClaims(c.now, client, &a.claims); err != nil {
+	if err := s.checkAssertionClaims(c.now, client, a); err != nil {
 		return err
 	}
 	key := sha256.Sum256([]byte("client assertion\x00" + client.ID + "\x00" + a.claims.id))
 	// Until no node takes it any more, though clocks be apart.
-	until := a.claims.expiry.Add(2*s.c.Tolerance + time.Second)
+	until := a.claims.expiry.Add(2*s.longest() + time.Second)
 	err = s.c.Assertions.Use(c.http.Context(), key, until)
 	if errors.Is(err, tokenbind.ErrReplayed) {
 		return invalidClient("client_assertion was used before; make a new one, with a new jti, for each request")
@@ -178,16 +178,21 @@ var nobodysKey = sync.OnceValue(func() *ecdsa.PublicKey {
 
 // checkAssertionClaims applies RFC 7523 section 3. An assertion is for one audience: with several, another
 // server that it is for could use it here.
-func (s *Server) checkAssertionClaims(now time.Time, client *Client, claims *assertionClaims) error {
-	ahead := now.Add(s.c.Tolerance)
+func (s *Server) checkAssertionClaims(now time.Time, client *Client, a *assertion) error {
+	claims, tolerance := &a.claims, s.tolerance(client)
+	ahead := now.Add(tolerance)
 	switch {
+	case s.underFAPI(client) && !slices.Contains(tokenbind.FAPIAlgorithms(), a.alg):
+		return invalidClient("client_assertion is signed with %s; sign it with one of %v (FAPI 2.0 section 5.4.1)", a.alg, tokenbind.FAPIAlgorithms())
+	case s.underFAPI(client) && a.token.Claims["aud"] != s.c.Issuer:
+		return invalidClient("aud of client_assertion must be the issuer, %s, as a string (FAPI 2.0 section 5.3.2.1)", s.c.Issuer)
 	case claims.issuer != client.ID || claims.subject != client.ID:
 		return invalidClient("iss and sub of client_assertion must both be the client_id")
 	case len(claims.audience) != 1 || !s.isAudience(claims.audience[0]):
 		return invalidClient("aud of client_assertion must be %s and nothing else", s.c.Issuer)
 	case claims.expiry.IsZero():
 		return invalidClient("client_assertion needs exp")
-	case now.After(claims.expiry.Add(s.c.Tolerance)):
+	case now.After(claims.expiry.Add(tolerance)):
 		return invalidClient("client_assertion expired at %s; the time here is %s", stamp(claims.expiry), stamp(now))
 	case claims.expiry.After(ahead.Add(maxAssertionLife)):
 		return invalidClient("exp of client_assertion is more than %s ahead; a minute is enough", maxAssertionLife)

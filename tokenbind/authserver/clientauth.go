@@ -47,6 +47,9 @@ func (s *Server) authenticate(c *call) (*Client, error) {
 	if client.Disabled {
 		return nil, invalidClient("client %q was disabled; ask the operator to enable it", client.ID)
 	}
+	if err := s.checkProfile(client); err != nil {
+		return nil, err
+	}
 	return client, nil
 }
 

@@ -1,6 +1,10 @@
 package authserver
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/pkid/pkid/tokenbind"
+)
 
 // metadata is the document of RFC 8414 section 2, with the members that RFC 8705 sections 3.3 and 5 and RFC
 // 9449 section 5.1 add.
@@ -32,7 +36,10 @@ type aliases struct {
 }
 
 func (s *Server) describe() metadata {
-	methods, algs := names(authMethods), names(assertionAlgorithms)
+	methods, algs, proofAlgs := names(authMethods), assertionAlgorithms, proofAlgorithms
+	if s.c.Profile == FAPI2 {
+		methods, algs, proofAlgs = names(fapiMethods), tokenbind.FAPIAlgorithms(), tokenbind.FAPIAlgorithms()
+	}
 	return metadata{
 		Issuer:                 s.c.Issuer,
 		TokenEndpoint:          s.c.Issuer + TokenPath,
@@ -53,7 +60,7 @@ func (s *Server) describe() metadata {
 			Introspection: s.c.MTLSBase + IntrospectPath,
 			Revocation:    s.c.MTLSBase + RevokePath,
 		},
-		DPoPSigningAlgs: proofAlgorithms,
+		DPoPSigningAlgs: proofAlgs,
 	}
 }
 

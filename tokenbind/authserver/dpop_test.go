@@ -147,7 +147,7 @@ func TestE11_MissingOrStaleNonceIsToldWithANewOne(t *testing.T) {
 func TestE11_NonceForOneClientOnly(t *testing.T) {
 	p, client := dpopHouse(t)
 	mustIssue(t, p.token(nil, client, header("DPoP", p.proof(""))))
-	p.set("a", func(c *Client) { c.RequireNonce = true })
+	p.set("a", func(c *Client) { c.Nonce = NonceRequired })
 	nonce := demandNonce(t, p, client)
 	mustIssue(t, p.token(nil, client, header("DPoP", p.proof(nonce))))
 }

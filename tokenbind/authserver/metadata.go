@@ -54,7 +54,7 @@ func (c *Client) validate() error {
 	if err := validID(c.ID); err != nil {
 		return err
 	}
-	for _, check := range []func() error{c.validateSubject, c.validateKeys, c.validateSecret, c.validateScopes, c.validateResources} {
+	for _, check := range []func() error{c.validateSubject, c.validateKeys, c.validateSecret, c.validateScopes, c.validateResources, c.Nonce.validate, c.Profile.validate} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (c *Client) validate() error {
 	if c.DPoP && c.InsecureBearer {
 		return invalid("dpop_bound_access_tokens and insecure_bearer exclude each other")
 	}
-	return nil
+	return c.Profile.admit(c)
 }
 
 // validID accepts the characters of RFC 6749 appendix A.1.

@@ -26,15 +26,18 @@ type RegistryConfig struct {
 	Store ClientStore
 	// DataKey is 32 octets. The secrets of client_secret_jwt are encrypted under a key derived from it.
 	DataKey []byte
+	// Profile that every client is held to: one that could not be served under it is not added.
+	Profile Profile
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
 
 // Registry is the register of OAuth clients. All methods may be called at once.
 type Registry struct {
-	store ClientStore
-	seal  *sealer
-	now   func() time.Time
+	store   ClientStore
+	seal    *sealer
+	profile Profile
+	now     func() time.Time
 }
 
 // NewRegistry validates c.
@@ -49,7 +52,7 @@ func NewRegistry(c RegistryConfig) (*Registry, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Registry{store: c.Store, seal: seal, now: c.Now}, nil
+	return &Registry{store: c.Store, seal: seal, profile: c.Profile, now: c.Now}, nil
 }
 
 // Add registers a client. For the client_secret methods it makes a secret of 256 bits, which is returned now
@@ -65,7 +68,10 @@ func (r *Registry) Add(ctx context.Context, c Client) (added *Client, secret str
 		c.SealedSecret = r.seal.seal(c.ID, secret)
 	}
 	c.CreatedAt, c.Version = r.instant(), 0
-	if err := c.validate(); err != nil {
+	if err = c.validate(); err == nil {
+		err = r.profile.admit(&c)
+	}
+	if err != nil {
 		return nil, "", fmt.Errorf("adding client %.*q: %w", maxClientID, c.ID, err)
 	}
 	added, err = r.store.PutClient(ctx, c, r.event(ctx, audit.ClientAdd, c.ID, map[string]string{"auth": string(c.Auth)}))
@@ -136,6 +142,10 @@ func (r *Registry) changeOnce(ctx context.Context, id string, change func(*Clien
 		return old, nil
 	}
 	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("changing client %q: %w", id, err)
+	}
+	// One that the profile found here can be disabled, or mended in steps.
+	if err := r.profile.Check(c); err != nil && r.profile.Check(old) == nil {
 		return nil, fmt.Errorf("changing client %q: %w", id, err)
 	}
 	detail := map[string]string{"changed": strings.Join(members, " ")}

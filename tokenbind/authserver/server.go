@@ -42,7 +42,7 @@ const (
 	fetchTimeout     = 5 * time.Second
 )
 
-// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, Restored, RequireNonce, Limits and what has a default.
+// Config is what a Server needs. All of it is required but Intermediates, ProofsSince, Restored, Profile, RequireNonce, Limits and what has a default.
 type Config struct {
 	// Issuer is the origin of the public listener, such as https://pkid.example:8443, and the "iss" of tokens.
 	Issuer string
@@ -71,7 +71,9 @@ type Config struct {
 	// kept after its time. SetKeys puts others in their place.
 	Keys          []SigningKey
 	TokenLifetime time.Duration // 5 minutes if zero; at most an hour
-	// RequireNonce demands a nonce in every DPoP proof; a client's record can demand it for that client.
+	// Profile holds every client to a security profile; a client's record can hold that client to it alone.
+	Profile Profile
+	// RequireNonce demands a nonce in every DPoP proof, unless the client's record says otherwise: see Nonce.
 	RequireNonce bool
 	NonceKey     []byte        // 32 octets, the same on all nodes
 	Tolerance    time.Duration // how far a client's clock may be ahead: 10 seconds if zero; at most a minute
@@ -97,6 +99,7 @@ type Server struct {
 	c          Config
 	keys       *atomic.Pointer[signingKeys]
 	proofs     *tokenbind.ProofChecker
+	fapiProofs *tokenbind.ProofChecker // of clients under FAPI2
 	nonces     *tokenbind.Nonces
 	vetted     *recent.Cache[thumbprint.Cert, vetted]
 	registered *registeredKeys // in clients' records
@@ -120,10 +123,7 @@ func New(c Config) (*Server, error) {
 		remote: newRemoteKeys(c.HTTPClient, c.Now, c.Logger), registered: newRegisteredKeys(),
 		tokenURLs: []string{c.Issuer + TokenPath, c.MTLSBase + TokenPath},
 	}
-	s.proofs = &tokenbind.ProofChecker{
-		Algorithms: proofAlgorithms, MaxAge: proofMaxAge, Tolerance: c.Tolerance,
-		Nonces: nonces, Replay: c.Replay, Since: c.ProofsSince, Now: c.Now,
-	}
+	s.newProofCheckers()
 	s.metadata, _ = json.Marshal(s.describe()) // texts always encode
 	return s, s.SetKeys(c.Keys)
 }
@@ -144,7 +144,10 @@ func (c *Config) validate() error {
 	if c.Tolerance < 0 || c.Tolerance > maxTolerance {
 		return fmt.Errorf("Tolerance %s: want at most %s", c.Tolerance, maxTolerance)
 	}
-	return nil
+	if c.Profile == FAPI2 && c.Tolerance != 0 && c.Tolerance < fapiTolerance {
+		return fmt.Errorf("Tolerance %s: profile %s wants at least %s (FAPI 2.0 section 5.3.2.1)", c.Tolerance, c.Profile, fapiTolerance)
+	}
+	return c.Profile.validate()
 }
 
 // fill sets what was left to its default.

@@ -58,7 +58,8 @@ type Client struct {
 	SealedSecret []byte `json:"sealed_secret,omitempty"`
 
 	DPoP           bool     `json:"dpop,omitempty"`            // dpop_bound_access_tokens: a proof is required
-	RequireNonce   bool     `json:"require_nonce,omitempty"`   // proofs must carry a nonce of ours
+	Nonce          Nonce    `json:"require_nonce,omitempty"`   // whether proofs must carry a nonce of ours
+	Profile        Profile  `json:"profile,omitempty"`         // security profile that it is held to
 	InsecureBearer bool     `json:"insecure_bearer,omitempty"` // may get unbound tokens
 	Introspect     bool     `json:"introspect,omitempty"`      // may introspect any token
 	Scopes         []string `json:"scopes,omitempty"`

@@ -131,11 +131,11 @@ func (s *Server) bind(c *call, client *Client) (tokenbind.Confirmation, error) {
 // checkProof checks a proof for this endpoint. While nonces are demanded, every answer to a proof carries
 // the current one (RFC 9449 section 8), unless that is not enough yet: see starting.
 func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbind.Proof, error) {
-	demand := s.c.RequireNonce || client.RequireNonce
+	demand := s.demandsNonce(client)
 	if demand && !s.starting(c.now) {
 		c.header.Set("DPoP-Nonce", s.nonces.Current())
 	}
-	proof, err := s.proofs.Check(c.http.Context(), tokenbind.ProofRequest{
+	proof, err := s.proofsOf(client).Check(c.http.Context(), tokenbind.ProofRequest{
 		Headers:      proofs,
 		Method:       c.http.Method,
 		URLs:         s.tokenURLs,
@@ -158,7 +158,7 @@ func (s *Server) checkProof(c *call, client *Client, proofs []string) (*tokenbin
 // a client keeps the nonce that it was refused with, which shows the contrary; the current one, which is the same on
 // all nodes and at all times, would not.
 func (s *Server) starting(now time.Time) bool {
-	return !s.c.ProofsSince.IsZero() && !now.After(s.c.ProofsSince.Add(proofMaxAge+2*s.c.Tolerance))
+	return !s.c.ProofsSince.IsZero() && !now.After(s.c.ProofsSince.Add(proofMaxAge+2*s.longest()))
 }
 
 // issue makes a token and the successful answer of RFC 6749 section 5.1.
