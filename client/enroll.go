@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // ErrFingerprint reports a server that shows another root than the one it was asked for.
@@ -136,6 +137,7 @@ const maxChain = 8
 func FetchRoot(ctx context.Context, url string, fingerprint thumbprint.Cert) (*x509.Certificate, error) {
 	hc := newHTTPClient(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
+		CipherSuites:       tokenbind.CipherSuites(),
 		InsecureSkipVerify: true, //nolint:gosec // no root yet; nothing secret is sent, and the fingerprint decides
 	})
 	defer hc.CloseIdleConnections()

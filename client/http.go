@@ -16,6 +16,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/pkid/pkid/tokenbind"
 )
 
 const (
@@ -42,7 +44,7 @@ func newTransport(conf *tls.Config) *http.Transport {
 // showing returns a configuration that trusts roots and shows one certificate, whatever is renewed meanwhile,
 // or none if it is nil. No session is resumed, so each connection shows it anew.
 func showing(cert *tls.Certificate, roots *x509.CertPool) *tls.Config {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), RootCAs: roots}
 	if cert != nil {
 		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}

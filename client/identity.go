@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // The files of an identity directory.
@@ -214,8 +216,9 @@ func (id *Identity) Certificate() *tls.Certificate {
 // none of the client's.
 func (id *Identity) TLSConfig() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		RootCAs:    id.Roots(),
+		MinVersion:   tls.VersionTLS12,
+		CipherSuites: tokenbind.CipherSuites(),
+		RootCAs:      id.Roots(),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return id.Certificate(), nil
 		},

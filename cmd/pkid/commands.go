@@ -183,6 +183,9 @@ func checkConfigCommand() *cobra.Command {
 			if _, err := daemon.Profiles(cfg.Profiles); err != nil {
 				return err
 			}
+			if note := daemon.ProfileNote(cfg); note != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), note)
+			}
 			return cfg.Print(cmd.OutOrStdout())
 		},
 	}

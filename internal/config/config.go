@@ -53,6 +53,10 @@ type Config struct {
 	Issuer Issuer `yaml:"issuer"`
 	// Tokens are the token endpoint's settings.
 	Tokens Tokens `yaml:"tokens"`
+	// Profile holds all clients to a security profile: "fapi2" is the FAPI 2.0 Security Profile (docs/fapi.md). Clients that
+	// were registered in a way that it does not know are refused, and named in the log at each start. Default: none, but
+	// for clients whose own record says so.
+	Profile string `yaml:"profile,omitempty"`
 	// CRL settings.
 	CRL CRL `yaml:"crl,omitempty"`
 	// Limits bound what comes in, and so what a flood of it can do.
@@ -124,7 +128,9 @@ type Tokens struct {
 	DataKey string `yaml:"data_key"`
 	// Lifetime of an access token: 30s to 1h. Default 5m.
 	Lifetime time.Duration `yaml:"lifetime,omitempty"`
-	// RequireDPoPNonce asks every client for a server-provided nonce in its DPoP proofs (RFC 9449 section 8).
+	// RequireDPoPNonce asks clients for a server-provided nonce in their DPoP proofs (RFC 9449 section 8), but for those
+	// whose record exempts them (`pkictl client set --dpop-nonce optional`). It costs a client one more request at its
+	// first token, and at the next after a pause. Default false; init writes true.
 	RequireDPoPNonce bool `yaml:"require_dpop_nonce,omitempty"`
 	// ClockTolerance is by how much clients' clocks may differ: 1s to 60s. Default 10s.
 	ClockTolerance *time.Duration `yaml:"clock_tolerance,omitempty"`
@@ -377,6 +383,9 @@ func (c *Config) validate() error {
 	}
 	if n := c.CRL.ShardSize; n != 0 && n < minShardSize {
 		return fmt.Errorf("crl.shard_size: want 0 or at least %d, not %d", minShardSize, n)
+	}
+	if err := c.validateProfile(); err != nil {
+		return err
 	}
 	if err := c.Limits.validate(); err != nil {
 		return err

@@ -47,6 +47,8 @@ tokens:
   keys:
     - {key: {{printf "%q" .TokenKey}}, algorithm: ES256}
   data_key: "keys/data.key"
+  # Clients that cannot answer a nonce challenge: pkictl client set ID --dpop-nonce optional
+  require_dpop_nonce: true
 {{- if .TakesOver}}
 
 # By these rules certificates are renewed that were taken over and are for clients and servers both.

@@ -29,6 +29,7 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	var background sync.WaitGroup
 	background.Go(func() { d.cert.run(ctx) })
 	background.Go(func() { d.prune(ctx) })
+	background.Go(func() { d.reviewClients(ctx) })
 	if d.follower != nil {
 		background.Go(func() { d.follower.run(ctx) })
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // serverCert is the daemon's own TLS certificate: issued by its own CA, with a key that exists in memory
@@ -109,11 +110,13 @@ func (s *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return s.current.Load(), nil
 }
 
-// publicTLS asks for no client certificate. An answer is a few kilobytes, which the first flight of a connection
+// publicTLS asks for no client certificate. TLS 1.2 is for clients that know nothing newer, with what BCP 195 recommends of it. An answer is a few kilobytes, which the first flight of a connection
 // carries: in one record it costs one system call, and in records that begin small, which help long answers to
 // show early, three.
 func (s *serverCert) publicTLS() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.get, DynamicRecordSizingDisabled: true}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), GetCertificate: s.get, DynamicRecordSizingDisabled: true,
+	}
 }
 
 // mtlsTLS asks for a client certificate and takes any, or none: which certificate counts, and for what, is
