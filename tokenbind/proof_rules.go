@@ -57,8 +57,12 @@ var proofRules = []rule[*proofRun]{
 	{checkKey, "RFC 9449 4.3-12", 0, (*proofRun).judgeKey},
 	{"signature", "RFC 9449 4.3-6", 0, (*proofRun).judgeSignature},
 	{"restart", "RFC 9449 11.1", 0, (*proofRun).judgeRestart},
-	{"replay", "RFC 9449 11.1", 0, (*proofRun).judgeReplay},
+	{CheckReplay, "RFC 9449 11.1", 0, (*proofRun).judgeReplay},
 }
+
+// CheckReplay is the name of the check whether a proof was used before: the last one, which alone depends on what the
+// verifier has seen.
+const CheckReplay = "replay"
 
 // checkKey is the check whose failure a resource server reports as invalid_token (RFC 9449 section 7.1).
 const checkKey = "key"

@@ -30,11 +30,14 @@ var requestRules = []rule[*request]{
 	{"token claims", "RFC 9068 2.2", once, (*request).judgeClaims},
 	{"cnf", "RFC 7800 3.1", needed | once, (*request).judgeConfirmation},
 	{"binding", "RFC 9449 7.2", 0, (*request).judgeBinding},
-	{"certificate", "RFC 8705 3", 0, (*request).judgeCertificate},
+	{CheckCertificate, "RFC 8705 3", 0, (*request).judgeCertificate},
 	{"certificate validity", "RFC 8705 7.5", 0, (*request).judgeValidity},
 	{"certificate revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeRevocation},
 	{"token revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeTokenStatus},
 }
+
+// CheckCertificate is the name of the check whether the client showed the certificate that its token is bound to.
+const CheckCertificate = "certificate"
 
 var scopeRules = []rule[*request]{
 	{"scope", "RFC 6750 3.1", 0, (*request).judgeScope},

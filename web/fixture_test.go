@@ -181,7 +181,7 @@ func (f *fixture) setup() {
 	}))
 	f.rootKey = rootKey
 	f.Server = must[*Server](t)(New(Config{
-		Issuers: issuers, TokenKeys: tokens,
+		Issuers: issuers, TokenKeys: tokens, Explain: explainWith(oauth, f.public.URL),
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
 		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: auditLog{f.store}, RootCRL: rootCRL, Name: "Test CA",

@@ -107,6 +107,7 @@ func (s *Server) routes() []Route {
 		{"GET", "/v1/token-keys", "rotation.tokens", both, Operator, s.listTokenKeys},
 		{"POST", "/v1/token-keys", "rotation.tokens.rotate", both, Operator, s.postTokenKey},
 		{"DELETE", "/v1/token-keys/" + id, "rotation.tokens.drop", both, Operator, s.deleteTokenKey},
+		{"POST", "/v1/explain", "explain", both, Operator, s.postExplain},
 		{"GET", "/v1/store", "store", both, Operator, s.getSnapshot},
 
 		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},

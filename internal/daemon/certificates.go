@@ -10,6 +10,7 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -32,4 +33,16 @@ func (c certificates) Certificate(ctx context.Context, cert *x509.Certificate) (
 
 func (c certificates) Revoked(ctx context.Context, t thumbprint.Cert) (bool, error) {
 	return c.authority.Revoked(ctx, t)
+}
+
+// Check is tokenbind.Revocation, for a verifier in this process. A certificate of another CA is never revoked here.
+func (c certificates) Check(ctx context.Context, cert *x509.Certificate) error {
+	revoked, err := c.Revoked(ctx, thumbprint.OfCertificate(cert))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: looking up certificate: %w", tokenbind.ErrUnavailable, err)
+	case revoked:
+		return errors.New("the certificate is revoked or held")
+	}
+	return nil
 }

@@ -155,7 +155,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 	if err != nil {
 		return nil, fmt.Errorf("data key: %w", err)
 	}
-	d.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey, Profile: authserver.Profile(cfg.Profile)})
+	d.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey})
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		Registry: d.clients, Certificates: certificates{d.authority},
 		Anchors: d.anchors.Load,
 		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Restored: d.restored, Revoked: d.store, Keys: keys,
-		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey, Profile: authserver.Profile(cfg.Profile),
+		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Limits: d.limits, Logger: d.log,
 	})
 	return d.oauth, err
@@ -197,7 +197,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, RootCRLs: func() []*x509.RevocationList { return *d.rootCRLs.Load() }, Issuers: d.issuers, TokenKeys: d.tokens,
-		Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		Explain: d.explain, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
 		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing}}, d.keyChecks()...),
 	})
