@@ -27,11 +27,13 @@ var rooms = []struct {
 	{"internal/recent", nil, "a bounded memory, and nothing of what is remembered"},
 	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
 	{"ca", []string{module + "thumbprint", module + "internal/audit"}, "what decides and signs knows no transport and no engine"},
+	{"ocsp", []string{module + "internal/recent", "golang.org/x/crypto/cryptobyte", "golang.org/x/crypto/cryptobyte/asn1"}, "what strangers ask is read by this alone; the CA reaches it through an interface"},
 	{"enroll", []string{module + "ca", module + "thumbprint", module + "internal/audit"}, "it knows who asks, not how they came"},
 	{"tokenbind", []string{module + "thumbprint", module + "internal/jws", module + "internal/recent"}, "a resource server must not pull in a CA, nor anything it need not trust"},
 	{"tokenbind/authserver", []string{
 		module + "tokenbind", module + "thumbprint", module + "internal/appendjson", module + "internal/audit", module + "internal/jws", module + "internal/recent",
 	}, "the CA reaches it through an interface"},
+	{"forwardauth", []string{module + "tokenbind"}, "a resource server behind a proxy must not pull in a CA either"},
 	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
 	{"cmd/pkictl", []string{
 		module + "client", module + "thumbprint", module + "tokenbind", module + "crl", module + "internal/audit",
@@ -56,7 +58,7 @@ var bans = []struct {
 	why   string
 }{
 	{"net/http", []string{
-		"crl", "tokenbind", "tokenbind/authserver", "client", "web", "internal/daemon", "cmd/pkictl",
+		"crl", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
 		"internal/pkitest", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
