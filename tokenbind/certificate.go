@@ -9,22 +9,11 @@ import (
 	"github.com/pkid/pkid/thumbprint"
 )
 
-// ForwardedCertificate reports whether a request carries a header by which proxies hand on a client's
-// certificate, and which. No proxy is trusted, so such a request is to be refused: somebody believes that
-// the header counts (RFC 8705 section 6.5, RFC 9440 section 4).
+// ForwardedCertificate reports whether a request carries a header by which proxies hand on a client's certificate, and
+// which. Where no proxy is trusted, such a request is to be refused: somebody believes that the header counts (RFC 8705
+// section 6.5, RFC 9440 section 4). Proxies.Receive takes away those that count.
 func ForwardedCertificate(h http.Header) (name string, found bool) {
-	for name := range h {
-		switch name {
-		case "Client-Cert", "Client-Cert-Chain", // RFC 9440
-			"X-Forwarded-Client-Cert",                               // Envoy
-			"X-Ssl-Client-Cert", "X-Client-Cert", "Ssl-Client-Cert", // nginx and its kin
-			"X-Forwarded-Tls-Client-Cert",                           // Traefik
-			"X-Arr-Clientcert",                                      // Azure
-			"X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf": // AWS
-			return name, true
-		}
-	}
-	return "", false
+	return (*Proxies)(nil).certificateHeader(h, FormNone)
 }
 
 // clientCertificate is the certificate whose key the client proved to have on this connection, or on the one

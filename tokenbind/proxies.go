@@ -2,11 +2,20 @@ package tokenbind
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/pkid/pkid/internal/recent"
+	"github.com/pkid/pkid/thumbprint"
 )
 
 // ErrForwarded reports a header by which proxies hand on a client's certificate or the original request, where it does
@@ -19,26 +28,122 @@ type ProxiesConfig struct {
 	// Addresses are those that the proxies connect from, and nobody else can.
 	Addresses []netip.Prefix
 	// Certificate reports whether a client certificate that was proved on the connection is a proxy's. It is asked for
-	// requests that Addresses do not cover. Nil: no certificate makes a proxy.
+	// requests that Addresses do not cover. Nil: no certificate makes a proxy. CertificateFrom makes one.
 	Certificate func(context.Context, *x509.Certificate) bool
+
+	// Form is how the proxies write the client's certificate. Empty: they write none, and such a header is an error from
+	// them too. There is one form and no guessing: a proxy replaces the header that it writes, and lets those pass that a
+	// client has sent in another form.
+	Form CertificateForm
+	// Header is the name that the certificate stands under, for the forms that leave it to the proxy's configuration:
+	// FormNginx, FormHAProxy and FormApache. Empty: X-SSL-Client-Cert.
+	Header string
+	// Find returns the certificate with a thumbprint, for FormEnvoy where it tells nothing but the certificate's hash. Nil,
+	// or an error: such a request is refused, since neither validity nor revocation could be judged.
+	Find func(context.Context, thumbprint.Cert) (*x509.Certificate, error)
+
+	// Original is by which headers the proxies tell scheme, host and sender of the client's request. The zero value is
+	// X-Forwarded-*. The proxies must replace what a client sends of them; a list of addresses they may extend.
+	Original OriginalForm
+	// CheckInPlace is for a proxy whose sub-request has the method and the URL of the client's request itself (Envoy's
+	// HTTP ext_authz, without its path_prefix). ReceiveCheck then takes them from there and from no header.
+	CheckInPlace bool
 }
 
 // Proxies are the reverse proxies that may speak for their clients (RFC 8705 section 6.5). A nil *Proxies is nobody.
 // It is safe for concurrent use.
 type Proxies struct {
-	conf ProxiesConfig
+	conf   ProxiesConfig
+	header string                                                // with the certificate; empty: none is taken
+	parsed *recent.Cache[[sha256.Size]byte, []*x509.Certificate] // by the hash of what stood in the headers
 }
 
+// maxParsed is how many clients' certificates are kept as they were parsed, so that each costs its parsing once.
+const maxParsed = 1024
+
 // NewProxies checks the configuration.
-func NewProxies(c ProxiesConfig) (*Proxies, error) { return &Proxies{c}, nil }
+func NewProxies(c ProxiesConfig) (*Proxies, error) {
+	p := &Proxies{conf: c, header: forms[c.Form].header, parsed: recent.New[[sha256.Size]byte, []*x509.Certificate](maxParsed)}
+	p.conf.Addresses = slices.Clone(c.Addresses)
+	if len(c.Addresses) == 0 && c.Certificate == nil {
+		return nil, errors.New("setting up proxies: neither an address nor a certificate names one")
+	}
+	for _, prefix := range c.Addresses {
+		switch {
+		case !prefix.IsValid():
+			return nil, errors.New("setting up proxies: an address prefix that is not valid")
+		case prefix.Bits() == 0:
+			return nil, fmt.Errorf("setting up proxies: %s would make everybody a proxy, and let them speak for any client", prefix)
+		case prefix.Addr().Is4In6():
+			return nil, fmt.Errorf("setting up proxies: write %s as an IPv4 prefix", prefix)
+		}
+	}
+	if _, known := forms[c.Form]; !known {
+		return nil, fmt.Errorf("setting up proxies: certificate form %q is none of %s", c.Form, strings.Join(CertificateForms(), ", "))
+	}
+	if !slices.Contains([]OriginalForm{OriginalXForwarded, OriginalForwarded, OriginalNone}, c.Original) {
+		return nil, fmt.Errorf("setting up proxies: original request form %q is none of x-forwarded, forwarded, none", c.Original)
+	}
+	if c.Header != "" {
+		if !forms[c.Form].named {
+			return nil, fmt.Errorf("setting up proxies: form %q has a header of its own, and takes no other", c.Form)
+		}
+		if p.header = http.CanonicalHeaderKey(c.Header); !token(c.Header) || notForCertificates(p.header) {
+			return nil, fmt.Errorf("setting up proxies: %q cannot be the header of a certificate; use one such as X-SSL-Client-Cert", c.Header)
+		}
+	}
+	return p, nil
+}
+
+// CertificateFrom makes a ProxiesConfig.Certificate. A proxy's certificate is one for client authentication, that a
+// chain to roots verifies now, with one of the names as a DNS name or URI among its SANs. The proxy's intermediates are
+// not looked at: put the CA that issued its certificate among the roots.
+func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context, *x509.Certificate) bool {
+	return func(_ context.Context, c *x509.Certificate) bool {
+		named := slices.ContainsFunc(c.DNSNames, func(n string) bool { return slices.Contains(names, strings.ToLower(n)) }) ||
+			slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return slices.Contains(names, u.String()) })
+		if !named || roots == nil {
+			return false
+		}
+		_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		return err == nil
+	}
+}
+
+// TrustsAddress reports whether an address is one of Addresses.
+func (p *Proxies) TrustsAddress(a netip.Addr) bool {
+	if p == nil {
+		return false
+	}
+	a = a.Unmap().WithZone("")
+	return slices.ContainsFunc(p.conf.Addresses, func(prefix netip.Prefix) bool { return prefix.Contains(a) })
+}
+
+// Trusts reports whether a request comes from a trusted proxy.
+func (p *Proxies) Trusts(r *http.Request) bool {
+	if p == nil {
+		return false
+	}
+	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && p.TrustsAddress(from.Addr()) {
+		return true
+	}
+	if p.conf.Certificate == nil || r.TLS == nil || !r.TLS.HandshakeComplete || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	return p.conf.Certificate(r.Context(), r.TLS.PeerCertificates[0])
+}
 
 // Receive returns the request as the client sent it to the proxy: TLS.PeerCertificates is the certificate that the client
-// proved there (TLS is never nil then; without a certificate the list is empty), Host and OriginalURL are those that the
-// client used, RemoteAddr is the client's if the proxy tells it, and the headers of the proxy are gone. A request that
-// comes from no trusted proxy is returned as it is, unless it has a header that only a proxy may send, which is
-// ErrForwarded. r itself is never changed.
+// proved there (TLS is never nil then; without a certificate the list is empty, whatever certificate the proxy itself
+// has), Host, URL.Scheme and URL.Host are those that the client used, RemoteAddr is the client's if the proxy tells it,
+// and the headers of the proxy are gone. A request that comes from no trusted proxy is returned as it is, the same
+// pointer, unless it has a header that only a proxy may send, which is ErrForwarded. X-Forwarded-* and Forwarded are then
+// not looked at: any browser or forward proxy may send them. r itself is never changed.
 func (p *Proxies) Receive(r *http.Request) (*http.Request, error) {
-	if name, found := ForwardedCertificate(r.Header); found {
+	if p.Trusts(r) {
+		return p.receive(r, original{})
+	}
+	if name, found := p.certificateHeader(r.Header, ""); found {
 		return nil, fmt.Errorf("%w: %s from no trusted proxy", ErrForwarded, name)
 	}
 	return r, nil
@@ -47,7 +152,113 @@ func (p *Proxies) Receive(r *http.Request) (*http.Request, error) {
 // ReceiveCheck is Receive for the sub-request by which a proxy asks whether the client's request may pass (nginx
 // auth_request, Traefik ForwardAuth, Caddy forward_auth, HAProxy, Envoy's HTTP ext_authz): method and URL of the result
 // are those of the client's request too, which X-Forwarded-Method and X-Forwarded-Uri, or X-Original-Method and
-// X-Original-URI, say. A sub-request that comes from no trusted proxy is always ErrForwarded.
+// X-Original-URI (or X-Original-URL), say. A sub-request that comes from no trusted proxy is always ErrForwarded.
 func (p *Proxies) ReceiveCheck(r *http.Request) (*http.Request, error) {
-	return nil, fmt.Errorf("%w: no proxy is trusted", ErrForwarded)
+	if !p.Trusts(r) {
+		return nil, fmt.Errorf("%w: %s is no trusted proxy, and only one may ask for another's request", ErrForwarded, r.RemoteAddr)
+	}
+	a, err := p.readAsked(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrForwarded, err)
+	}
+	out, err := p.receive(r, a.original)
+	if err != nil {
+		return nil, err
+	}
+	a.apply(out)
+	return out, nil
+}
+
+// receive makes the client's request of a trusted proxy's. What else was told of it must agree.
+func (p *Proxies) receive(r *http.Request, told original) (*http.Request, error) {
+	chain, err := p.readCertificates(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrForwarded, err)
+	}
+	o, err := p.readOriginal(r.Header)
+	if err == nil {
+		o, err = o.and(told)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrForwarded, err)
+	}
+	out := r.WithContext(r.Context())
+	out.Header = r.Header.Clone()
+	for name := range out.Header {
+		if reserved(name) || name == p.header {
+			out.Header.Del(name)
+		}
+	}
+	out.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: chain}
+	u := *r.URL
+	u.Scheme = "http"
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	if o.proto != "" {
+		u.Scheme = o.proto
+	}
+	if o.host != "" {
+		out.Host = o.host
+	}
+	u.Host = out.Host
+	out.URL = &u
+	if o.from.IsValid() {
+		out.RemoteAddr = net.JoinHostPort(o.from.String(), "0") // the port is nobody's business, and often not told
+	}
+	return out, nil
+}
+
+// readCertificates returns the certificate that the client proved to the proxy, and its chain if that was sent.
+func (p *Proxies) readCertificates(r *http.Request) ([]*x509.Certificate, error) {
+	if name, found := p.certificateHeader(r.Header, p.conf.Form); found {
+		return nil, fmt.Errorf("%s is not the header in which the proxy hands on certificates: the client has sent it, or the proxy is not "+
+			"configured as this server is (form %q, header %q)", name, p.conf.Form, p.header)
+	}
+	if p.conf.Form == FormNone {
+		return nil, nil
+	}
+	value, err := single(r.Header, p.header)
+	if err != nil {
+		return nil, err
+	}
+	var more string
+	if p.conf.Form == FormRFC9440 {
+		if more, err = single(r.Header, chainHeader); err != nil {
+			return nil, err
+		}
+	}
+	if len(value) > maxForwarded || len(more) > maxForwarded {
+		return nil, fmt.Errorf("%s has more than %d octets", p.header, maxForwarded)
+	}
+	key := sha256.Sum256([]byte(value + "\n" + more))
+	if chain, known := p.parsed.Get(key); known {
+		return chain, nil
+	}
+	c, err := forms[p.conf.Form].parse(value, more)
+	if err == nil && c.hash != nil && len(c.chain) == 0 {
+		return p.find(r.Context(), *c.hash)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.header, err)
+	}
+	if len(c.chain) > 0 {
+		p.parsed.Put(key, c.chain)
+	}
+	return c.chain, nil
+}
+
+func (p *Proxies) find(ctx context.Context, hash thumbprint.Cert) ([]*x509.Certificate, error) {
+	if p.conf.Find == nil {
+		return nil, fmt.Errorf("%s has the hash of a certificate only, which cannot be judged here: let the proxy send the certificate "+
+			"(in Envoy, set_current_client_cert_details with cert: true)", p.header)
+	}
+	cert, err := p.conf.Find(ctx, hash)
+	if err != nil {
+		return nil, fmt.Errorf("finding the certificate with x5t#S256 %s: %w", hash, err)
+	}
+	if !thumbprint.OfCertificate(cert).Equal(hash) {
+		return nil, fmt.Errorf("finding the certificate with x5t#S256 %s: another was found", hash)
+	}
+	return []*x509.Certificate{cert}, nil
 }
