@@ -59,6 +59,9 @@ type Config struct {
 	Profile string `yaml:"profile,omitempty"`
 	// CRL settings.
 	CRL CRL `yaml:"crl,omitempty"`
+	// Verify lists the resource servers for which reverse proxies may ask at /v1/verify whether a request may pass
+	// (docs/forward-auth.md). Default: none, and the path answers 404.
+	Verify []ResourceServer `yaml:"verify,omitempty"`
 	// Limits bound what comes in, and so what a flood of it can do.
 	Limits Limits `yaml:"limits,omitempty"`
 	// Retention of what is over.
@@ -385,6 +388,9 @@ func (c *Config) validate() error {
 		return fmt.Errorf("crl.shard_size: want 0 or at least %d, not %d", minShardSize, n)
 	}
 	if err := c.validateProfile(); err != nil {
+		return err
+	}
+	if err := CheckResourceServers("verify", c.Verify); err != nil {
 		return err
 	}
 	if err := c.Limits.validate(); err != nil {
