@@ -26,6 +26,7 @@ var rooms = []struct {
 	{"internal/admission", []string{module + "internal/recent", "golang.org/x/time/rate"}, "who may come in, before anybody asks what for"},
 	{"internal/recent", nil, "a bounded memory, and nothing of what is remembered"},
 	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
+	{"revocation", []string{module + "thumbprint", module + "crl", module + "tokenbind"}, "a resource server must not pull in a CA"},
 	{"ca", []string{module + "thumbprint", module + "internal/audit"}, "what decides and signs knows no transport and no engine"},
 	{"ocsp", []string{module + "internal/recent", "golang.org/x/crypto/cryptobyte", "golang.org/x/crypto/cryptobyte/asn1"}, "what strangers ask is read by this alone; the CA reaches it through an interface"},
 	{"enroll", []string{module + "ca", module + "thumbprint", module + "internal/audit"}, "it knows who asks, not how they came"},
@@ -35,8 +36,9 @@ var rooms = []struct {
 	}, "the CA reaches it through an interface"},
 	{"forwardauth", []string{module + "tokenbind"}, "a resource server behind a proxy must not pull in a CA either"},
 	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
+	{"internal/crlfile", []string{module + "crl"}, "a file of CRLs, and not where the CA names them"},
 	{"cmd/pkictl", []string{
-		module + "client", module + "thumbprint", module + "tokenbind", module + "crl", module + "internal/audit",
+		module + "client", module + "thumbprint", module + "tokenbind", module + "crl", module + "internal/audit", module + "internal/crlfile",
 		"github.com/spf13/cobra", "golang.org/x/term",
 	}, "the CLI is a client like any other"},
 	{"internal/config", []string{"go.yaml.in/yaml/v3", module + "internal/secret"}, "a file turned into values, nothing more"},
@@ -58,8 +60,8 @@ var bans = []struct {
 	why   string
 }{
 	{"net/http", []string{
-		"crl", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
-		"internal/pkitest", "internal/chaos", "examples/go/...",
+		"crl", "revocation", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
+		"internal/crlfile", "internal/pkitest", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
@@ -80,6 +82,8 @@ var trees = []struct {
 	{"tokenbind", module + "web", "a resource server must not pull in a daemon"},
 	{"tokenbind", "go.etcd.io/bbolt", "a resource server must not pull in a store"},
 	{"tokenbind/authserver", "github.com/go-jose/go-jose", "tests hold it against this library, which thus must be another's"},
+	{"revocation", module + "ca", "a resource server must not pull in a CA"},
+	{"revocation", "go.etcd.io/bbolt", "a resource server must not pull in a store"},
 	{"client", module + "ca", "an application must not pull in a CA"},
 	{"client", module + "web", "an application must not pull in a daemon"},
 	{"client", "go.etcd.io/bbolt", "an application must not pull in a store"},

@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -118,6 +118,9 @@ type Checker struct {
 	now        func() time.Time
 	log        *slog.Logger
 
+	pace  atomic.Int64  // what Pace was told
+	paced chan struct{} // one token: it became shorter
+
 	mu       sync.RWMutex        // guards what follows
 	issuers  []*x509.Certificate // grows at its end only
 	sources  map[sourceKey]*source
@@ -133,7 +136,7 @@ func NewChecker(c CheckerConfig) (*Checker, error) {
 		issuers: slices.Clone(c.Issuers), interval: cmp.Or(c.Interval, defaultInterval), timeout: cmp.Or(c.Timeout, defaultFetch),
 		maxSize: cmp.Or(c.MaxSize, defaultMaxSize), allowStale: c.InsecureAllowStale, dir: c.Dir, client: fetchClient(c.HTTPClient),
 		onUpdate: c.OnUpdate, now: c.Now, log: cmp.Or(c.Logger, slog.Default()),
-		learn: c.Learn, asking: make(chan struct{}, 1), sources: map[sourceKey]*source{}, resolved: map[string]*source{},
+		learn: c.Learn, asking: make(chan struct{}, 1), paced: make(chan struct{}, 1), sources: map[sourceKey]*source{}, resolved: map[string]*source{},
 	}
 	if k.now == nil {
 		k.now = time.Now
@@ -216,7 +219,7 @@ func (k *Checker) Run(ctx context.Context) error {
 		for _, s := range k.known() {
 			polls.Go(func() { k.poll(ctx, s) })
 		}
-		sleep(ctx, k.interval-k.interval/10+rand.N(max(k.interval/5, 1)))
+		k.rest(ctx)
 	}
 	return nil
 }
