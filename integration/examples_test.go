@@ -1,0 +1,250 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/pkitest"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// samples are what the sample programs of this test have in common.
+type samples struct {
+	t    *testing.T
+	s    *pkitest.Server
+	node string
+	bin  string            // with the Go programs
+	root string            // file with the CA's root
+	urls map[string]string // of the resource servers: "go", "node", and "... bearer" for those that take bearer tokens
+
+	shop   *client.Identity
+	secret map[string]string // of the clients "kiosk" (DPoP) and "legacy" (bearer)
+}
+
+// Each sample client gets each kind of token and calls each sample server; a thief who has the token, and not the key, is
+// refused. The table is the answer of each cell.
+func TestSamplePrograms(t *testing.T) {
+	t.Parallel()
+	p := startSamples(t)
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nflow\tserver\tGo client\tNode client\tstolen")
+	wrong := 0
+	cell := func(got, want string) string {
+		if got != want {
+			wrong++
+			return fmt.Sprintf("%s, WANTED %s", got, want)
+		}
+		return got
+	}
+	for _, flow := range []string{"bearer", "mtls", "dpop"} {
+		for _, server := range []string{"go", "node"} {
+			url := p.urls[server]
+			if flow == "bearer" {
+				url = p.urls[server+" bearer"]
+			}
+			want := "200 the orders of " + map[string]string{"bearer": "legacy", "mtls": "shop", "dpop": "kiosk"}[flow]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", flow, server,
+				cell(p.call("go", flow, url), want), cell(p.call("node", flow, url), want),
+				cell(p.steal(flow, p.urls[server]), "401 invalid_token"))
+		}
+	}
+	w.Flush()
+	t.Log(table.String())
+	if wrong > 0 {
+		t.Errorf("%d wrong cells", wrong)
+	}
+}
+
+func startSamples(t *testing.T) *samples {
+	t.Helper()
+	node := needNode(t, "../examples/node")
+	p := &samples{t: t, s: pkitest.Start(t, pkitest.Options{}), node: node, bin: t.TempDir(), urls: map[string]string{}, secret: map[string]string{}}
+	for _, program := range []string{"orders", "shop"} {
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", p.bin, "../examples/go/"+program)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	orders := p.s.Enrol(t, client.InvitationRequest{ClientID: "orders", Profile: "server", SANs: []string{"localhost"}})
+	p.root = filepath.Join(orders.Dir(), "root.crt")
+	var resources []string
+	for _, name := range []string{"go", "node", "go bearer", "node bearer"} {
+		addr := freeAddress(t)
+		p.urls[name] = "https://localhost:" + addr[strings.LastIndex(addr, ":")+1:]
+		resources = append(resources, p.urls[name])
+		env := []string{"ORDERS_IDENTITY=" + orders.Dir(), "ORDERS_ADDR=" + addr, "ORDERS_URL=" + p.urls[name]}
+		lang, bearer := strings.CutSuffix(name, " bearer")
+		if bearer {
+			env = append(env, "ORDERS_ALLOW_BEARER=1")
+		}
+		cmd := exec.Command(filepath.Join(p.bin, "orders"))
+		if lang == "node" {
+			cmd = exec.Command(node, "orders.js")
+			cmd.Dir = "../examples/node"
+		}
+		serveProgram(t, cmd, addr, env...)
+	}
+	p.shop = p.s.Enrol(t, client.InvitationRequest{ClientID: "shop", Resources: resources})
+	for id, record := range map[string]client.ClientRecord{"kiosk": {DPoP: true}, "legacy": {Bearer: true}} {
+		record.ID, record.Auth, record.Resources = id, "client_secret_basic", resources
+		added, err := p.s.Operator(t).AddClient(t.Context(), record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.secret[id] = added.Secret
+	}
+	return p
+}
+
+// serveProgram runs a server until the test ends, and returns when it answers at addr.
+func serveProgram(t *testing.T, cmd *exec.Cmd, addr string, env ...string) {
+	t.Helper()
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	pkitest.Eventually(t, 20*time.Second, func() error {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
+// call runs a sample client and returns what it printed, after the status.
+func (p *samples) call(lang, flow, url string) string {
+	args := []string{"-flow", flow}
+	if flow == "mtls" {
+		args = append(args, "-identity", p.shop.Dir())
+	} else {
+		args = append(args, "-client-id", p.clientOf(flow), "-issuer", p.s.URLs.Public, "-root", p.root)
+	}
+	args = append(args, url+"/")
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "shop"), args...)
+	if lang == "node" {
+		for i, a := range args {
+			if strings.HasPrefix(a, "-") {
+				args[i] = "-" + a
+			}
+		}
+		cmd = exec.CommandContext(ctx, p.node, append([]string{"shop.js"}, args...)...)
+		cmd.Dir = "../examples/node"
+	}
+	cmd.Env = append(os.Environ(), "SHOP_SECRET="+p.secret[p.clientOf(flow)])
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return fmt.Sprintf("%v: %s%s", err, out.String(), errs.String())
+	}
+	return "200 " + strings.TrimSpace(out.String())
+}
+
+func (p *samples) clientOf(flow string) string {
+	return map[string]string{"bearer": "legacy", "dpop": "kiosk"}[flow]
+}
+
+// steal presents a token of flow without what it is bound to. A bearer token is bound to nothing, so it is presented where
+// bound tokens alone are taken.
+func (p *samples) steal(flow, url string) string {
+	conf := client.TokenConfig{Identity: p.shop, Resource: url}
+	if flow != "mtls" {
+		conf = client.TokenConfig{
+			Issuer: p.s.URLs.Public, ClientID: p.clientOf(flow), Secret: p.secret[p.clientOf(flow)],
+			Roots: p.shop.Roots(), Resource: url,
+		}
+	}
+	if flow == "dpop" {
+		conf.DPoPKey, _ = client.NewKey("")
+	}
+	source, err := client.NewTokenSource(conf)
+	if err != nil {
+		return err.Error()
+	}
+	token, err := source.Token(p.t.Context())
+	if err != nil {
+		return err.Error()
+	}
+	thief := p.s.Enrol(p.t, client.InvitationRequest{ClientID: "thief"})
+	header := http.Header{"Authorization": {"Bearer " + token.AccessToken}}
+	answer := p.present(thief, url, header)
+	if flow == "dpop" && answer == "401 invalid_token" { // and with a proof by the thief's own key
+		key, _ := client.NewKey("")
+		prover, err := tokenbind.NewProver(key)
+		if err != nil {
+			return err.Error()
+		}
+		proof, err := prover.Proof(http.MethodGet, url+"/", tokenbind.ProofOptions{AccessToken: token.AccessToken})
+		if err != nil {
+			return err.Error()
+		}
+		header = http.Header{"Authorization": {"DPoP " + token.AccessToken}, "Dpop": {proof}}
+		answer = p.present(thief, url, header)
+	}
+	return answer
+}
+
+// present sends a request with the thief's own certificate, and returns the status and the error of the challenge.
+func (p *samples) present(thief *client.Identity, url string, header http.Header) string {
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, url+"/", nil)
+	if err != nil {
+		return err.Error()
+	}
+	req.Header = header
+	resp, err := thief.HTTPClient().Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, resp.Body)
+	code := ""
+	for _, c := range resp.Header.Values("WWW-Authenticate") {
+		if _, after, found := strings.Cut(c, ` error="`); found {
+			code, _, _ = strings.Cut(after, `"`)
+		}
+	}
+	return fmt.Sprintf("%d %s", resp.StatusCode, code)
+}
+
+// needNode returns node, if the npm packages in dir are installed.
+func needNode(t *testing.T, dir string) string {
+	t.Helper()
+	node := pkitest.Need(t, "node")
+	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err != nil {
+		pkitest.Missing(t, "the npm packages are not installed: `make deps` installs them where npm is")
+	}
+	if exec.CommandContext(t.Context(), node, "-e", "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)").Run() != nil {
+		pkitest.Missing(t, "node is older than the 18.17 that the npm packages need")
+	}
+	return node
+}
+
+// The Node package's own tests.
+func TestNodePackage(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), needNode(t, "../examples/node"), "--test", "test/")
+	cmd.Dir = "../examples/node"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
