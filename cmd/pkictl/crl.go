@@ -22,7 +22,7 @@ import (
 )
 
 func (a *app) crlCommand() *cobra.Command {
-	return a.group("crl", "fetch, read and ask the certificate revocation list", a.crlFetchCommand(), a.crlShowCommand(), a.crlCheckCommand())
+	return a.group("crl", "fetch, read and ask the certificate revocation list, and keep it in a file", a.crlFetchCommand(), a.crlShowCommand(), a.crlCheckCommand(), a.crlSyncCommand())
 }
 
 // issuer is an issuing CA whose certificate the root signed.
