@@ -69,7 +69,7 @@ func New(c Config) (*Authority, error) {
 		a.changed = func(string, uint32) {}
 	}
 	for _, p := range c.Profiles {
-		if p == nil || a.profiles[p.Name()] != nil {
+		if p == nil || a.profiles[p.Name()] != nil || p.Name() == ResponderProfile {
 			return nil, errors.New("ca: a profile is nil or its name is taken")
 		}
 		a.profiles[p.Name()] = p

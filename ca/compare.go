@@ -47,10 +47,13 @@ func compare(got *x509.Certificate, d *decision, serial Serial) error {
 		return errors.New("issuer")
 	case len(got.SubjectKeyId) == 0:
 		return errors.New("subject key identifier")
-	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, d.issuer.AIAURL) || len(got.OCSPServer) > 0:
+	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, d.issuer.AIAURL) || !atMostOne(got.OCSPServer, d.ocspURL()):
 		return errors.New("CRL distribution point or AIA")
 	}
 	if err := compareExtensions(got.Extensions, d.names); err != nil {
+		return err
+	}
+	if err := compareNoCheck(got.Extensions, d.profile == responderProfile); err != nil {
 		return err
 	}
 	if err := got.CheckSignatureFrom(issuer); err != nil {
@@ -60,6 +63,13 @@ func compare(got *x509.Certificate, d *decision, serial Serial) error {
 }
 
 func one(list []string, want string) bool { return len(list) == 1 && list[0] == want }
+
+func atMostOne(list []string, want string) bool {
+	if want == "" {
+		return len(list) == 0
+	}
+	return one(list, want)
+}
 
 // onlyCommonName reports whether the subject is one common name and nothing else: that and the headers around
 // it, none of them longer than 2 octets, fill all of its octets.
@@ -78,6 +88,19 @@ var leafExtensions = []pkix.Extension{
 	{Id: asn1.ObjectIdentifier{2, 5, 29, 35}},                 // authority key identifier
 	{Id: asn1.ObjectIdentifier{2, 5, 29, 37}},                 // extended key usage
 	{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}},    // authority information access
+	{Id: ocspNoCheck},                                         // which only an OCSP responder's may have: see compareNoCheck
+}
+
+var ocspNoCheck = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
+
+// compareNoCheck finds a certificate that asks not to be checked for revocation, unless it is an OCSP responder's, which
+// must ask for it (RFC 6960 section 4.2.2.2.1).
+func compareNoCheck(extensions []pkix.Extension, wanted bool) error {
+	n := slices.IndexFunc(extensions, func(e pkix.Extension) bool { return e.Id.Equal(ocspNoCheck) })
+	if (n >= 0) != wanted || wanted && !bytes.Equal(extensions[n].Value, asn1.NullBytes) {
+		return errors.New("extension id-pkix-ocsp-nocheck")
+	}
+	return nil
 }
 
 var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}

@@ -8,6 +8,19 @@ func (a *Authority) Check(ctx context.Context, r Request, forge func(der []byte)
 	if err != nil {
 		return err
 	}
+	return d.checkForged(ctx, forge)
+}
+
+// CheckResponder does the same for the certificate of an OCSP responder.
+func (a *Authority) CheckResponder(ctx context.Context, r ResponderRequest, forge func(der []byte) []byte) error {
+	d, err := a.decideResponder(ctx, r)
+	if err != nil {
+		return err
+	}
+	return d.checkForged(ctx, forge)
+}
+
+func (d *decision) checkForged(ctx context.Context, forge func(der []byte) []byte) error {
 	serial := newSerial(d.now)
 	tbs, err := d.issuer.leaf.write(d, serial)
 	if err != nil {

@@ -118,7 +118,7 @@ func (b *bench) restart() {
 		profiles = append(profiles, p)
 	}
 	b.Authority, err = ca.New(ca.Config{
-		Issuer:   &ca.Issuer{Signer: b.signer, Root: b.root, CRLURL: "http://pki.test/issuing.crl", AIAURL: "http://pki.test/issuing.crt"},
+		Issuer:   &ca.Issuer{Signer: b.signer, Root: b.root, CRLURL: "http://pki.test/issuing.crl", AIAURL: "http://pki.test/issuing.crt", OCSPURL: "http://pki.test/ocsp"},
 		Store:    b.store,
 		Profiles: profiles,
 		Changed:  func(issuer string, _ uint32) { b.changes++; b.changedIssuer = issuer },

@@ -14,7 +14,7 @@ import (
 // backdate is how far NotBefore lies in the past, for relying parties whose clocks are a little behind.
 const backdate = time.Minute
 
-// decision is a certificate that may be signed. Only decide makes one, so nothing else can be signed.
+// decision is a certificate that may be signed. Only decide and decideResponder make one, so nothing else can be signed.
 type decision struct {
 	issuer              *issuing
 	profile             *Profile
@@ -40,12 +40,9 @@ func (a *Authority) decide(ctx context.Context, profile, clientID string, names 
 		return nil, err
 	}
 	issuer := a.issuers.Load().at(now)
-	if now.Before(issuer.cert.NotBefore) {
-		return nil, fmt.Errorf("%w: the issuing CA is not valid before %s", ErrClock, issuer.cert.NotBefore.UTC().Format(time.RFC3339))
-	}
-	notAfter := now.Add(lifetime).UTC().Truncate(time.Second)
-	if notAfter.After(issuer.cert.NotAfter) {
-		notAfter = issuer.cert.NotAfter
+	notAfter, err := issuer.until(now, lifetime)
+	if err != nil {
+		return nil, err
 	}
 	if notAfter.Sub(now) < MinLifetime-time.Second {
 		return nil, fmt.Errorf("%w: the issuing CA expires at %s", ErrLifetime, issuer.cert.NotAfter.UTC().Format(time.RFC3339))
@@ -56,6 +53,14 @@ func (a *Authority) decide(ctx context.Context, profile, clientID string, names 
 		now: now.UTC().Truncate(time.Millisecond), notBefore: now.UTC().Add(-backdate).Truncate(time.Second), notAfter: notAfter,
 		shard: issuer.shards.assign(ctx),
 	}, nil
+}
+
+// until is when a certificate of that lifetime ends that the issuing CA signs now: not after its own.
+func (i *issuing) until(now time.Time, lifetime time.Duration) (time.Time, error) {
+	if now.Before(i.cert.NotBefore) {
+		return time.Time{}, fmt.Errorf("%w: the issuing CA is not valid before %s", ErrClock, i.cert.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return earlier(now.Add(lifetime).UTC().Truncate(time.Second), i.cert.NotAfter), nil
 }
 
 // checkGrant checks what does not depend on the key, and returns the lifetime to use.

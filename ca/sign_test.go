@@ -127,7 +127,11 @@ func TestCheckFindsWhatDiffers(t *testing.T) {
 		"CRL elsewhere":        func(c *x509.Certificate) { c.CRLDistributionPoints = []string{"http://evil.test/crl"} },
 		"no CRL":               func(c *x509.Certificate) { c.CRLDistributionPoints = nil },
 		"issuer elsewhere":     func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://evil.test/crt"} },
-		"OCSP":                 func(c *x509.Certificate) { c.OCSPServer = []string{"http://evil.test/ocsp"} },
+		"OCSP elsewhere":       func(c *x509.Certificate) { c.OCSPServer = []string{"http://evil.test/ocsp"} },
+		"OCSP twice":           func(c *x509.Certificate) { c.OCSPServer = append(c.OCSPServer[:1:1], c.OCSPServer[0]) },
+		"no OCSP":              func(c *x509.Certificate) { c.OCSPServer = nil },
+		"an OCSP responder":    func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning} },
+		"not to be checked":    func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{noCheck} },
 		"another extension": func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: []byte{5, 0}}}
 		},

@@ -36,6 +36,8 @@ type Issuer struct {
 	Cross  []*x509.Certificate
 	CRLURL string // for the CRL distribution point of what it issues
 	AIAURL string // where its own certificate is published (caIssuers)
+	// OCSPURL is where it can be asked about its certificates. Empty: nowhere, and they do not say.
+	OCSPURL string
 	// Whole says that its CRL speaks of each of its certificates, whatever they say about a CRL: another program issued
 	// some. Its certificates share one CRL, however many they are.
 	Whole bool

@@ -46,9 +46,12 @@ const (
 	oidAuthorityKeyID   = "\x55\x1d\x23"
 	oidExtKeyUsage      = "\x55\x1d\x25"
 	oidAuthorityInfo    = "\x2b\x06\x01\x05\x05\x07\x01\x01"
+	oidOCSP             = "\x2b\x06\x01\x05\x05\x07\x30\x01"
+	oidOCSPNoCheck      = "\x2b\x06\x01\x05\x05\x07\x30\x01\x05"
 	oidCAIssuers        = "\x2b\x06\x01\x05\x05\x07\x30\x02"
 	oidServerAuth       = "\x2b\x06\x01\x05\x05\x07\x03\x01"
 	oidClientAuth       = "\x2b\x06\x01\x05\x05\x07\x03\x02"
+	oidOCSPSigning      = "\x2b\x06\x01\x05\x05\x07\x03\x09"
 )
 
 // The tags of a GeneralName (RFC 5280 section 4.2.1.6).
@@ -63,7 +66,8 @@ const (
 type leafWriter struct {
 	algorithm crlAlgorithm
 	issuer    []byte // its name
-	authority []byte // the extensions that lead to it: its key identifier and where its certificate is
+	authority []byte // the extensions that lead to it: its key identifier, and where its certificate and its OCSP responder are
+	responder []byte // the same for the responder itself, of which nobody asks it
 }
 
 func newLeafWriter(i *Issuer) (*leafWriter, error) {
@@ -73,17 +77,29 @@ func newLeafWriter(i *Issuer) (*leafWriter, error) {
 		return nil, fmt.Errorf("issuing CA %q: %w", cert.Subject, err)
 	}
 	w := &leafWriter{algorithm: crlAlgorithms[kind], issuer: cert.RawSubject}
-	w.authority = extension(nil, oidAuthorityKeyID, false, func(b []byte) []byte {
+	keyID := extension(nil, oidAuthorityKeyID, false, func(b []byte) []byte {
 		return element(b, tagSequence, func(b []byte) []byte { return primitive(b, contextTag(0), cert.SubjectKeyId) })
 	})
-	w.authority = extension(w.authority, oidAuthorityInfo, false, func(b []byte) []byte {
+	w.authority = authorityInfo(bytes.Clone(keyID), i.OCSPURL, i.AIAURL)
+	w.responder = authorityInfo(keyID, "", i.AIAURL)
+	return w, nil
+}
+
+// authorityInfo appends the extension that says where to ask about a certificate, if anywhere, and where its issuer's is.
+func authorityInfo(b []byte, ocsp, issuer string) []byte {
+	access := func(b []byte, method, url string) []byte {
 		return element(b, tagSequence, func(b []byte) []byte {
-			return element(b, tagSequence, func(b []byte) []byte {
-				return primitive(primitive(b, asn1.TagOID, oidCAIssuers), contextTag(generalURI), i.AIAURL)
-			})
+			return primitive(primitive(b, asn1.TagOID, method), contextTag(generalURI), url)
+		})
+	}
+	return extension(b, oidAuthorityInfo, false, func(b []byte) []byte {
+		return element(b, tagSequence, func(b []byte) []byte {
+			if ocsp != "" {
+				b = access(b, oidOCSP, ocsp)
+			}
+			return access(b, oidCAIssuers, issuer)
 		})
 	})
-	return w, nil
 }
 
 // crlPoint is the extension that says where a certificate's CRL is.
@@ -101,6 +117,12 @@ func crlPoint(url string) []byte {
 	})
 }
 
+var usageOIDs = map[x509.ExtKeyUsage]string{
+	x509.ExtKeyUsageServerAuth:  oidServerAuth,
+	x509.ExtKeyUsageClientAuth:  oidClientAuth,
+	x509.ExtKeyUsageOCSPSigning: oidOCSPSigning,
+}
+
 // usageExtensions are those that say what a profile's certificates are for: signatures, by keys that are no CA's.
 func usageExtensions(usages []x509.ExtKeyUsage) []byte {
 	b := extension(nil, oidKeyUsage, true, func(b []byte) []byte {
@@ -109,11 +131,7 @@ func usageExtensions(usages []x509.ExtKeyUsage) []byte {
 	b = extension(b, oidExtKeyUsage, false, func(b []byte) []byte {
 		return element(b, tagSequence, func(b []byte) []byte {
 			for _, u := range usages {
-				oid := oidServerAuth
-				if u == x509.ExtKeyUsageClientAuth {
-					oid = oidClientAuth
-				}
-				b = primitive(b, asn1.TagOID, oid)
+				b = primitive(b, asn1.TagOID, usageOIDs[u])
 			}
 			return b
 		})
@@ -139,6 +157,10 @@ func (w *leafWriter) write(d *decision, serial Serial) (TBSCertificate, error) {
 			return element(b, tagSequence, func(b []byte) []byte {
 				b = append(b, d.profile.usage...)
 				b = keyIdentifier(b, key)
+				if d.profile == responderProfile {
+					b = append(append(b, w.responder...), d.shard.extension...)
+					return extension(b, oidOCSPNoCheck, false, func(b []byte) []byte { return append(b, asn1.TagNull, 0) })
+				}
 				b = append(b, w.authority...)
 				b = alternativeNames(b, d.names)
 				return append(b, d.shard.extension...)

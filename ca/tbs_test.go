@@ -68,7 +68,7 @@ func sameOctets(t *testing.T, b *bench, profile string, names ca.Names, key cryp
 		NotBefore: b.now.Add(-time.Minute), NotAfter: b.now.Add(lifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages, BasicConstraintsValid: true,
 		DNSNames: names.DNS, EmailAddresses: names.Emails,
-		CRLDistributionPoints: []string{b.Issuer().CRLURL}, IssuingCertificateURL: []string{b.Issuer().AIAURL},
+		CRLDistributionPoints: []string{b.Issuer().CRLURL}, IssuingCertificateURL: []string{b.Issuer().AIAURL}, OCSPServer: []string{b.Issuer().OCSPURL},
 		SubjectKeyId: leaf(t, issued).SubjectKeyId, // crypto/x509 takes another method for it: see TestIssueEachKeyType
 	}
 	for _, a := range names.IPs {
