@@ -59,6 +59,8 @@ type Config struct {
 	Profile string `yaml:"profile,omitempty"`
 	// CRL settings.
 	CRL CRL `yaml:"crl,omitempty"`
+	// OCSP settings.
+	OCSP OCSP `yaml:"ocsp,omitempty"`
 	// Verify lists the resource servers for which reverse proxies may ask at /v1/verify whether a request may pass
 	// (docs/forward-auth.md). Default: none, and the path answers 404.
 	Verify []ResourceServer `yaml:"verify,omitempty"`
@@ -319,6 +321,7 @@ func (c *Config) complete() {
 	c.Limits.complete()
 	c.Retention.complete()
 	c.Audit.complete()
+	c.OCSP.complete()
 	profiles := BuiltinProfiles()
 	maps.Copy(profiles, c.Profiles)
 	c.Profiles = profiles
@@ -397,6 +400,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := c.Retention.validate(c.Profiles); err != nil {
+		return err
+	}
+	if err := c.OCSP.validate(c.Profiles); err != nil {
 		return err
 	}
 	if err := c.Audit.validate(); err != nil {

@@ -22,7 +22,7 @@ func newIssuer(chain caChain, key crypto.Signer, cfg *config.Config) (*ca.Issuer
 	id := ca.IssuerID(chain.certs[0])
 	return &ca.Issuer{
 		Signer: signer, Root: chain.root, Intermediates: chain.certs[1:], Whole: cfg.Issuer.WholeCRL,
-		CRLURL: crlURL(cfg.URLs.Status, id), AIAURL: aiaURL(cfg.URLs.Status, id),
+		CRLURL: crlURL(cfg.URLs.Status, id), AIAURL: aiaURL(cfg.URLs.Status, id), OCSPURL: ocspURL(cfg),
 	}, nil
 }
 
@@ -32,6 +32,14 @@ func crlURL(status, id string) string { return status + "/crl/" + id + ".crl" }
 func aiaURL(status, id string) string { return status + "/issuers/" + id + ".crt" }
 
 const rootID = "root"
+
+// ocspURL is the same for all issuing CAs: a request names the one that it is about.
+func ocspURL(cfg *config.Config) string {
+	if !cfg.OCSP.On() {
+		return ""
+	}
+	return cfg.URLs.Status + "/ocsp"
+}
 
 // RootCRLURL is where the daemon publishes the CRL of who signed the issuing CA.
 func RootCRLURL(cfg *config.Config) string { return crlURL(cfg.URLs.Status, rootID) }

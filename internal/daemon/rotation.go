@@ -64,7 +64,7 @@ func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
 	cert := chain.certs[0]
 	d.issuer = &ca.Issuer{
 		Signer: rollover.Keyless{Cert: cert}, Root: chain.root, Intermediates: chain.certs[1:], Whole: d.cfg.Issuer.WholeCRL,
-		CRLURL: crlURL(d.cfg.URLs.Status, ca.IssuerID(cert)), AIAURL: aiaURL(d.cfg.URLs.Status, ca.IssuerID(cert)),
+		CRLURL: crlURL(d.cfg.URLs.Status, ca.IssuerID(cert)), AIAURL: aiaURL(d.cfg.URLs.Status, ca.IssuerID(cert)), OCSPURL: ocspURL(d.cfg),
 	}
 	return nil
 }
@@ -74,9 +74,10 @@ func (d *Daemon) loadFirst(ctx context.Context, passphrase []byte) (err error) {
 func (d *Daemon) openIssuers(ctx context.Context, passphrase []byte) ([]rollover.Issuer, error) {
 	c := rollover.IssuersConfig{
 		Store: d.store, First: d.issuer, InDevice: stepca.IsDevice(d.cfg.Issuer.Key), Passphrase: passphrase, Name: d.cfg.Name, ListLifetime: d.cfg.CRL.Lifetime,
-		URLs:   func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
-		Check:  func(way []*x509.Certificate) error { return rehearse(way, d.cfg) },
-		Follow: d.followIssuers,
+		URLs:    func(id string) (crl, aia string) { return crlURL(d.cfg.URLs.Status, id), aiaURL(d.cfg.URLs.Status, id) },
+		OCSPURL: ocspURL(d.cfg),
+		Check:   func(way []*x509.Certificate) error { return rehearse(way, d.cfg) },
+		Follow:  d.followIssuers,
 	}
 	c.Devices = append(c.Devices, d.cfg.Issuer.Key)
 	for _, k := range d.cfg.Tokens.Keys {

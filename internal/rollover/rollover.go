@@ -73,7 +73,7 @@ type Store interface {
 	Shards(ctx context.Context, issuer string) ([]ca.ShardCount, error)
 }
 
-// IssuersConfig is what Issuers need. All of it is required but InDevice, Devices, Lead, Check, Follow and Now.
+// IssuersConfig is what Issuers need. All of it is required but OCSPURL, InDevice, Devices, Lead, Check, Follow and Now.
 type IssuersConfig struct {
 	Store      Store
 	First      *ca.Issuer // the one that the configuration names
@@ -82,7 +82,8 @@ type IssuersConfig struct {
 	Passphrase []byte     // of the keys; it is kept, since keys come into the ring while the daemon runs
 	Name       string     // of the CA, for subjects
 	// URLs returns where an issuing CA's CRL and certificate are published.
-	URLs func(id string) (crl, aia string)
+	URLs    func(id string) (crl, aia string)
+	OCSPURL string // where certificates can be asked about, whoever issued them; empty: nowhere
 	// ListLifetime is that of a CRL.
 	ListLifetime time.Duration
 	// Lead is the least time between an issuing CA's installation and its first certificate, in which all nodes come to
@@ -276,6 +277,7 @@ func (r *Issuers) issuer(k keyring.Key) (*ca.Issuer, error) {
 		i.From = never
 	}
 	i.CRLURL, i.AIAURL = r.c.URLs(k.ID)
+	i.OCSPURL = r.c.OCSPURL
 	var above []*x509.Certificate
 	for _, der := range k.Chain {
 		c, err := x509.ParseCertificate(der)
