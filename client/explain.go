@@ -23,7 +23,7 @@ type Presented struct {
 	Certificate string   `json:"certificate,omitempty"` // PEM, the one that the client showed; empty if it showed none
 	Proof       string   `json:"proof,omitempty"`       // the DPoP header; with it the token came with the DPoP scheme
 	Method      string   `json:"method,omitempty"`      // GET if empty
-	URL         string   `json:"url,omitempty"`         // of the request, as the resource server sees it; the token's audience if empty
+	URL         string   `json:"url,omitempty"`         // of the request, as the resource server sees it; the audience if that is an https URL, if empty
 	Audience    string   `json:"audience,omitempty"`    // the resource server's identifier; the token's first if empty
 	Scopes      []string `json:"scopes,omitempty"`      // that the resource server requires
 	// At is when it was presented, now if zero: the clock that lifetimes and proofs are held against. What was revoked
@@ -58,13 +58,20 @@ func (p *Presented) Complete() error {
 			return errors.New("audience: the token names none that can be read, so name the resource server's")
 		}
 	}
-	if p.URL == "" {
-		p.URL = p.Audience
-	}
-	if normal, err := tokenbind.NormalURL(p.URL); err != nil || !strings.HasPrefix(normal, "https:") {
+	switch {
+	case p.URL != "" && !overTLS(p.URL):
 		return fmt.Errorf("url: %q is no https URL", p.URL)
+	case p.URL == "" && overTLS(p.Audience):
+		p.URL = p.Audience
+	case p.URL == "":
+		p.URL = "https://localhost/" // it matters for a proof only
 	}
 	return nil
+}
+
+func overTLS(url string) bool {
+	normal, err := tokenbind.NormalURL(url)
+	return err == nil && strings.HasPrefix(normal, "https:")
 }
 
 // Request rebuilds the request. p is complete.

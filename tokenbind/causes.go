@@ -17,7 +17,7 @@ func causeOfCertificate(shown *x509.Certificate, token *Claims) string {
 	switch made := shown.NotBefore.Add(issuedBefore); {
 	case token.IssuedAt.IsZero():
 		return "the token is bound to another certificate; after a renewal, " + again
-	case made.After(token.IssuedAt):
+	case !made.Before(token.IssuedAt): // both are cut to whole seconds
 		return "the certificate was renewed after the token was issued: " + again
 	default:
 		return "the token is bound to another certificate: the connection is older than the renewal, or the token is another client's; " + again

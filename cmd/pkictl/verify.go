@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,134 +14,125 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/tokenbind"
 )
 
 // verifyFlags describe the request that a resource server would have seen.
 type verifyFlags struct {
-	token, cert, proof, method, url string
-	issuer, audience                string
-	scopes                          scopeList
+	client.Presented
+
+	cert, at, issuer string
+	scopes           scopeList
 }
 
 func (a *app) verifyCommand() *cobra.Command {
 	var v verifyFlags
 	cmd := &cobra.Command{
 		Use: "verify --token T", Short: "check a token, and what binds it, as a resource server would, and show every check", Args: exactly(),
+		Long: "Check a token, and what binds it, as a resource server would, and show every check.\n" +
+			"An operator has the CA check, which knows what it issued, renewed, disabled and revoked. Everybody else, and whoever\n" +
+			"names another issuer, has it done here, from what the issuer publishes.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if v.token == "" {
+			if v.Token == "" {
 				return usagef("name the token with --token")
 			}
-			checks, err := a.explain(cmd.Context(), v)
+			found, err := a.explain(cmd.Context(), &v)
 			if err != nil {
 				return err
 			}
-			return a.printChecks(checks)
+			return a.printExplanation(found)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.token, "token", "", "the access token, - for stdin")
+	f.StringVar(&v.Token, "token", "", "the access token, - for stdin")
 	f.StringVar(&v.cert, "cert", "", "file with the certificate that the client showed")
-	f.StringVar(&v.proof, "proof", "", "the DPoP header")
-	f.StringVar(&v.method, "method", http.MethodGet, "of the request")
-	f.StringVar(&v.url, "url", "https://localhost/", "of the request")
+	f.StringVar(&v.Proof, "proof", "", "the DPoP header")
+	f.StringVar(&v.Method, "method", http.MethodGet, "of the request")
+	f.StringVar(&v.URL, "url", "", "of the request (default: the audience)")
 	f.StringVar(&v.issuer, "issuer", "", "who must have issued the token (default: the CA of --home)")
-	f.StringVar(&v.audience, "audience", "", "whom the token must be for (default: whom it says)")
+	f.StringVar(&v.Audience, "audience", "", "whom the token must be for (default: whom it says)")
 	f.Var(&v.scopes, "scope", "scope that the token must have; repeatable")
+	f.StringVar(&v.at, "at", "", "when it was presented, such as 2026-01-02T15:04:05Z: what the clock is taken to say (default: now)")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
-func (a *app) explain(ctx context.Context, v verifyFlags) ([]tokenbind.Check, error) {
-	id, err := a.trusted()
-	if err != nil {
-		return nil, err
-	}
-	if v.token == "-" {
+// complete reads what the flags point to.
+func (a *app) complete(v *verifyFlags) (err error) {
+	if v.Token == "-" {
 		text, err := readInput("-", a.stdin)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		v.token = strings.TrimSpace(string(text))
+		v.Token = strings.TrimSpace(string(text))
 	}
-	if v.issuer == "" {
-		v.issuer = id.Info().URLs.Public
-	}
-	if v.audience == "" {
-		if v.audience = audienceOf(v.token); v.audience == "" {
-			return nil, usagef("the token names no audience that can be read: name it with --audience")
+	v.Scopes = v.scopes
+	if v.at != "" {
+		if v.At, err = time.Parse(time.RFC3339, v.at); err != nil {
+			return usagef("--at %q is no instant such as 2026-01-02T15:04:05Z", v.at)
 		}
-		a.note("taking the token's word for its audience, %s: name yours with --audience", printable(v.audience))
-	}
-	req, err := v.request(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conf := tokenbind.Config{
-		Issuer: v.issuer, Audience: v.audience, RequiredScopes: v.scopes,
-		BaseURL: "https://" + req.URL.Host, Logger: slog.New(slog.DiscardHandler),
-		HTTPClient: trusting(id.Roots()), Replay: firstProofs{tokenbind.NewMemoryReplay(1, nil)},
 	}
 	if v.cert != "" {
 		cert, err := readCertificate(v.cert, a.stdin)
 		if err != nil {
+			return err
+		}
+		v.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	}
+	named := v.Audience != ""
+	if err := v.Complete(); err != nil {
+		return usageError{err}
+	}
+	if !named {
+		a.note("taking the token's word for its audience, %s: name yours with --audience", printable(v.Audience))
+	}
+	return nil
+}
+
+// explain asks the CA if the home is an operator's and no other issuer is named, and looks for itself otherwise.
+func (a *app) explain(ctx context.Context, v *verifyFlags) (*client.Explanation, error) {
+	id, err := a.trusted()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.complete(v); err != nil {
+		return nil, err
+	}
+	if own := id.Info().URLs.Public; v.issuer == "" || v.issuer == own {
+		v.issuer = own
+		found, err := id.API().Explain(ctx, v.Presented)
+		if p, refused := errors.AsType[*client.Problem](err); !refused || p.Status != http.StatusForbidden {
+			return found, err
+		}
+	}
+	return a.explainHere(ctx, id, v)
+}
+
+// explainHere knows what the issuer publishes: its keys, and of its own CA the CRLs.
+func (a *app) explainHere(ctx context.Context, id *client.Identity, v *verifyFlags) (*client.Explanation, error) {
+	req, err := v.Request(ctx)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	conf := tokenbind.Config{
+		Issuer: v.issuer, Audience: v.Audience, RequiredScopes: v.Scopes,
+		BaseURL: "https://" + req.URL.Host, Logger: slog.New(slog.DiscardHandler),
+		HTTPClient: trusting(id.Roots()), Replay: firstProofs{tokenbind.NewMemoryReplay(1, nil)},
+	}
+	if !v.At.IsZero() {
+		conf.Now = func() time.Time { return v.At }
+	}
+	if v.cert != "" {
+		if conf.Revocation, err = statusChecker(ctx, id); err != nil {
 			return nil, err
 		}
-		req.TLS.PeerCertificates = []*x509.Certificate{cert}
-		checker, err := statusChecker(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		conf.Revocation = checker
 	}
 	verifier, err := tokenbind.NewVerifier(conf)
 	if err != nil {
 		return nil, err
 	}
-	return verifier.Explain(req), nil
-}
-
-// request rebuilds the request. Its scheme follows from whether there is a proof.
-func (v verifyFlags) request(ctx context.Context) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, v.method, v.url, nil)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	if req.URL.Scheme != "https" || req.URL.Host == "" {
-		return nil, usagef("--url %q is no https URL", v.url)
-	}
-	req.TLS = &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
-	req.Header.Set("Authorization", "Bearer "+v.token)
-	if v.proof != "" {
-		req.Header.Set("Authorization", "DPoP "+v.token)
-		req.Header.Set("DPoP", v.proof)
-	}
-	return req, nil
-}
-
-// audienceOf reads the first audience of a token that was not verified.
-func audienceOf(token string) string {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return ""
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ""
-	}
-	var one struct {
-		Audience string `json:"aud"`
-	}
-	if json.Unmarshal(payload, &one) == nil && one.Audience != "" {
-		return one.Audience
-	}
-	var many struct {
-		Audience []string `json:"aud"`
-	}
-	if json.Unmarshal(payload, &many) == nil && len(many.Audience) > 0 {
-		return many.Audience[0]
-	}
-	return ""
+	return client.Explained(verifier.Explain(req)), nil
 }
 
 // trusting returns an HTTP client for servers that these roots vouch for.
@@ -157,26 +147,23 @@ func trusting(roots *x509.CertPool) *http.Client {
 	}
 }
 
-func (a *app) printChecks(checks []tokenbind.Check) error {
-	failed := 0
-	for _, c := range checks {
-		if c.Result == tokenbind.Fail {
-			failed++
-		}
-	}
+func (a *app) printExplanation(e *client.Explanation) error {
 	if a.json {
-		if err := a.printJSON(checks); err != nil {
+		if err := a.printJSON(e); err != nil {
 			return err
 		}
 	} else {
-		for _, c := range checks {
+		for _, c := range e.Checks {
 			a.printCheck(c)
 		}
 	}
-	if failed > 0 {
+	switch {
+	case e.Accepted:
+		return nil
+	case e.Cause == "":
 		return errors.New("a resource server would refuse this")
 	}
-	return nil
+	return fmt.Errorf("a resource server would refuse this; the likely cause: %s", printable(e.Cause))
 }
 
 var marks = map[tokenbind.Result]string{tokenbind.Pass: "pass", tokenbind.Fail: "FAIL", tokenbind.NotApplicable: "  - "}
