@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/pkid/pkid/internal/audit"
@@ -66,3 +67,22 @@ func dueKey(until []byte, kind byte, key []byte) []byte { return join(until, []b
 
 // stamp is an instant in milliseconds, rounded up so that nothing is forgotten before its time.
 func stamp(t time.Time) []byte { return ordered(t.Add(time.Millisecond - 1).UnixMilli()) }
+
+// RevokedTokens returns until when revoked tokens count, by the SHA-256 of their ids: at most limit of those that have not
+// expired by now.
+func (s *Store) RevokedTokens(ctx context.Context, now time.Time, limit int) (map[[sha256.Size]byte]time.Time, error) {
+	out := map[[sha256.Size]byte]time.Time{}
+	err := s.view(ctx, func(t *tx) error {
+		c := t.cursor(tokens)
+		for k, v := c.First(); k != nil && len(out) < limit; k, v = c.Next() {
+			if len(k) != sha256.Size || len(v) != 8 {
+				return fmt.Errorf("a revoked token: %w", errDamaged)
+			}
+			if until := time.UnixMilli(number(v)).UTC(); until.After(now) {
+				out[[sha256.Size]byte(k)] = until
+			}
+		}
+		return nil
+	})
+	return out, err
+}

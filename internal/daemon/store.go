@@ -34,6 +34,8 @@ type store interface {
 	Record(ctx context.Context, ev audit.Event) error
 	Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
 	AuditHead(ctx context.Context) (audit.Head, error)
+	// RevokedTokens returns until when revoked tokens count, by the SHA-256 of their ids.
+	RevokedTokens(ctx context.Context, now time.Time, limit int) (map[[32]byte]time.Time, error)
 	Prune(ctx context.Context, now time.Time, keep ca.Retention, limit int) (ca.Pruned, error)
 	// MarkRestored remembers that the store was brought back from a backup at an instant, and Restored returns the
 	// newest such instant; zero if there was none.

@@ -44,6 +44,27 @@ func (s *Store) TokenRevoked(ctx context.Context, jti string) (bool, error) {
 	return found, err
 }
 
+// RevokedTokens returns until when revoked tokens count, by the SHA-256 of their ids: at most limit of those that have not
+// expired by now.
+func (s *Store) RevokedTokens(ctx context.Context, now time.Time, limit int) (map[[sha256.Size]byte]time.Time, error) {
+	var out map[[sha256.Size]byte]time.Time
+	err := s.view(ctx, "looking for revoked tokens", func(ctx context.Context, conn *pgx.Conn) error {
+		out = map[[sha256.Size]byte]time.Time{}
+		rows, err := conn.Query(ctx, "SELECT key, until FROM revoked_tokens WHERE until > $1 LIMIT $2", now, limit)
+		if err != nil {
+			return err
+		}
+		var key []byte
+		var until time.Time
+		_, err = pgx.ForEachRow(rows, []any{&key, &until}, func() error {
+			out[[sha256.Size]byte(key)] = until.UTC()
+			return nil
+		})
+		return err
+	})
+	return out, err
+}
+
 // endOf is an instant as a column can hold it, rounded up so that nothing is forgotten before its time. What a client
 // sent may say any time; the years of four digits are enough.
 func endOf(t time.Time) time.Time {

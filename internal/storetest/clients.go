@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"crypto/sha256"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -20,6 +22,7 @@ var clientTests = map[string]func(*testing.T, *store){
 	"PutClientNewHasOneWinner":  testClientNewWinner,
 	"ClientsInOrderAndInPages":  testClients,
 	"RevokedTokens":             testRevokedTokens,
+	"RevokedTokensListed":       testRevokedTokensListed,
 	"RevokedTokenIsKeptLongest": testRevokedTokenLongest,
 }
 
@@ -148,6 +151,21 @@ func testRevokedTokens(t *testing.T, s *store) {
 		t.Errorf("Prune = %+v, %v; want one token", n, err)
 	}
 	checkToken(t, s, "jti-1", false)
+}
+
+func testRevokedTokensListed(t *testing.T, s *store) {
+	revokeToken(t, s, "short", time.Minute)
+	revokeToken(t, s, "long", time.Hour)
+	revokeToken(t, s, "longer", time.Hour)
+	until := start.Add(time.Hour)
+	want := map[[sha256.Size]byte]time.Time{sha256.Sum256([]byte("long")): until, sha256.Sum256([]byte("longer")): until}
+	got, err := s.RevokedTokens(t.Context(), start.Add(2*time.Minute), 10)
+	if err != nil || !maps.EqualFunc(got, want, time.Time.Equal) {
+		t.Errorf("RevokedTokens = %v, %v; want %v", got, err, want)
+	}
+	if got, err := s.RevokedTokens(t.Context(), start, 2); err != nil || len(got) != 2 {
+		t.Errorf("RevokedTokens, at most two = %v, %v", got, err)
+	}
 }
 
 func testRevokedTokenLongest(t *testing.T, s *store) {

@@ -42,6 +42,9 @@ type Engine interface {
 	// An entry that is not readable any more comes with its Seq and without content, so that audit.Verify names it.
 	// AuditHead returns the end of the audit log.
 	AuditHead(ctx context.Context) (audit.Head, error)
+	// RevokedTokens returns until when revoked tokens count, by the SHA-256 of their ids: at most limit of those that have
+	// not expired by now.
+	RevokedTokens(ctx context.Context, now time.Time, limit int) (map[[32]byte]time.Time, error)
 	// Prune drops at most limit things that are past their time at now, and returns how many of each kind. If that is
 	// limit in all, there may be more.
 	//
