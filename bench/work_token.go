@@ -82,7 +82,7 @@ func (b *bench) tokenServers(ctx context.Context, pk *pkidServer, fl *floorServe
 		p.ids = append(p.ids, c.Leaf.Subject.CommonName)
 	}
 	api := pk.operator.API()
-	dpop, err := api.AddClient(ctx, client.ClientRecord{ID: "dpop", Auth: "client_secret_basic", DPoP: true})
+	dpop, err := api.AddClient(ctx, client.ClientRecord{ID: "dpop", Auth: "client_secret_basic", DPoP: true, Nonce: "optional"})
 	if err != nil {
 		return nil, err
 	}

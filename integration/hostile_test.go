@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/pkitest"
 )
 
@@ -38,7 +39,7 @@ func TestHostileInputs(t *testing.T) {
 	if err != nil || len(files) < 5 {
 		t.Fatalf("the corpus has %d files, %v", len(files), err)
 	}
-	s := pkitest.Start(t, pkitest.Options{})
+	s := pkitest.Start(t, pkitest.Options{Edit: withoutNonces})
 	h := newHostile(t, s)
 	for _, file := range files {
 		archive, err := txtar.ParseFile(file)
@@ -225,12 +226,15 @@ func TestHiddenRequestIsNotAnswered(t *testing.T) {
 	}
 }
 
+// withoutNonces has a proof judged for what is wrong with it, before anybody asks for a nonce.
+func withoutNonces(c *config.Config) { c.Tokens.RequireDPoPNonce = false }
+
 // TestHostilePrint is for adding to the corpus: HOSTILE=print go test -run HostilePrint -v prints what each is answered.
 func TestHostilePrint(t *testing.T) {
 	if os.Getenv("HOSTILE") != "print" {
 		t.Skip("prints the corpus' answers with HOSTILE=print")
 	}
-	h := newHostile(t, pkitest.Start(t, pkitest.Options{}))
+	h := newHostile(t, pkitest.Start(t, pkitest.Options{Edit: withoutNonces}))
 	files, err := filepath.Glob("testdata/hostile/*.txt")
 	if err != nil {
 		t.Fatal(err)

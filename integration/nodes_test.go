@@ -207,6 +207,10 @@ func TestNodesAgree(t *testing.T) {
 	}
 
 	// A proof counts once, wherever.
+	optional := "optional"
+	if _, err := c.first.Operator(t).PatchClient(t.Context(), "robot", client.ClientPatch{Nonce: &optional}); err != nil {
+		t.Fatal(err)
+	}
 	prover, err := tokenbind.NewProver(c.robot.Certificate().PrivateKey.(crypto.Signer))
 	if err != nil {
 		t.Fatal(err)

@@ -143,7 +143,7 @@ func (r *run) begin(ctx context.Context) error {
 		r.workers = append(r.workers, w)
 	}
 	var made client.ClientRecord
-	record := client.ClientRecord{ID: "reader", Auth: "client_secret_basic", Introspect: true, DPoP: true}
+	record := client.ClientRecord{ID: "reader", Auth: "client_secret_basic", Introspect: true, DPoP: true, Nonce: "optional"}
 	if err := r.Nodes[0].ask(ctx, http.MethodPost, "/v1/clients", record, &made); err != nil {
 		return fmt.Errorf("adding a client that introspects: %w", err)
 	}

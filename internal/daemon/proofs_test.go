@@ -36,7 +36,7 @@ func TestProofsAcrossRestarts(t *testing.T) {
 	}
 
 	d, oauth, registry := openTokens(t, dir)
-	_, secret, err := registry.Add(t.Context(), authserver.Client{ID: "a", Auth: authserver.ClientSecretBasic, DPoP: true})
+	_, secret, err := registry.Add(t.Context(), authserver.Client{ID: "a", Auth: authserver.ClientSecretBasic, DPoP: true, Nonce: authserver.NonceOptional})
 	if err != nil {
 		t.Fatal(err)
 	}
