@@ -7,8 +7,8 @@ import (
 
 // challengeError returns the error of the first Bearer or DPoP challenge that has one; other schemes and other
 // parameters are skipped (RFC 9449 section 7.1).
-func challengeError(resp *http.Response) string {
-	for _, value := range resp.Header.Values("WWW-Authenticate") {
+func challengeError(refusal http.Header) string {
+	for _, value := range refusal.Values("WWW-Authenticate") {
 		for _, c := range parseChallenges(value) {
 			code := c.params["error"]
 			if ours := strings.EqualFold(c.scheme, "Bearer") || strings.EqualFold(c.scheme, "DPoP"); ours && code != "" {

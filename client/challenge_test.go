@@ -21,7 +21,7 @@ func TestF09_UnknownChallengeParametersAreIgnored(t *testing.T) {
 }
 
 func errorOf(challenges ...string) string {
-	return challengeError(&http.Response{Header: http.Header{"Www-Authenticate": challenges}})
+	return challengeError(http.Header{"Www-Authenticate": challenges})
 }
 
 func TestChallengeError(t *testing.T) {

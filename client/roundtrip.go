@@ -30,36 +30,45 @@ func (s *TokenSource) RoundTrip(req *http.Request) (*http.Response, error) {
 	if leftOrigin(req) {
 		return s.bare(req)
 	}
-	for tried := map[string]bool{}; ; {
-		hc, token, err := s.current(req.Context())
+	for tried := (attempts{}); ; {
+		now, err := s.current(req.Context())
 		if err != nil {
 			closeBody(req)
 			return nil, err
 		}
-		resp, err := s.send(hc, token, req)
+		resp, err := s.send(now.hc, now.token, req)
 		if err != nil {
 			return nil, err
 		}
-		why := challengeError(resp)
-		again := resp.StatusCode == http.StatusUnauthorized && !tried[why] &&
-			(why == invalidToken || s.prover != nil && (why == invalidProof || why == useNonce && resp.Header.Get(nonceHeader) != ""))
-		if again && why == invalidToken { // whether or not this request can be sent again
-			s.refused.Store(token)
-		}
-		if !again || !rewind(&req) {
+		if again := resp.StatusCode == http.StatusUnauthorized && s.again(tried, now.token, resp.Header); !again || !rewind(&req) {
 			return resp, nil
 		}
-		tried[why] = true
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
 		resp.Body.Close()
 	}
 }
 
+// attempts are the reasons for which a request was sent again already: once for each.
+type attempts map[string]bool
+
+// again reports whether a request that was refused with these headers is worth another attempt. A token that was refused
+// is not used again, whether or not this request can be sent again.
+func (s *TokenSource) again(tried attempts, token *Token, refusal http.Header) bool {
+	why := challengeError(refusal)
+	worth := why == invalidToken || s.prover != nil && (why == invalidProof || why == useNonce && refusal.Get(nonceHeader) != "")
+	if tried[why] || !worth {
+		return false
+	}
+	if tried[why] = true; why == invalidToken {
+		s.refused.Store(token)
+	}
+	return true
+}
+
 // send makes one attempt. Its proof is made for it alone (RFC 9449 section 11.1).
 func (s *TokenSource) send(hc *http.Client, token *Token, req *http.Request) (*http.Response, error) {
 	out := req.Clone(req.Context())
-	out.Header.Set("Authorization", token.scheme()+" "+token.AccessToken)
-	if err := s.prove(out, resourceServer, token.AccessToken); err != nil {
+	if err := s.authorize(out.Header, token, out.Method, out.URL); err != nil {
 		closeBody(req)
 		return nil, err
 	}
@@ -67,7 +76,7 @@ func (s *TokenSource) send(hc *http.Client, token *Token, req *http.Request) (*h
 	if err != nil {
 		return nil, err
 	}
-	s.nonces.learn(resourceServer, req.URL, resp)
+	s.nonces.learn(resourceServer, req.URL, resp.Header)
 	return resp, nil
 }
 
@@ -91,20 +100,26 @@ func leftOrigin(req *http.Request) bool {
 	return false
 }
 
+// authorize sets the headers that a resource server wants.
+func (s *TokenSource) authorize(h http.Header, token *Token, method string, u *url.URL) error {
+	h.Set("Authorization", token.scheme()+" "+token.AccessToken)
+	return s.prove(h, resourceServer, token.AccessToken, method, u)
+}
+
 // prove sets the DPoP header, if s has a key.
-func (s *TokenSource) prove(req *http.Request, role role, accessToken string) error {
+func (s *TokenSource) prove(h http.Header, role role, accessToken, method string, u *url.URL) error {
 	if s.prover == nil {
 		return nil
 	}
-	proof, err := s.prover.Proof(req.Method, req.URL.String(), tokenbind.ProofOptions{
+	proof, err := s.prover.Proof(method, u.String(), tokenbind.ProofOptions{
 		AccessToken: accessToken,
-		Nonce:       s.nonces.of(role, req.URL),
+		Nonce:       s.nonces.of(role, u),
 		Now:         s.c.Now(),
 	})
 	if err != nil {
 		return fmt.Errorf("making a DPoP proof: %w", err)
 	}
-	req.Header.Set("DPoP", proof)
+	h.Set("DPoP", proof)
 	return nil
 }
 
@@ -166,8 +181,8 @@ func (n *nonces) of(r role, u *url.URL) string {
 }
 
 // learn keeps the nonce of any answer, good or bad: the newest is the one to use (RFC 9449 section 8.2).
-func (n *nonces) learn(r role, u *url.URL, resp *http.Response) {
-	nonce := resp.Header.Get(nonceHeader)
+func (n *nonces) learn(r role, u *url.URL, answer http.Header) {
+	nonce := answer.Get(nonceHeader)
 	if nonce == "" || len(nonce) > maxNonceLen {
 		return
 	}

@@ -88,6 +88,7 @@ type TokenSource struct {
 // session is a certificate with the connections that show it and the token that is bound to it.
 type session struct {
 	cert  thumbprint.Cert // zero without an identity
+	pair  *tls.Certificate
 	hc    *http.Client
 	token *Token
 }
@@ -151,33 +152,33 @@ func (s *TokenSource) Client() *http.Client { return &http.Client{Transport: s} 
 // Token returns a token that is good for a while. Errors: a *TokenError with what the server says,
 // ErrTokenType.
 func (s *TokenSource) Token(ctx context.Context) (*Token, error) {
-	_, token, err := s.current(ctx)
+	now, err := s.current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	copied := *token
+	copied := *now.token
 	return &copied, nil
 }
 
-// current returns a token and the client whose connections show the certificate that the token is bound to.
+// current returns a token, the certificate that it is bound to and the client whose connections show that.
 // A token that was refused is not returned again.
-func (s *TokenSource) current(ctx context.Context) (*http.Client, *Token, error) {
+func (s *TokenSource) current(ctx context.Context) (session, error) {
 	select {
 	case <-s.turn:
 		defer func() { s.turn <- struct{}{} }()
 	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+		return session{}, ctx.Err()
 	}
 	s.follow()
 	if s.token != nil && s.token != s.refused.Load() && s.c.Now().Before(s.token.expiry) {
-		return s.hc, s.token, nil
+		return s.session, nil
 	}
 	token, err := s.fetch(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("getting a token for %s: %w", s.c.ClientID, err)
+		return session{}, fmt.Errorf("getting a token for %s: %w", s.c.ClientID, err)
 	}
 	s.token = token
-	return s.hc, token, nil
+	return s.session, nil
 }
 
 // follow begins a new session if the certificate was renewed since the last one.
@@ -194,7 +195,7 @@ func (s *TokenSource) follow() {
 	if s.hc != nil {
 		s.hc.CloseIdleConnections()
 	}
-	s.session = session{cert: shown, hc: newHTTPClient(showing(cert, s.c.Roots))}
+	s.session = session{cert: shown, pair: cert, hc: newHTTPClient(showing(cert, s.c.Roots))}
 }
 
 // fetch asks for a token, a second time if the server wants its nonce in the proof.
@@ -227,7 +228,7 @@ func (s *TokenSource) ask(ctx context.Context, endpoint string) (*Token, error) 
 	if s.c.Secret != "" {
 		req.SetBasicAuth(url.QueryEscape(s.c.ClientID), url.QueryEscape(s.c.Secret)) // RFC 6749 section 2.3.1
 	}
-	if err := s.prove(req, authorizationServer, ""); err != nil {
+	if err := s.prove(req.Header, authorizationServer, "", req.Method, req.URL); err != nil {
 		return nil, err
 	}
 	asked := s.c.Now()
@@ -236,7 +237,7 @@ func (s *TokenSource) ask(ctx context.Context, endpoint string) (*Token, error) 
 		return nil, err
 	}
 	defer resp.Body.Close()
-	s.nonces.learn(authorizationServer, req.URL, resp)
+	s.nonces.learn(authorizationServer, req.URL, resp.Header)
 	text, err := readBody(resp)
 	if err != nil {
 		return nil, err

@@ -419,7 +419,7 @@ func TestNonceMemoryIsBounded(t *testing.T) {
 	resp := &http.Response{Header: http.Header{}}
 	resp.Header.Set(nonceHeader, "x")
 	for i := range 5 * maxNonces {
-		n.learn(resourceServer, mustURL(fmt.Sprintf("https://h%d.example", i)), resp)
+		n.learn(resourceServer, mustURL(fmt.Sprintf("https://h%d.example", i)), resp.Header)
 	}
 	if len(n.newest) > maxNonces {
 		t.Errorf("%d servers remembered", len(n.newest))
