@@ -215,6 +215,11 @@ func (w *recorder) WriteHeader(status int) {
 	if status == http.StatusBadRequest && w.badRequest != 0 {
 		status = w.badRequest
 	}
+	// Proxies hand on one line of challenges, nginx before 1.23 the first; as a list they all fit in it (RFC 9110
+	// section 11.6.1).
+	if challenges := w.Header()["Www-Authenticate"]; len(challenges) > 1 {
+		w.Header().Set("WWW-Authenticate", strings.Join(challenges, ", "))
+	}
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
 }
