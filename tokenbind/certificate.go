@@ -29,10 +29,9 @@ func clientCertificate(r *http.Request) *x509.Certificate {
 func (q *request) judgeForwarded() finding {
 	r, err := q.v.conf.Proxies.Receive(q.r)
 	if err != nil {
-		return fail(err.Error(), "no forwarded certificate").
-			because("connect directly, or have the operator of this server trust the proxy").as(CodeInvalidRequest)
+		return fail(err.Error(), "nothing that only a trusted proxy may send").as(CodeInvalidRequest)
 	}
-	q.r = r
+	q.r, q.proxied = r, r != q.r
 	return pass("")
 }
 

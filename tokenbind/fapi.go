@@ -41,8 +41,11 @@ func (c *Config) checkFAPI() error {
 		return fmt.Errorf("FAPI2 wants a Tolerance of %v at least, not %v (FAPI 2.0 section 5.3.2.1)", fapiTolerance, c.Tolerance)
 	case c.InsecureIssuerHTTP || c.InsecureHostFromRequest:
 		return errors.New("FAPI2 goes neither with InsecureIssuerHTTP nor with InsecureHostFromRequest (FAPI 2.0 section 5.2.1)")
-	case c.BaseURL != "" && !strings.HasPrefix(strings.ToLower(c.BaseURL), "https://"):
-		return fmt.Errorf("FAPI2 wants an https BaseURL, not %q (FAPI 2.0 section 5.2.1)", c.BaseURL)
+	}
+	for _, u := range append([]string{c.BaseURL}, c.BaseURLs...) {
+		if u != "" && !strings.HasPrefix(strings.ToLower(u), "https://") {
+			return fmt.Errorf("FAPI2 wants an https BaseURL, not %q (FAPI 2.0 section 5.2.1)", u)
+		}
 	}
 	for _, alg := range c.Algorithms {
 		if !slices.Contains(FAPIAlgorithms(), alg) {

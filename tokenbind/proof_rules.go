@@ -168,6 +168,9 @@ func (p *proofRun) judgeMethod() finding {
 
 func (p *proofRun) judgeURL() finding {
 	htu := p.jws.Claims["htu"].(string)
+	if len(p.req.URLs) == 0 {
+		return fail(htu, "an URL of this server").because("the request was sent to a host that is none of this server's")
+	}
 	if len(htu) <= maxURL && slices.Contains(p.req.URLs, htu) { // as most clients write it: no other form matters
 		return pass(htu)
 	}

@@ -45,9 +45,6 @@ type ProxiesConfig struct {
 	// Original is by which headers the proxies tell scheme, host and sender of the client's request. The zero value is
 	// X-Forwarded-*. The proxies must replace what a client sends of them; a list of addresses they may extend.
 	Original OriginalForm
-	// CheckInPlace is for a proxy whose sub-request has the method and the URL of the client's request itself (Envoy's
-	// HTTP ext_authz, without its path_prefix). ReceiveCheck then takes them from there and from no header.
-	CheckInPlace bool
 }
 
 // Proxies are the reverse proxies that may speak for their clients (RFC 8705 section 6.5). A nil *Proxies is nobody.
@@ -144,20 +141,21 @@ func (p *Proxies) Receive(r *http.Request) (*http.Request, error) {
 		return p.receive(r, original{})
 	}
 	if name, found := p.certificateHeader(r.Header, ""); found {
-		return nil, fmt.Errorf("%w: %s from no trusted proxy", ErrForwarded, name)
+		return nil, fmt.Errorf("%w: %s from no trusted proxy: connect directly, or have the operator of this server trust the proxy", ErrForwarded, name)
 	}
 	return r, nil
 }
 
 // ReceiveCheck is Receive for the sub-request by which a proxy asks whether the client's request may pass (nginx
-// auth_request, Traefik ForwardAuth, Caddy forward_auth, HAProxy, Envoy's HTTP ext_authz): method and URL of the result
-// are those of the client's request too, which X-Forwarded-Method and X-Forwarded-Uri, or X-Original-Method and
-// X-Original-URI (or X-Original-URL), say. A sub-request that comes from no trusted proxy is always ErrForwarded.
+// auth_request, Traefik ForwardAuth, Caddy forward_auth, HAProxy): method and URL of the result are those of the client's
+// request too, which X-Forwarded-Method and X-Forwarded-Uri, or X-Original-Method and X-Original-URI (or X-Original-URL),
+// say. The proxies must set all of one kind; something of the other is the client's, and an error. A sub-request that
+// comes from no trusted proxy is always ErrForwarded.
 func (p *Proxies) ReceiveCheck(r *http.Request) (*http.Request, error) {
 	if !p.Trusts(r) {
 		return nil, fmt.Errorf("%w: %s is no trusted proxy, and only one may ask for another's request", ErrForwarded, r.RemoteAddr)
 	}
-	a, err := p.readAsked(r)
+	a, err := readAsked(r.Header)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}

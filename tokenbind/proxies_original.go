@@ -353,14 +353,14 @@ type asked struct {
 
 // readAsked reads it from the headers of one family. The proxy sets all of one, so if there is something of the other,
 // the client has sent that.
-func (p *Proxies) readAsked(r *http.Request) (a asked, err error) {
+func readAsked(h http.Header) (a asked, err error) {
 	headers := map[string]string{}
 	for _, name := range []string{"X-Forwarded-Method", "X-Forwarded-Uri", "X-Original-Method", "X-Original-Uri", "X-Original-Url"} {
-		value, err := single(r.Header, name)
+		value, err := single(h, name)
 		if err != nil {
 			return asked{}, err
 		}
-		if _, found := r.Header[name]; found {
+		if _, found := h[name]; found {
 			headers[name] = value
 		}
 	}
@@ -368,11 +368,6 @@ func (p *Proxies) readAsked(r *http.Request) (a asked, err error) {
 	fwd := has("X-Forwarded-Method") || has("X-Forwarded-Uri")
 	orig := has("X-Original-Method") || has("X-Original-Uri") || has("X-Original-Url")
 	switch {
-	case p.conf.CheckInPlace && (fwd || orig):
-		return asked{}, errors.New("X-Forwarded-Method, X-Forwarded-Uri or X-Original-*, where the sub-request itself is the client's: " +
-			"let the proxy remove them")
-	case p.conf.CheckInPlace:
-		a.method, a.uri = r.Method, cmp.Or(r.RequestURI, r.URL.RequestURI())
 	case fwd && orig:
 		return asked{}, errors.New("both X-Forwarded-Method or -Uri and X-Original-*: let the proxy remove those that it does not set")
 	case has("X-Original-Uri") && has("X-Original-Url"):

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,6 +75,9 @@ type Config struct {
 	// One of the two is needed, or NoDPoP. The request's own Host is not asked, because whoever sends the
 	// request chooses it: a proof that was made for another server, and stolen there, would fit here.
 	BaseURL string
+	// BaseURLs are those of a server that has several public hosts, in place of BaseURL. The Host of a request, or what a
+	// trusted proxy tells of it, chooses among them; a proof is good at the one for which it was made.
+	BaseURLs []string
 	// NoDPoP refuses DPoP-bound tokens, for a server whose clients all have certificates.
 	NoDPoP bool
 	// InsecureHostFromRequest compares htu with the request's own Host and TLS instead. It is safe only where
@@ -106,7 +110,7 @@ type Verifier struct {
 	proofs    *ProofChecker
 	tokens    *recent.Cache[thumbprint.Token, *knownToken]
 	tolerance time.Duration
-	base      string // of proofs' htu; empty with InsecureHostFromRequest and NoDPoP
+	bases     []base // of proofs' htu; none with InsecureHostFromRequest and NoDPoP
 }
 
 const (
@@ -121,7 +125,7 @@ func NewVerifier(c Config) (*Verifier, error) {
 	}
 	v := &Verifier{conf: c, keys: c.Keys, tokens: recent.New[thumbprint.Token, *knownToken](c.MaxTokens), tolerance: c.Tolerance}
 	var err error
-	if v.base, err = c.base(); err != nil {
+	if v.bases, err = c.bases(); err != nil {
 		return nil, fmt.Errorf("setting up a verifier: %w", err)
 	}
 	if v.keys == nil {
@@ -207,40 +211,57 @@ func randomKey() []byte {
 	return key
 }
 
-// base is what stands before the path of a request in a proof's htu, or empty if requests say it or no proof
-// is ever looked at.
-func (c *Config) base() (string, error) {
+// base is what stands before the path of a request in a proof's htu.
+type base struct {
+	prefix       string
+	scheme, host string // of it, in normal form
+}
+
+// bases are the public URLs, or none if requests say them or no proof is ever looked at.
+func (c *Config) bases() (list []base, err error) {
+	urls := c.BaseURLs
 	switch u, err := url.Parse(c.Audience); {
-	case c.InsecureHostFromRequest && (c.BaseURL != "" || c.NoDPoP):
-		return "", errors.New("InsecureHostFromRequest goes neither with BaseURL nor with NoDPoP")
+	case c.InsecureHostFromRequest && (c.BaseURL != "" || len(urls) > 0 || c.NoDPoP):
+		return nil, errors.New("InsecureHostFromRequest goes neither with BaseURL nor with NoDPoP")
+	case c.BaseURL != "" && len(urls) > 0:
+		return nil, errors.New("both BaseURL and BaseURLs")
 	case c.NoDPoP, c.InsecureHostFromRequest:
-		return "", nil
+		return nil, nil
 	case c.BaseURL != "":
-		base, err := baseURL(c.BaseURL)
-		if err != nil {
-			return "", fmt.Errorf("BaseURL: %w", err)
-		}
-		return base, nil
-	case err == nil && u.Scheme == "https" && u.Host != "":
-		return baseURL("https://" + u.Host)
+		urls = []string{c.BaseURL}
+	case len(urls) == 0 && err == nil && u.Scheme == "https" && u.Host != "":
+		urls = []string{"https://" + u.Host}
+	case len(urls) == 0:
+		return nil, fmt.Errorf("no BaseURL, and Audience %q is no https URL: DPoP proofs could not be told from those for another server; "+
+			"set BaseURL to this server's public URL, or NoDPoP", jws.Short(c.Audience))
 	}
-	return "", fmt.Errorf("no BaseURL, and Audience %q is no https URL: DPoP proofs could not be told from those for another server; "+
-		"set BaseURL to this server's public URL, or NoDPoP", jws.Short(c.Audience))
+	for _, raw := range urls {
+		b, err := baseURL(raw)
+		if err != nil {
+			return nil, fmt.Errorf("BaseURL: %w", err)
+		}
+		if slices.ContainsFunc(list, func(other base) bool { return other.host == b.host }) {
+			return nil, fmt.Errorf("BaseURLs: %s is there twice, and the host alone tells them apart", b.host)
+		}
+		list = append(list, b)
+	}
+	return list, nil
 }
 
 // baseURL refuses what is not a plain prefix of URLs.
-func baseURL(raw string) (string, error) {
+func baseURL(raw string) (base, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return "", err
+		return base{}, err
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return "", errors.New("no query or fragment may stand in it")
+		return base{}, errors.New("no query or fragment may stand in it")
 	}
 	if _, err := NormalURL(raw); err != nil {
-		return "", err
+		return base{}, err
 	}
-	return strings.TrimSuffix(raw, "/"), nil
+	host, err := normalHost(u)
+	return base{strings.TrimSuffix(raw, "/"), u.Scheme, host}, err
 }
 
 // request is the check of one request under way.
@@ -250,6 +271,8 @@ type request struct {
 	r   *http.Request
 	t   trail
 	now time.Time
+
+	proxied bool // r is what a trusted proxy handed on
 
 	// what the rules found so far
 	scheme string
@@ -321,7 +344,7 @@ func (q *request) judgeProof() error {
 	run, err := q.v.proofs.run(q.ctx, ProofRequest{
 		Headers:      q.r.Header.Values("DPoP"),
 		Method:       q.r.Method,
-		URLs:         []string{q.v.requestURL(q.r)},
+		URLs:         q.requestURLs(),
 		AccessToken:  q.token,
 		Key:          q.claims.Confirmation.Key,
 		RequireNonce: q.v.conf.RequireNonce,
@@ -344,25 +367,37 @@ func (q *request) judgeProof() error {
 	return e
 }
 
-// requestURL is the absolute URL as the client sees it. RequestURI is preferred to URL, which handlers such
-// as http.StripPrefix change.
-func (v *Verifier) requestURL(r *http.Request) string {
+// requestURLs are what the absolute URL of a request may be as the client sees it: one, or none if it is for a host that
+// is not this server's. RequestURI is preferred to URL, which handlers such as http.StripPrefix change.
+func (q *request) requestURLs() []string {
+	r, bases := q.r, q.v.bases
 	u := r.URL
 	if r.RequestURI != "" {
 		if sent, err := url.ParseRequestURI(r.RequestURI); err == nil {
 			u = sent
 		}
 	}
-	if v.base != "" {
-		return v.base + u.EscapedPath()
-	}
-	scheme := "http" // InsecureHostFromRequest
-	if r.TLS != nil || r.RequestURI == "" && r.URL.Scheme == "https" {
-		scheme = "https"
-	}
 	host := r.Host
 	if host == "" {
 		host = u.Host
 	}
-	return scheme + "://" + host + u.EscapedPath()
+	if len(bases) == 1 {
+		return []string{bases[0].prefix + u.EscapedPath()}
+	}
+	for _, b := range bases {
+		if named, err := normalHost(&url.URL{Scheme: b.scheme, Host: host}); err == nil && named == b.host {
+			return []string{b.prefix + u.EscapedPath()}
+		}
+	}
+	if len(bases) > 0 {
+		return nil
+	}
+	scheme := "http" // InsecureHostFromRequest
+	switch {
+	case q.proxied:
+		scheme = r.URL.Scheme
+	case r.TLS != nil, r.RequestURI == "" && r.URL.Scheme == "https":
+		scheme = "https"
+	}
+	return []string{scheme + "://" + host + u.EscapedPath()}
 }
