@@ -7,6 +7,12 @@ import (
 
 type claimsKey struct{}
 
+// WithClaims returns a context that carries the claims of its request: Handler's does, and so should that of whoever
+// verifies requests by other means.
+func WithClaims(ctx context.Context, claims *Claims) context.Context {
+	return context.WithValue(ctx, claimsKey{}, claims)
+}
+
 // ClaimsFrom returns the claims that Handler left in the context of a request.
 func ClaimsFrom(ctx context.Context) (*Claims, bool) {
 	c, ok := ctx.Value(claimsKey{}).(*Claims)
@@ -17,7 +23,7 @@ func ClaimsFrom(ctx context.Context) (*Claims, bool) {
 func (v *Verifier) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if claims, err := v.Admit(w, r); err == nil {
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, claims)))
+			next.ServeHTTP(w, r.WithContext(WithClaims(r.Context(), claims)))
 		}
 	})
 }
@@ -40,6 +46,18 @@ func (v *Verifier) Requiring(scopes ...string) *Verifier {
 	w := *v
 	w.conf.RequiredScopes = scopes
 	return &w
+}
+
+// Stands judges again what Verify accepted, for a stream that goes on for long: the token's lifetime, the certificate's,
+// and whether either was revoked or the client disabled meanwhile. r is the request as it was verified. A refusal is an
+// *Error. A proof is not looked at again.
+func (v *Verifier) Stands(r *http.Request, claims *Claims) error {
+	q := v.begin(r)
+	q.claims, q.seen = *claims, &knownToken{}
+	if walk(&q.t, standingRules, q) {
+		return nil
+	}
+	return newError(q.t.first, CodeInvalidToken, q.scheme)
 }
 
 // renewNonce hands out the next nonce before the client's runs out, which saves it a refusal. An answer that

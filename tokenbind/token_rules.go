@@ -36,6 +36,16 @@ var requestRules = []rule[*request]{
 	{"token revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeTokenStatus},
 }
 
+// standingRules are those of them that may hold at first and fail later.
+var standingRules = []rule[*request]{
+	{"forwarded certificate", "RFC 8705 6.5", 0, (*request).judgeForwarded},
+	{"token lifetime", "RFC 9068 4", 0, (*request).judgeLifetime},
+	{CheckCertificate, "RFC 8705 3", 0, (*request).judgeCertificate},
+	{"certificate validity", "RFC 8705 7.5", 0, (*request).judgeValidity},
+	{"certificate revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeRevocation},
+	{"token revocation", "FAPI 2.0 5.3.4", 0, (*request).judgeTokenStatus},
+}
+
 // CheckCertificate is the name of the check whether the client showed the certificate that its token is bound to.
 const CheckCertificate = "certificate"
 

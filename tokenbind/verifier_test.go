@@ -392,3 +392,38 @@ func TestClaimsFrom(t *testing.T) {
 		t.Errorf("got %+v from an empty context", c)
 	}
 }
+
+// What was accepted is refused once it ends, without another proof.
+func TestStands(t *testing.T) {
+	k := newResourceKit(t)
+	status := &revoked{}
+	v := k.verifier(t, func(c *Config) { c.Revocation = status })
+	for name, r := range map[string]*http.Request{
+		"certificate": k.request("Bearer "+k.certToken(t), k.cert.Leaf),
+		"DPoP":        k.dpopRequest(t, k.dpopToken(t), ProofOptions{}),
+	} {
+		claims := accepts(t, v, r)
+		for range 2 {
+			if err := v.Stands(r, claims); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		other := k.request("", newCertificate(t, "other", testStart, testStart.Add(time.Hour)).Leaf)
+		if err := v.Stands(other, claims); name == "certificate" && err == nil {
+			t.Error("another certificate stands")
+		}
+		k.clock.Add(2 * time.Hour)
+		e, ok := errors.AsType[*Error](v.Stands(r, claims))
+		if !ok || e.Check != "token lifetime" || e.Status != http.StatusUnauthorized {
+			t.Errorf("%s: %+v", name, e)
+		}
+		k.clock.Add(-2 * time.Hour)
+	}
+	r := k.request("Bearer "+k.certToken(t), k.cert.Leaf)
+	claims := accepts(t, v, r)
+	gone := errors.New("revoked a moment ago")
+	status.err.Store(&gone)
+	if e, ok := errors.AsType[*Error](v.Stands(r, claims)); !ok || e.Check != "certificate revocation" {
+		t.Errorf("%+v", e)
+	}
+}
