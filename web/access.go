@@ -12,9 +12,10 @@ import (
 )
 
 // admit decides whether a request may go on to its handler, and attaches who makes it. OAuth routes decide
-// for themselves: the authorization server knows its trusted proxies, and its clients may be other sites.
+// for themselves: the authorization server knows its trusted proxies, and its clients may be other sites. So does what
+// proxies ask: the headers of a sub-request are the client's, and mean nothing here.
 func (s *Server) admit(r *http.Request, c *call, a Access) (*http.Request, error) {
-	if a == OAuthClient {
+	if a == OAuthClient || a == TrustedProxy {
 		return r, nil
 	}
 	// Nothing before these routes may speak for a client certificate (invariant 9). A header that tries is

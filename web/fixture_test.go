@@ -181,7 +181,8 @@ func (f *fixture) setup() {
 	}))
 	f.rootKey = rootKey
 	f.Server = must[*Server](t)(New(Config{
-		Issuers: issuers, TokenKeys: tokens, Explain: explainWith(oauth, f.public.URL),
+		Issuers: issuers, TokenKeys: tokens, Verify: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Asked", r.Method+" "+r.RequestURI) }),
+		Explain:   explainWith(oauth, f.public.URL),
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
 		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: auditLog{f.store}, RootCRL: rootCRL, Name: "Test CA",

@@ -50,6 +50,7 @@ const (
 	tokens       kind = "tokens"
 	revocations  kind = "revocations" // of tokens, by their clients
 	operators    kind = "operators"   // revocation of certificates, and all else that is theirs
+	checks       kind = "checks"      // of clients' requests, which proxies ask for
 	searches     kind = "searches"    // what operators ask for that has many records
 	free         kind = ""            // costs no more than its answer
 )
@@ -66,8 +67,11 @@ func kindOf(r *Route) kind {
 	if k, listed := kinds[r.Name]; listed {
 		return k
 	}
-	if r.Access == Operator {
+	switch r.Access {
+	case Operator:
 		return operators
+	case TrustedProxy:
+		return checks
 	}
 	return free
 }
@@ -90,7 +94,7 @@ func NewLimits(c LimitsConfig) *Limits {
 	if c.AtOnce == 0 {
 		return l
 	}
-	for _, k := range []kind{certificates, tokens, revocations, operators, searches} {
+	for _, k := range []kind{certificates, tokens, revocations, operators, checks, searches} {
 		n := c.AtOnce
 		if k == searches { // a page has megabytes, where all else has kilobytes
 			n = max(n/16, 2)
@@ -222,7 +226,7 @@ func (s *Server) writeLimitMetrics(w io.Writer) {
 	family(w, "pkid_requests_refused_total", "counter", "Requests refused since there were too many, by route and reason.")
 	l.refused.write(w)
 	family(w, "pkid_requests_waiting", "gauge", "Requests that wait for their turn, by kind.")
-	for _, k := range []kind{certificates, operators, revocations, searches, tokens} {
+	for _, k := range []kind{certificates, checks, operators, revocations, searches, tokens} {
 		if gate := l.gates[k]; gate != nil {
 			fmt.Fprintf(w, "pkid_requests_waiting{kind=%q} %d\n", k, gate.Waiting())
 		}

@@ -47,13 +47,23 @@ const (
 	Anyone         Access = "anyone"
 	EnrolmentToken Access = "enrolment token"
 	OAuthClient    Access = "client"
-	Certificate    Access = "certificate" // any: the handler decides what it is good for
-	Operator       Access = "operator"    // an active certificate of the profile "operator"
+	Certificate    Access = "certificate"   // any: the handler decides what it is good for
+	Operator       Access = "operator"      // an active certificate of the profile "operator"
+	TrustedProxy   Access = "trusted proxy" // one that may speak for clients; forwardauth knows which
 )
+
+// AnyMethod stands for every method there is. Such a route has all paths that begin with its own, up to a variable, as
+// they were sent: they are another server's.
+const AnyMethod = "*"
+
+// everyMethod is what AnyMethod stands for where methods are listed.
+var everyMethod = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions,
+}
 
 // Route is one line of the table.
 type Route struct {
-	Method    string // GET answers HEAD too, and OAuth routes OPTIONS
+	Method    string // GET answers HEAD too, and OAuth routes OPTIONS; or AnyMethod
 	Path      string // as gorilla/mux reads it
 	Name      string // unique; in logs and metrics
 	Listeners Listener
@@ -110,6 +120,9 @@ func (s *Server) routes() []Route {
 		{"POST", "/v1/explain", "explain", both, Operator, s.postExplain},
 		{"GET", "/v1/store", "store", both, Operator, s.getSnapshot},
 
+		{AnyMethod, "/v1/verify", "verify", both, TrustedProxy, plain(s.c.Verify.ServeHTTP)},
+		{AnyMethod, "/v1/verify/{request:.*}", "verify.named", both, TrustedProxy, plain(s.c.Verify.ServeHTTP)},
+
 		{"POST", "/oauth/token", "oauth.token", both, OAuthClient, plain(oauth.Token)},
 		{"POST", "/oauth/introspect", "oauth.introspect", both, OAuthClient, plain(oauth.Introspect)},
 		{"POST", "/oauth/revoke", "oauth.revoke", both, OAuthClient, plain(oauth.Revoke)},
@@ -153,6 +166,9 @@ func plain(h http.HandlerFunc) func(http.ResponseWriter, *http.Request) error {
 // methods are those that the route answers. Web pages may use the OAuth routes from another origin, so their
 // preflight goes to the authorization server.
 func (r *Route) methods() []string {
+	if r.Method == AnyMethod {
+		return everyMethod
+	}
 	methods := []string{r.Method}
 	if r.Method == http.MethodGet {
 		methods = append(methods, http.MethodHead)
@@ -166,6 +182,7 @@ func (r *Route) methods() []string {
 // router finds the route of a request.
 type router struct {
 	exact map[methodPath]*Route // those whose path has no variable
+	begin map[string]*Route     // those of AnyMethod, by what a path begins with, or is if that is no slash
 	mux   *mux.Router           // all of them
 	named map[string]*Route
 }
@@ -180,7 +197,7 @@ type methodPath struct{ method, path string }
 // requests ask for, are found before it is asked, as they are sent, which is how the mux compares them too; and so
 // it tries those with variables first.
 func (s *Server) router(l Listener) *router {
-	out := &router{exact: map[methodPath]*Route{}, named: map[string]*Route{}, mux: mux.NewRouter().UseEncodedPath().StrictSlash(false)}
+	out := &router{exact: map[methodPath]*Route{}, begin: map[string]*Route{}, named: map[string]*Route{}, mux: mux.NewRouter().UseEncodedPath().StrictSlash(false)}
 	var variable, exact []*Route
 	for i := range s.table {
 		route := &s.table[i]
@@ -196,6 +213,9 @@ func (s *Server) router(l Listener) *router {
 			}
 		}
 		out.named[route.Name] = route
+		if before, _, _ := strings.Cut(route.Path, "{"); route.Method == AnyMethod {
+			out.begin[before] = route
+		}
 	}
 	for _, route := range append(variable, exact...) {
 		// Without a handler a route would not count for the mux.
@@ -208,6 +228,12 @@ func (s *Server) router(l Listener) *router {
 func (t *router) find(r *http.Request) (*Route, map[string]string, error) {
 	if route := t.exact[methodPath{r.Method, r.URL.EscapedPath()}]; route != nil {
 		return route, nil, nil
+	}
+	path := r.URL.EscapedPath()
+	for before, route := range t.begin {
+		if path == before || strings.HasSuffix(before, "/") && strings.HasPrefix(path, before) {
+			return route, nil, nil
+		}
 	}
 	if !clean(r.URL) {
 		return nil, nil, refuse(badPath, "the path has an empty, . or .. segment, or a backslash")
@@ -245,7 +271,7 @@ func (s *Server) strays(r *http.Request, c *call, err error) error {
 // allowed lists the methods that some route takes for the request's path (RFC 9110 section 15.5.6).
 func allowed(router *mux.Router, r *http.Request) []string {
 	var out []string
-	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
+	for _, m := range everyMethod {
 		probe := r.Clone(r.Context())
 		probe.Method = m
 		var match mux.RouteMatch

@@ -67,7 +67,7 @@ func TestRoutes_Names(t *testing.T) {
 
 // TestRoutes_NamesAreReal: what goes by a route's name elsewhere names one.
 func TestRoutes_NamesAreReal(t *testing.T) {
-	names := slices.Clone(streaming)
+	names := slices.Concat(streaming, revoking)
 	for _, c := range counters {
 		names = append(names, c.routes...)
 	}
@@ -127,7 +127,7 @@ func TestRoutes_EveryMethodOnEveryPath(t *testing.T) {
 	for _, l := range []Listener{Public, MTLS, Status, Ops} {
 		handler := f.listener(l)
 		for _, route := range f.table {
-			if route.Listeners&l == 0 {
+			if route.Listeners&l == 0 || route.Method == AnyMethod {
 				continue
 			}
 			id := f.c.Authority.Issuer().ID()
@@ -150,6 +150,34 @@ func TestRoutes_EveryMethodOnEveryPath(t *testing.T) {
 					t.Errorf("%s listener: %s %s: status %d, Allow %q; want 405, %v", l, m, path, w.Code, got, allow)
 				}
 			}
+		}
+	}
+}
+
+// TestRoutes_Verify: what a proxy asks comes through as it is, whatever the client's request looks like: no rule of this
+// daemon for its own requests holds for it.
+func TestRoutes_Verify(t *testing.T) {
+	f := newFixture(t)
+	foreign := http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}, "Client-Cert": {":AA==:"}}
+	for _, l := range []Listener{Public, MTLS} {
+		for _, target := range []string{"/v1/verify", "/v1/verify?audience=a", "/v1/verify/orders", "/v1/verify/orders//a/../%2e%2F?q=%zz"} {
+			for _, m := range append([]string{"TRACE", "PROPFIND"}, everyMethod...) {
+				r := httptest.NewRequestWithContext(t.Context(), m, target, nil)
+				r.Header = foreign.Clone()
+				w := httptest.NewRecorder()
+				f.listener(l).ServeHTTP(w, r)
+				if got := w.Header().Get("Asked"); got != m+" "+target {
+					t.Errorf("%s listener: %s %s: status %d, the handler saw %q", l, m, target, w.Code, got)
+				}
+			}
+		}
+	}
+	f.do(request{url: f.public.URL + "/v1/verifying"}).problem(t, http.StatusNotFound, "no-route")
+	for _, l := range []Listener{Status, Ops} { // which have no TLS
+		w := httptest.NewRecorder()
+		f.listener(l).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/v1/verify", nil))
+		if w.Code != http.StatusNotFound {
+			t.Errorf("%s listener: status %d", l, w.Code)
 		}
 	}
 }

@@ -42,8 +42,9 @@ type Config struct {
 	Audit     AuditLog
 	// Explain says what a resource server makes of a request, which the first argument describes.
 	Explain  func(client.Presented, *http.Request) (*client.Explanation, error)
-	Snapshot Snapshot // nil: the store is not a file of the daemon's
-	RootCRL  []byte   // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
+	Verify   http.Handler // of sub-requests by which proxies ask whether a request may pass; it knows whom to tell
+	Snapshot Snapshot     // nil: the store is not a file of the daemon's
+	RootCRL  []byte       // DER, the status of the issuing CA itself, signed by who signed its certificate; nil: published elsewhere, or nowhere
 	// RootCRLs returns newer ones, and those of other roots and intermediates; nil: there are none.
 	RootCRLs  func() []*x509.RevocationList
 	Issuers   *rollover.Issuers
@@ -78,8 +79,8 @@ type Server struct {
 // New validates c and parses what the handlers need, so that nothing is left to fail later.
 func New(c Config) (*Server, error) {
 	switch {
-	case c.Authority == nil, c.Enroll == nil, c.OAuth == nil, c.Clients == nil, c.CRL == nil, c.Audit == nil, c.Explain == nil, c.Issuers == nil, c.TokenKeys == nil:
-		return nil, errors.New("web: Authority, Enroll, OAuth, Clients, CRL, Audit, Explain, Issuers and TokenKeys are required")
+	case c.Authority == nil, c.Enroll == nil, c.OAuth == nil, c.Clients == nil, c.CRL == nil, c.Audit == nil, c.Explain == nil, c.Verify == nil, c.Issuers == nil, c.TokenKeys == nil:
+		return nil, errors.New("web: Authority, Enroll, OAuth, Clients, CRL, Audit, Explain, Verify, Issuers and TokenKeys are required")
 	case c.URLs.Public == "", c.URLs.MTLS == "", c.URLs.Status == "":
 		return nil, errors.New("web: URLs of the public, mtls and status listeners are required")
 	}

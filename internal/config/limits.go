@@ -20,8 +20,8 @@ type Limits struct {
 	// waiting. Default half of connections.
 	NewConnections int `yaml:"new_connections,omitempty"`
 	// Requests of one kind that are worked on at once: 2 to 100000. Kinds are certificates (enrolment and renewal), tokens
-	// (and introspection), revocation of tokens, and what operators do, such as revoking certificates; searches have a
-	// sixteenth. Default 16 for each processor, at least 32 and at most 512.
+	// (and introspection), revocation of tokens, checks that proxies ask for, and what operators do, such as revoking
+	// certificates; searches have a sixteenth. Default 16 for each processor, at least 32 and at most 512.
 	Requests int `yaml:"requests,omitempty"`
 	// Wait is how long a request waits for its turn, among four times as many as are worked on, before it is refused:
 	// 10ms to 5s. Default 1s.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -40,6 +41,7 @@ type Daemon struct {
 	publisher *crl.Publisher
 	cert      *serverCert
 	limits    *web.Limits
+	verify    http.Handler // of what proxies ask
 	web       *web.Server
 	follower  *auditFollower // nil if nothing of the audit log is written outside of the store
 	pruned    pruned
@@ -182,6 +184,10 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
 		Tolerance: *cfg.Tokens.ClockTolerance, Limits: d.limits, Logger: d.log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	d.verify, err = d.openVerify(nil, dataKey)
 	return d.oauth, err
 }
 
@@ -197,7 +203,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, RootCRLs: func() []*x509.RevocationList { return *d.rootCRLs.Load() }, Issuers: d.issuers, TokenKeys: d.tokens,
-		Explain: d.explain, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
+		Explain: d.explain, Verify: d.verify, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
 		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
 		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing}}, d.keyChecks()...),
 	})
