@@ -35,8 +35,8 @@ func (c *Config) checkFAPI() error {
 	switch {
 	case c.AllowBearer:
 		return errors.New("FAPI2 takes no tokens that are bound to nothing: leave AllowBearer out (FAPI 2.0 section 5.3.4)")
-	case c.Tokens == nil:
-		return errors.New("FAPI2 wants each token's revocation status: set Tokens (FAPI 2.0 section 5.3.4)")
+	case c.Tokens == nil || c.Revocation == nil:
+		return errors.New("FAPI2 wants the revocation status of each token and certificate: set Tokens and Revocation (FAPI 2.0 section 5.3.4)")
 	case c.Tolerance < fapiTolerance:
 		return fmt.Errorf("FAPI2 wants a Tolerance of %v at least, not %v (FAPI 2.0 section 5.3.2.1)", fapiTolerance, c.Tolerance)
 	case c.InsecureIssuerHTTP || c.InsecureHostFromRequest:

@@ -157,7 +157,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 	if err != nil {
 		return nil, fmt.Errorf("data key: %w", err)
 	}
-	d.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey})
+	d.clients, err = authserver.NewRegistry(authserver.RegistryConfig{Store: d.store, DataKey: dataKey, Profile: authserver.Profile(cfg.Profile)})
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 		Registry: d.clients, Certificates: certificates{d.authority},
 		Anchors: d.anchors.Load,
 		Replay:  d.proofs.Replay, ProofsSince: d.proofs.since, Assertions: d.store, Restored: d.restored, Revoked: d.store, Keys: keys,
-		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey,
+		TokenLifetime: cfg.Tokens.Lifetime, RequireNonce: cfg.Tokens.RequireDPoPNonce, NonceKey: dataKey, Profile: authserver.Profile(cfg.Profile),
 		Tolerance: *cfg.Tokens.ClockTolerance, Limits: d.limits, Logger: d.log,
 	})
 	if err != nil {
