@@ -139,7 +139,7 @@ func (f *fixture) setup() {
 	rootCRL := must[[]byte](t)(stepca.CreateRootCRL(root, rootKey, big.NewInt(1), time.Now(), cert.NotAfter))
 	signer := must[*stepca.Signer](t)(stepca.NewSigner(cert, issuerKey))
 	id := ca.IssuerID(cert)
-	issuer := &ca.Issuer{Signer: signer, Root: root, CRLURL: f.status.URL + "/crl/" + id + ".crl", AIAURL: f.status.URL + "/issuers/" + id + ".crt"}
+	issuer := &ca.Issuer{Signer: signer, Root: root, CRLURL: f.status.URL + "/crl/" + id + ".crl", AIAURL: f.status.URL + "/issuers/" + id + ".crt", OCSPURL: f.status.URL + "/ocsp"}
 
 	var publisher *crl.Publisher
 	authority := must[*ca.Authority](t)(ca.New(ca.Config{
@@ -186,6 +186,7 @@ func (f *fixture) setup() {
 		Authority: authority,
 		Enroll:    must[*enroll.Service](t)(enroll.New(enroll.Config{Authority: authority, Store: f.store, Clients: registry, Allow: f.limits.Certificate})),
 		Limits:    f.limits, OAuth: oauth, Clients: registry, CRL: publisher, Audit: auditLog{f.store}, RootCRL: rootCRL, Name: "Test CA",
+		OCSP:   newOCSP(t, authority, issuerKey),
 		URLs:   client.URLs{Public: f.public.URL, MTLS: f.mtls.URL, Status: f.status.URL},
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}))

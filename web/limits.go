@@ -22,6 +22,8 @@ type LimitsConfig struct {
 	UnderWay int
 	// UnderWayPerAddress is how many of them may come from one address.
 	UnderWayPerAddress int
+	// Streams is how many streams of revocations a listener has open at once, and StreamsPerAddress those of one address.
+	Streams, StreamsPerAddress int
 	// AtOnce is how many requests of one kind are worked on at once; four times as many wait, for Wait at the most.
 	AtOnce int
 	Wait   time.Duration
@@ -52,12 +54,14 @@ const (
 	operators    kind = "operators"   // revocation of certificates, and all else that is theirs
 	checks       kind = "checks"      // of clients' requests, which proxies ask for
 	searches     kind = "searches"    // what operators ask for that has many records
+	statuses     kind = "statuses"    // OCSP, which looks into the store and may take a signature
 	free         kind = ""            // costs no more than its answer
 )
 
 // kinds are those of routes that are not by their access: operators for operators, free for anybody.
 var kinds = map[string]kind{
 	"certificates.issue": certificates, "certificates.renew": certificates,
+	"ocsp": statuses, "ocsp.get": statuses,
 	"oauth.token": tokens, "oauth.introspect": tokens, "oauth.revoke": revocations,
 	"certificates.list": searches, "clients.list": searches, "audit": searches,
 	"console.overview": searches, "console.certificates": searches, "console.clients": searches, "console.audit": searches,
@@ -94,7 +98,7 @@ func NewLimits(c LimitsConfig) *Limits {
 	if c.AtOnce == 0 {
 		return l
 	}
-	for _, k := range []kind{certificates, tokens, revocations, operators, checks, searches} {
+	for _, k := range []kind{certificates, tokens, revocations, operators, checks, searches, statuses} {
 		n := c.AtOnce
 		if k == searches { // a page has megabytes, where all else has kilobytes
 			n = max(n/16, 2)
@@ -226,7 +230,7 @@ func (s *Server) writeLimitMetrics(w io.Writer) {
 	family(w, "pkid_requests_refused_total", "counter", "Requests refused since there were too many, by route and reason.")
 	l.refused.write(w)
 	family(w, "pkid_requests_waiting", "gauge", "Requests that wait for their turn, by kind.")
-	for _, k := range []kind{certificates, checks, operators, revocations, searches, tokens} {
+	for _, k := range []kind{certificates, checks, operators, revocations, searches, statuses, tokens} {
 		if gate := l.gates[k]; gate != nil {
 			fmt.Fprintf(w, "pkid_requests_waiting{kind=%q} %d\n", k, gate.Waiting())
 		}

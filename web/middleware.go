@@ -142,6 +142,7 @@ func (s *Server) finish(r *http.Request, c *call) {
 		}
 	}
 	end := time.Now()
+	s.revoked(c.route)
 	s.c.Limits.note(c)
 	s.metrics.observe(c, r.Method, end.Sub(c.start))
 	s.logAccess(r, c, end)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -21,15 +22,16 @@ import (
 	"github.com/pkid/pkid/ocsp"
 )
 
-// newOCSP makes a responder for the one issuing CA of a fixture.
-func newOCSP(t testing.TB, authority *ca.Authority) *ocsp.Responder {
+// newOCSP makes a responder for the one issuing CA of a fixture, past the records.
+func newOCSP(t testing.TB, authority *ca.Authority, issuerKey crypto.Signer) *ocsp.Responder {
 	t.Helper()
 	key := must[crypto.Signer](t)(stepca.GenerateKey(ca.P256))
 	issuer := authority.Issuer()
-	issued := must[*ca.Issued](t)(authority.IssueResponder(t.Context(), ca.ResponderRequest{
-		Issuer: issuer.ID(), ClientID: "pkid", Key: must[ca.ProvenKey](t)(ca.ProveOwn(key)),
-	}))
-	cert := must[*x509.Certificate](t)(x509.ParseCertificate(issued.Record.DER))
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
+	}
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, issuer.Signer.Certificate(), key.Public(), issuerKey))
+	cert := must[*x509.Certificate](t)(x509.ParseCertificate(der))
 	delegate := must[*ocsp.Delegate](t)(ocsp.NewDelegate(cert, key, issuer.Signer.Certificate()))
 	r := must[*ocsp.Responder](t)(ocsp.New(ocsp.Config{Records: ocspRecords{authority}, Lifetime: 10 * time.Minute}))
 	if err := r.SetIssuers(ocsp.Issuer{ID: issuer.ID(), Certificate: issuer.Signer.Certificate(), Delegate: delegate}); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/internal/feed"
 	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -75,6 +76,9 @@ var problems = []struct {
 	{is(rollover.ErrState), outcome{http.StatusConflict, "key-state", "That cannot be done with the key now"}},
 	{is(keyring.ErrNotFound), outcome{http.StatusNotFound, "no-key", "No such key"}},
 	{is(keyring.ErrConflict), outcome{http.StatusConflict, "key-changed", "The key was changed in between; read it again"}},
+
+	{is(feed.ErrPosition), badRequest},
+	{is(feed.ErrClosed), outcome{http.StatusServiceUnavailable, "stopping", "The server stops; try again"}},
 
 	{is(crl.ErrNotPublished), outcome{http.StatusNotFound, "no-crl", "No such CRL"}},
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+
+	"github.com/pkid/pkid/revocation"
 )
 
 // Listener names one of the daemon's listeners, or several of them.
@@ -72,7 +74,7 @@ type Route struct {
 }
 
 // streaming names the routes whose answers may outlast requestTimeout. They bound each of their steps.
-var streaming = []string{"certificates.list", "store"}
+var streaming = []string{"certificates.list", "store", "revocations.stream"}
 
 // requestTimeout bounds a request, from its first octet read to its answer.
 const requestTimeout = 10 * time.Second
@@ -108,6 +110,7 @@ func (s *Server) routes() []Route {
 		{"POST", "/v1/clients", "clients.add", both, Operator, s.postClient},
 		{"GET", "/v1/clients/" + id, "clients.show", both, Operator, s.getClient},
 		{"PATCH", "/v1/clients/" + id, "clients.change", both, Operator, s.patchClient},
+		{"GET", revocation.Path, "revocations.stream", both, Anyone, s.getRevocations},
 		{"GET", "/v1/audit", "audit", both, Operator, s.getAudit},
 		{"POST", "/v1/audit/archived", "audit.archived", both, Operator, s.postArchived},
 		{"GET", "/v1/issuers", "rotation.issuers", both, Operator, s.listIssuers},
@@ -146,6 +149,8 @@ func (s *Server) routes() []Route {
 		{"GET", "/crl/" + issuer + "-delta.crl", "crl.delta", Status, Anyone, s.getDeltaCRL},
 		{"GET", "/crl/" + issuer + "-" + shard + ".crl", "crl.shard", Status, Anyone, s.getCRL},
 		{"GET", "/crl/" + issuer + "-" + shard + "-delta.crl", "crl.shard.delta", Status, Anyone, s.getDeltaCRL},
+		{"POST", "/ocsp", "ocsp", Status, Anyone, s.postOCSP},
+		{"GET", ocspPath + "{request:.+}", "ocsp.get", Status, Anyone, s.getOCSP},
 		{"GET", "/issuers/root.crt", "issuers.root", Status, Anyone, s.getRootCertificate},
 		{"GET", "/issuers/" + issuer + ".crt", "issuers", Status, Anyone, s.getIssuerCertificate},
 
@@ -235,7 +240,7 @@ func (t *router) find(r *http.Request) (*Route, map[string]string, error) {
 			return route, nil, nil
 		}
 	}
-	if !clean(r.URL) {
+	if ocsp := t.named["ocsp.get"] != nil && strings.HasPrefix(path, ocspPath); !ocsp && !clean(r.URL) {
 		return nil, nil, refuse(badPath, "the path has an empty, . or .. segment, or a backslash")
 	}
 	var match mux.RouteMatch

@@ -56,10 +56,10 @@ func TestRoutes_Names(t *testing.T) {
 			t.Errorf("two routes are named %s", r.Name)
 		}
 		seen[r.Name] = true
-		if !slices.Contains([]Access{Anyone, EnrolmentToken, OAuthClient, Certificate, Operator}, r.Access) {
+		if !slices.Contains([]Access{Anyone, EnrolmentToken, OAuthClient, Certificate, Operator, TrustedProxy}, r.Access) {
 			t.Errorf("%s: access %q", r.Name, r.Access)
 		}
-		if r.Listeners&both != 0 && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"ca", "openapi", "certificates.issue", "certificates.renew"}, r.Name) && r.Access != Operator {
+		if r.Listeners&both != 0 && strings.HasPrefix(r.Path, "/v1/") && !slices.Contains([]string{"ca", "openapi", "certificates.issue", "certificates.renew", "revocations.stream"}, r.Name) && r.Access != Operator && r.Access != TrustedProxy {
 			t.Errorf("%s is open to %q; only operators may", r.Name, r.Access)
 		}
 	}

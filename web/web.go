@@ -22,7 +22,9 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/feed"
 	"github.com/pkid/pkid/internal/rollover"
+	"github.com/pkid/pkid/ocsp"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -32,7 +34,7 @@ type Check struct {
 	Run  func(context.Context) error
 }
 
-// Config is what a Server needs. All of it is required but Snapshot, RootCRL, RootCRLs, Checks, Limits, Metrics, Logger and Now.
+// Config is what a Server needs. All of it is required but Snapshot, OCSP, Feed, RootCRL, RootCRLs, Checks, Limits, Metrics, Logger and Now.
 type Config struct {
 	Authority *ca.Authority
 	Enroll    *enroll.Service
@@ -49,12 +51,14 @@ type Config struct {
 	RootCRLs  func() []*x509.RevocationList
 	Issuers   *rollover.Issuers
 	TokenKeys *rollover.Tokens
-	URLs      client.URLs // as the world reaches the listeners
-	Name      string      // of this CA, for people
-	Checks    []Check     // for /readyz, beside the store and the CRL
+	OCSP      *ocsp.Responder // nil: none
+	URLs      client.URLs     // as the world reaches the listeners
+	Name      string          // of this CA, for people
+	Checks    []Check         // for /readyz, beside the store and the CRL
 	Logger    *slog.Logger
 	Now       func() time.Time
 
+	Feed    *feed.Feed        // nil: no revocations are streamed
 	Limits  *Limits           // nil: nothing is limited
 	Metrics []func(io.Writer) // what others measure, in the text format of /metrics
 }
@@ -69,6 +73,7 @@ type Server struct {
 	metrics *metrics
 
 	underWay map[Listener]*underWay
+	streams  map[Listener]*streams
 
 	snapshots snapshots
 
@@ -102,6 +107,7 @@ func New(c Config) (*Server, error) {
 		s.c.Limits = NewLimits(LimitsConfig{})
 	}
 	s.underWay = map[Listener]*underWay{Public: {}, MTLS: {}, Status: {}, Ops: {}}
+	s.streams = map[Listener]*streams{Public: {}, MTLS: {}}
 	s.table, s.metrics = s.routes(), newMetrics()
 	return s, nil
 }

@@ -15,6 +15,11 @@ type Limits struct {
 	// ConnectionsPerAddress are those of one IPv4 address or IPv6 /64 to one listener, and the requests that it may have
 	// under way there at once. Default a quarter of connections.
 	ConnectionsPerAddress int `yaml:"connections_per_address,omitempty"`
+	// Streams of revocations that one listener has open at once; they count as connections and requests too. Beyond it
+	// others are refused, and go by the CRL. Default a quarter of connections.
+	Streams int `yaml:"streams,omitempty"`
+	// StreamsPerAddress are those of one address. Default a quarter of connections_per_address.
+	StreamsPerAddress int `yaml:"streams_per_address,omitempty"`
 	// NewConnections are those to one listener that have not sent their first request: with a TLS handshake or a
 	// request's header under way. Keep it above connections_per_address: one address that uses it up keeps all others
 	// waiting. Default half of connections.
@@ -47,6 +52,8 @@ func (l *Limits) complete() {
 	}
 	set(&l.Connections, 2048)
 	set(&l.ConnectionsPerAddress, max(l.Connections/4, 1))
+	set(&l.Streams, max(l.Connections/4, 1))
+	set(&l.StreamsPerAddress, min(max(l.ConnectionsPerAddress/4, 1), l.Streams))
 	set(&l.NewConnections, max(l.Connections/2, 1)) // more than one address has, or it could hold up all the others
 	set(&l.Requests, min(max(16*runtime.GOMAXPROCS(0), 32), 512))
 	if l.Wait == 0 {
@@ -65,6 +72,8 @@ func (l *Limits) validate() error {
 	}{
 		{"connections", l.Connections, 16, 1_000_000},
 		{"connections_per_address", l.ConnectionsPerAddress, 1, l.Connections},
+		{"streams", l.Streams, 1, l.Connections},
+		{"streams_per_address", l.StreamsPerAddress, 1, l.Streams},
 		{"new_connections", l.NewConnections, 1, l.Connections},
 		{"requests", l.Requests, 2, 100_000},
 		{"certificates_per_address", l.CertificatesPerAddress, 0, 1_000_000_000},

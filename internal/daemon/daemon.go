@@ -22,6 +22,8 @@ import (
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/feed"
+	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/internal/stepca"
 	"github.com/pkid/pkid/tokenbind/authserver"
 	"github.com/pkid/pkid/web"
@@ -29,22 +31,24 @@ import (
 
 // Daemon is a configured CA that is ready to serve.
 type Daemon struct {
-	cfg       *config.Config
-	log       *slog.Logger
-	store     store
-	proofs    proofs
-	restored  time.Time // when the store was brought back from a backup; zero if it never was
-	clients   *authserver.Registry
-	issuer    *ca.Issuer
-	tokenKeys []crypto.Signer
-	authority *ca.Authority
-	publisher *crl.Publisher
-	cert      *serverCert
-	limits    *web.Limits
-	verify    http.Handler // of what proxies ask
-	web       *web.Server
-	follower  *auditFollower // nil if nothing of the audit log is written outside of the store
-	pruned    pruned
+	cfg        *config.Config
+	log        *slog.Logger
+	store      store
+	proofs     proofs
+	restored   time.Time // when the store was brought back from a backup; zero if it never was
+	clients    *authserver.Registry
+	issuer     *ca.Issuer
+	tokenKeys  []crypto.Signer
+	authority  *ca.Authority
+	publisher  *crl.Publisher
+	cert       *serverCert
+	responders *responders // nil: no OCSP
+	limits     *web.Limits
+	verify     http.Handler // of what proxies ask
+	feed       *feed.Feed   // of revocations, to resource servers
+	web        *web.Server
+	follower   *auditFollower // nil if nothing of the audit log is written outside of the store
+	pruned     pruned
 	rotation
 	servers atomic.Pointer[[]*server] // once they are bound
 }
@@ -127,7 +131,11 @@ func (d *Daemon) openCA(ctx context.Context, passphrase []byte) (err error) {
 	if err := d.openPublisher(ctx, issuers); err != nil {
 		return err
 	}
-	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.log)
+	known := func() []rollover.Issuer { return *d.known.Load() }
+	if d.responders, err = newResponders(cfg.OCSP, d.authority, known, d.log, time.Now); err != nil {
+		return err
+	}
+	d.cert, err = newServerCert(d.authority, cfg.Hosts, d.responders, d.log)
 	return err
 }
 
@@ -200,14 +208,34 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 	if err != nil {
 		return err
 	}
+	d.feed = d.newFeed()
 	d.web, err = web.New(web.Config{
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, RootCRLs: func() []*x509.RevocationList { return *d.rootCRLs.Load() }, Issuers: d.issuers, TokenKeys: d.tokens,
 		Explain: d.explain, Verify: d.verify, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
-		Limits: d.limits, Metrics: []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics},
-		Checks: append([]web.Check{{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication}, {Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing}}, d.keyChecks()...),
+		Limits: d.limits, Feed: d.feed, OCSP: d.responders.responder(), Metrics: d.metrics(), Checks: d.checks(),
 	})
 	return err
+}
+
+func (d *Daemon) metrics() []func(io.Writer) {
+	all := []func(io.Writer){d.writeConnectionMetrics, d.pruned.writeMetrics, d.writeAuditMetrics, d.feed.WriteMetrics}
+	if d.responders != nil {
+		all = append(all, d.responders.writeMetrics)
+	}
+	return all
+}
+
+// checks are those of /readyz.
+func (d *Daemon) checks() []web.Check {
+	all := []web.Check{
+		{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication},
+		{Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing},
+	}
+	if d.responders != nil {
+		all = append(all, web.Check{Name: "ocsp responder", Run: d.responders.check})
+	}
+	return append(all, d.keyChecks()...)
 }
 
 // checkPublication fails while a CRL is missing for far longer than publishing takes.

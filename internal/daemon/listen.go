@@ -62,7 +62,9 @@ func (d *Daemon) listen(ctx context.Context) (servers []*server, err error) {
 			spec.tls.NextProtos = []string{"h2", "http/1.1"}
 			listener = tls.NewListener(listener, spec.tls)
 		}
-		servers = append(servers, &server{newHTTPServer(spec.handler, d.log.With("listener", spec.key)), listener, spec.key, bounds})
+		server := &server{newHTTPServer(spec.handler, d.log.With("listener", spec.key)), listener, spec.key, bounds}
+		server.RegisterOnShutdown(d.web.EndStreams)
+		servers = append(servers, server)
 	}
 	d.servers.Store(&servers)
 	return servers, nil
@@ -76,6 +78,7 @@ func connections(l config.Limits) admission.Connections {
 func requests(l config.Limits) web.LimitsConfig {
 	return web.LimitsConfig{
 		UnderWay: l.Connections, UnderWayPerAddress: l.ConnectionsPerAddress, AtOnce: l.Requests, Wait: l.Wait,
+		Streams: l.Streams, StreamsPerAddress: l.StreamsPerAddress,
 		CertificatesPerAddress: l.CertificatesPerAddress, CertificatesPerClient: l.CertificatesPerClient,
 		TokensPerAddress: l.TokensPerAddress, TokensPerClient: l.TokensPerClient, FailuresPerAddress: *l.FailuresPerAddress,
 	}

@@ -75,6 +75,9 @@ func (d *Daemon) followNodes(ctx context.Context) error {
 }
 
 func (n *nodes) tell(notice pgstore.Notice) {
+	if notice.All || notice.Clients || len(notice.Changed) > 0 {
+		n.feed.Poke()
+	}
 	if notice.All || notice.Back {
 		n.publisher.Recheck()
 		n.look()

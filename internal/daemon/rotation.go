@@ -300,6 +300,7 @@ func (d *Daemon) followRing(ctx context.Context) error {
 	if all != nil {
 		err = errors.Join(err, d.setIssuers(all), d.followShards(ctx, all, time.Now()), d.issuers.Bury(ctx, all))
 	}
+	d.responders.follow()
 	d.cert.follow()
 	_, kept := d.tokens.Keep(ctx)
 	keys, read := d.tokens.All(ctx)

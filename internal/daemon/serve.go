@@ -18,6 +18,9 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	if err == nil {
 		if err = d.cert.renew(ctx); err != nil {
 			stop(servers)
+		} else if d.responders != nil {
+			d.responders.keep(ctx)
+			d.cert.restaple(ctx)
 		}
 	}
 	if err != nil {
@@ -28,11 +31,15 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 
 	var background sync.WaitGroup
 	background.Go(func() { d.cert.run(ctx) })
+	if d.responders != nil {
+		background.Go(func() { d.responders.run(ctx) })
+	}
 	background.Go(func() { d.prune(ctx) })
 	background.Go(func() { d.reviewClients(ctx) })
 	if d.follower != nil {
 		background.Go(func() { d.follower.run(ctx) })
 	}
+	background.Go(func() { d.feed.Run(ctx) })
 	background.Go(func() { d.keepRing(ctx) })
 	background.Go(func() {
 		if err := d.publisher.Run(ctx); err != nil {

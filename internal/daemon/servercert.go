@@ -28,16 +28,20 @@ type serverCert struct {
 	log       *slog.Logger
 	current   atomic.Pointer[tls.Certificate]
 	moved     chan struct{} // another issuing CA signs
+
+	responders             *responders // nil: nothing is stapled
+	issuer                 *x509.Certificate
+	restapleAt, stapleEnds time.Time // of the staple; these and issuer are used by one goroutine at a time
 }
 
 // newServerCert checks the names. The certificate itself is issued by renew, once the listeners are bound, so
 // that a start that fails leaves none behind.
-func newServerCert(authority *ca.Authority, hosts []string, log *slog.Logger) (*serverCert, error) {
+func newServerCert(authority *ca.Authority, hosts []string, responders *responders, log *slog.Logger) (*serverCert, error) {
 	names, err := ServerNames(hosts)
 	if err != nil {
 		return nil, err
 	}
-	return &serverCert{authority: authority, names: names, log: log, moved: make(chan struct{}, 1)}, nil
+	return &serverCert{authority: authority, names: names, log: log, moved: make(chan struct{}, 1), responders: responders}, nil
 }
 
 // ServerNames are what the daemon's own certificate says: the hosts that clients reach it by.
@@ -72,6 +76,8 @@ func (s *serverCert) renew(ctx context.Context) error {
 	if cert.Leaf, err = x509.ParseCertificate(issued.Record.DER); err != nil {
 		return fmt.Errorf("server certificate: %w", err)
 	}
+	s.issuer, s.stapleEnds = issued.Chain[0], time.Time{}
+	s.stapled(ctx, cert)
 	s.current.Store(cert)
 	return nil
 }
@@ -88,22 +94,39 @@ func (s *serverCert) follow() {
 	}
 }
 
-// run replaces the certificate in time. A failure is tried again every minute; there is a third of the
-// lifetime left to mend its cause.
+// run replaces the certificate in time, and what is stapled to it. A failure is tried again every minute; there is a
+// third of the lifetime left to mend its cause.
 func (s *serverCert) run(ctx context.Context) {
+	due := s.dueIn()
 	for {
-		leaf := s.current.Load().Leaf
-		wait := max(time.Until(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)), time.Minute)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-s.restapling():
+			s.restaple(ctx)
+			continue
+		case <-due:
 		case <-s.moved:
 		}
 		if err := s.renew(ctx); err != nil {
-			s.log.Error("renewing the daemon's own certificate", "err", err, "expires", leaf.NotAfter)
+			s.log.Error("renewing the daemon's own certificate", "err", err, "expires", s.current.Load().Leaf.NotAfter)
 		}
+		due = s.dueIn()
 	}
+}
+
+// dueIn fires when the certificate is to be replaced.
+func (s *serverCert) dueIn() <-chan time.Time {
+	leaf := s.current.Load().Leaf
+	return time.After(max(time.Until(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)), time.Minute))
+}
+
+// restapling fires when another answer is to be stapled; never, if none is.
+func (s *serverCert) restapling() <-chan time.Time {
+	if s.responders == nil {
+		return nil
+	}
+	return time.After(time.Until(s.restapleAt))
 }
 
 func (s *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -148,11 +148,11 @@ func (s *Server) revoke(c *call) ([]byte, error) {
 	if actor.Address == "" {
 		actor.Address = remoteAddress(c.http)
 	}
+	until := claims.Expiry.Time().Add(s.c.Tolerance) // nodes' clocks may be apart: no node takes it any more by then
 	ev := audit.Event{
 		Time: c.now, Actor: actor, Action: audit.TokenRevoke, Subject: claims.ID,
-		Detail: map[string]string{"client": caller.ID},
+		Detail: map[string]string{"client": caller.ID, "until": until.UTC().Format(time.RFC3339)},
 	}
-	until := claims.Expiry.Time().Add(s.c.Tolerance) // nodes' clocks may be apart: no node takes it any more by then
 	if err := s.c.Revoked.RevokeToken(ctx, claims.ID, until, ev); err != nil {
 		return nil, fmt.Errorf("revoking token %s: %w", claims.ID, err)
 	}
