@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,12 +24,18 @@ import (
 	"github.com/pkid/pkid/internal/pkitest"
 )
 
-// crlRuns is how many certificates each server sees revoked: PKID_CRLSYNC_RUNS=20 makes the figures of docs/crl-sync.md.
-func crlRuns() int {
-	if n, err := strconv.Atoi(os.Getenv("PKID_CRLSYNC_RUNS")); err == nil {
-		return n
+// crlRuns is how many certificates each server sees revoked, and the longest pause before each. The figures of
+// docs/crl-sync.md were made with PKID_CRLSYNC_RUNS=20, and with PKID_CRLSYNC_PAUSE=3s and without.
+func crlRuns(t *testing.T) (runs int, pause time.Duration) {
+	t.Helper()
+	runs, err := strconv.Atoi(cmp.Or(os.Getenv("PKID_CRLSYNC_RUNS"), "1"))
+	if err != nil || runs < 1 {
+		t.Fatalf("PKID_CRLSYNC_RUNS: want a number: %v", err)
 	}
-	return 1
+	if pause, err = time.ParseDuration(cmp.Or(os.Getenv("PKID_CRLSYNC_PAUSE"), "0s")); err != nil {
+		t.Fatal(err)
+	}
+	return runs, pause
 }
 
 // errRevoked is how a server refuses a certificate that is on its CRLs.
@@ -107,7 +115,7 @@ func (f *crlFixture) sync(args ...string) {
 // are the servers, whose configurations are those in deploy/crl-files.
 func TestCRLSync(t *testing.T) {
 	t.Parallel()
-	runs := crlRuns()
+	runs, pause := crlRuns(t)
 	s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) {
 		if runs == 1 {
 			c.CRL.ShardSize = 3 // so that the file grows by lists while the servers run
@@ -122,17 +130,18 @@ func TestCRLSync(t *testing.T) {
 				sessions: tls.NewLRUClientSessionCache(100),
 			}
 			f.identity = s.Enrol(t, client.InvitationRequest{ClientID: "server-" + server.name, Profile: "server", SANs: []string{"localhost", "127.0.0.1"}})
-			f.runs(server, runs)
+			f.runs(server, runs, pause)
 		})
 	}
 }
 
-func (f *crlFixture) runs(server crlServer, runs int) {
+func (f *crlFixture) runs(server crlServer, runs int, pause time.Duration) {
 	hook := server.start(f)
 	f.sync(hook...)
 	good := f.enrol(server, "good_"+server.name)
 	var took []time.Duration
 	for n := range runs {
+		time.Sleep(rand.N(max(pause/2, 1)) + pause/2) // none in a test
 		took = append(took, f.revoked(server, good, fmt.Sprintf("bad%d_%s", n, server.name)))
 	}
 	slices.Sort(took)

@@ -57,7 +57,7 @@ func (a *app) crlSyncCommand() *cobra.Command {
 	p.BoolVar(&f.once, "once", false, "bring the file up to date, and end")
 	p.StringVar(&f.exec, "exec", "", "shell command to run after each change, such as 'nginx -s reload'")
 	p.DurationVar(&f.execTimeout, "exec-timeout", 30*time.Second, "how long the command may take")
-	p.DurationVar(&f.hookInterval, "hook-interval", time.Second, "least time from telling the server to telling it again")
+	p.DurationVar(&f.hookInterval, "hook-interval", 500*time.Millisecond, "least time from telling the server to telling it again")
 	p.StringVar(&f.haproxySocket, "haproxy-socket", "", "UNIX socket of a running HAProxy (`PATH` of `stats socket`, level admin)")
 	p.StringVar(&f.haproxyName, "haproxy-name", "", "`NAME` of the file in HAProxy's configuration, where it is not that of --out")
 	return cmd

@@ -58,7 +58,7 @@ type Config struct {
 
 	// Hook, if set, tells the server that the file has changed. It is run after each change, and again until it succeeds.
 	Hook Hook
-	// HookInterval is the least time from one start of the hook to the next, 1 s if zero: what changes in between is told
+	// HookInterval is the least time from one start of the hook to the next, 500 ms if zero: what changes in between is told
 	// together.
 	HookInterval time.Duration
 

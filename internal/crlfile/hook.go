@@ -18,7 +18,7 @@ import (
 type Hook func(context.Context) error
 
 const (
-	defaultHookInterval = time.Second
+	defaultHookInterval = 500 * time.Millisecond
 	// After a failure the next attempt comes after retryMin, and after twice as long each time, up to retryMax.
 	retryMin = time.Second
 	retryMax = time.Minute
