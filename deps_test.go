@@ -37,6 +37,10 @@ var rooms = []struct {
 	{"forwardauth", []string{module + "tokenbind"}, "a resource server behind a proxy must not pull in a CA either"},
 	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
 	{"internal/crlfile", []string{module + "crl"}, "a file of CRLs, and not where the CA names them"},
+	{"grpcauth", []string{
+		module + "client", module + "tokenbind", "google.golang.org/grpc", "google.golang.org/grpc/codes", "google.golang.org/grpc/credentials",
+		"google.golang.org/grpc/metadata", "google.golang.org/grpc/peer", "google.golang.org/grpc/status",
+	}, "what is there for HTTP, over gRPC, and nothing else"},
 	{"cmd/pkictl", []string{
 		module + "client", module + "thumbprint", module + "tokenbind", module + "crl", module + "internal/audit", module + "internal/crlfile",
 		"github.com/spf13/cobra", "golang.org/x/term",
@@ -61,7 +65,7 @@ var bans = []struct {
 }{
 	{"net/http", []string{
 		"crl", "revocation", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
-		"internal/crlfile", "internal/pkitest", "internal/chaos", "examples/go/...",
+		"internal/crlfile", "internal/pkitest", "grpcauth", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
@@ -69,6 +73,7 @@ var bans = []struct {
 	{"github.com/dgraph-io/badger", []string{"internal/stepimport"}, "step-ca's engine, which nobody maintains any more, is read once and never served from"},
 	{module + "internal/stepimport", []string{"internal/daemon"}, "what another program left is taken over offline"},
 	{"github.com/jackc/pgx", []string{"internal/pgstore", "internal/pgtest"}, "the engine is a detail of its store"},
+	{"google.golang.org/grpc", []string{"grpcauth"}, "who speaks no gRPC must not link it"},
 	{"github.com/gorilla/mux", []string{"web"}, "all routes are in one table"},
 	{module + "web", []string{"internal/daemon"}, "nothing depends on how requests arrive but the daemon"},
 }

@@ -1,0 +1,299 @@
+package grpcauth_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/grpcauth"
+	"github.com/pkid/pkid/internal/pkitest"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// shop is a gRPC server behind a verifier, and a CA that issues tokens for it.
+type shop struct {
+	*pkitest.Server
+	url    string
+	served atomic.Int64 // calls that passed
+}
+
+func start(t *testing.T, edit func(*tokenbind.Config)) *shop {
+	t.Helper()
+	s := &shop{Server: pkitest.Start(t, pkitest.Options{})}
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.url = "https://localhost:" + listener.Addr().String()[strings.LastIndex(listener.Addr().String(), ":")+1:]
+	id := s.Enrol(t, client.InvitationRequest{ClientID: "shop", Profile: "server", SANs: []string{"localhost"}})
+	issuers, err := id.API().Issuers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checker, err := crl.NewChecker(crl.CheckerConfig{Issuers: issuers, Interval: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := tokenbind.Config{
+		Issuer: s.URLs.Public, Audience: s.url, HTTPClient: id.HTTPClient(), Revocation: checker,
+		Replay: everFresh{tokenbind.NewMemoryReplay(1000, nil)}, Logger: pkitest.Logger(t),
+	}
+	if edit != nil {
+		edit(&conf)
+	}
+	v, err := tokenbind.NewVerifier(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, Certificates: []tls.Certificate{*id.Certificate()},
+		})),
+		grpc.ChainUnaryInterceptor(grpcauth.UnaryServer(v), func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if claims, ok := tokenbind.ClaimsFrom(ctx); !ok || claims.ClientID != "app" {
+				t.Errorf("claims in the context: %+v", claims)
+			}
+			s.served.Add(1)
+			return next(ctx, req)
+		}),
+		grpc.StreamInterceptor(grpcauth.StreamServer(v)),
+	)
+	grpc_health_v1.RegisterHealthServer(server, &echo{Server: health.NewServer()})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	checked, serving := make(chan error, 1), make(chan error, 1)
+	go func() { checked <- checker.Run(ctx) }()
+	go func() { serving <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop()
+		cancel()
+		<-serving
+		<-checked
+	})
+	return s
+}
+
+// everFresh is a replay memory of a verifier that never ran before.
+type everFresh struct{ *tokenbind.MemoryReplay }
+
+// echo sends an answer on each of its streams every few milliseconds.
+type echo struct{ *health.Server }
+
+func (e *echo) Watch(_ *grpc_health_v1.HealthCheckRequest, stream grpc_health_v1.Health_WatchServer) error {
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		if err := stream.Send(&grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			tick.Stop()
+			return status.FromContextError(stream.Context().Err()).Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *shop) enrol(t *testing.T) *client.Identity {
+	t.Helper()
+	return s.Enrol(t, client.InvitationRequest{ClientID: "app", Resources: []string{s.url}})
+}
+
+func (s *shop) source(t *testing.T, id *client.Identity, dpop bool) *client.TokenSource {
+	t.Helper()
+	c := client.TokenConfig{Identity: id, Resource: s.url}
+	if dpop {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.DPoPKey = key
+	}
+	source, err := client.NewTokenSource(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+func (s *shop) conn(t *testing.T, source *client.TokenSource) grpc_health_v1.HealthClient {
+	t.Helper()
+	conn, err := grpcauth.NewConn(s.url, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return grpc_health_v1.NewHealthClient(conn)
+}
+
+func check(t *testing.T, c grpc_health_v1.HealthClient) error {
+	t.Helper()
+	_, err := c.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	return err
+}
+
+func TestBothBindings(t *testing.T) {
+	s := start(t, nil)
+	id := s.enrol(t)
+	for name, dpop := range map[string]bool{"certificate": false, "certificate and DPoP": true} {
+		c := s.conn(t, s.source(t, id, dpop))
+		for range 3 {
+			if err := check(t, c); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if n := s.served.Load(); n != 6 {
+		t.Errorf("%d calls were served", n)
+	}
+}
+
+// A token without what it is bound to is worth nothing, and the refusal says so where a client looks for it.
+func TestB06F06_StolenToken(t *testing.T) {
+	s := start(t, nil)
+	id, other := s.enrol(t), s.enrol(t)
+	bound, err := s.source(t, id, false).Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proved, err := s.source(t, id, true).Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, authorization string
+		conf                *tls.Config
+		check               string
+	}{
+		{"another certificate", "Bearer " + bound.AccessToken, other.TLSConfig(), "certificate:"},
+		{"no certificate", "Bearer " + bound.AccessToken, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: id.Roots()}, "no client certificate"},
+		{"as Bearer", "Bearer " + proved.AccessToken, id.TLSConfig(), "DPoP scheme"},
+		{"without proof", "DPoP " + proved.AccessToken, id.TLSConfig(), "one DPoP header"},
+		{"no token", "", id.TLSConfig(), "access token"},
+	} {
+		conn, err := grpc.NewClient(strings.TrimPrefix(s.url, "https://"), grpc.WithTransportCredentials(credentials.NewTLS(c.conf)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := t.Context()
+		if c.authorization != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", c.authorization)
+		}
+		var trailer metadata.MD
+		_, err = grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.Trailer(&trailer))
+		if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), c.check) || !strings.Contains(err.Error(), "refusal ") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if len(trailer.Get("www-authenticate")) != 2 {
+			t.Errorf("%s: trailers %v", c.name, trailer)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.served.Load(); n != 0 {
+		t.Errorf("%d calls were served", n)
+	}
+}
+
+// A nonce goes to the client and back with one more attempt, and later calls need none.
+func TestF12_Nonce(t *testing.T) {
+	s := start(t, func(c *tokenbind.Config) { c.RequireNonce = true })
+	c := s.conn(t, s.source(t, s.enrol(t), true))
+	for range 2 {
+		if err := check(t, c); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A renewed certificate never meets a token bound to the one before, whatever is under way.
+func TestC05_RenewalUnderLoad(t *testing.T) {
+	s := start(t, nil)
+	id := s.enrol(t)
+	c := s.conn(t, s.source(t, id, false))
+	stop := make(chan struct{})
+	failed := make(chan error, 8)
+	var calls atomic.Int64
+	for range cap(failed) {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					failed <- nil
+					return
+				default:
+				}
+				if _, err := c.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
+					failed <- err
+					return
+				}
+				calls.Add(1)
+			}
+		}()
+	}
+	for i := range int64(5) {
+		if err := id.Renew(t.Context(), client.RenewOptions{Rekey: true}); err != nil {
+			t.Fatal(err)
+		}
+		pkitest.Eventually(t, time.Minute, func() error {
+			if n := calls.Load(); n < 20*(i+1) {
+				return status.Errorf(codes.Unavailable, "%d calls so far", n)
+			}
+			return nil
+		})
+	}
+	close(stop)
+	for range cap(failed) {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d calls over 5 renewals", calls.Load())
+}
+
+// A stream ends when its certificate is revoked.
+func TestA34_StreamEndsWithItsCertificate(t *testing.T) {
+	s := start(t, nil)
+	id := s.enrol(t)
+	stream, err := s.conn(t, s.source(t, id, false)).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	shown := id.Certificate().Leaf.SerialNumber.Text(16)
+	if _, err := s.Operator(t).Revoke(t.Context(), strings.Repeat("0", 32-len(shown))+shown, client.Revocation{Reason: "keyCompromise"}); err != nil {
+		t.Fatal(err)
+	}
+	pkitest.Eventually(t, time.Minute, func() error {
+		_, err = stream.Recv()
+		if err == nil {
+			return status.Error(codes.Unknown, "the stream goes on")
+		}
+		return nil
+	})
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revo") {
+		t.Errorf("the stream ended with %v", err)
+	}
+}
