@@ -64,6 +64,8 @@ type Config struct {
 	// Verify lists the resource servers for which reverse proxies may ask at /v1/verify whether a request may pass
 	// (docs/forward-auth.md). Default: none, and the path answers 404.
 	Verify []ResourceServer `yaml:"verify,omitempty"`
+	// Proxies that end TLS before pkid. Default: none, and whatever a proxy would send of a client's certificate is refused.
+	Proxies Proxies `yaml:"proxies,omitempty"`
 	// Limits bound what comes in, and so what a flood of it can do.
 	Limits Limits `yaml:"limits,omitempty"`
 	// Retention of what is over.
@@ -394,6 +396,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := CheckResourceServers("verify", c.Verify); err != nil {
+		return err
+	}
+	if err := c.Proxies.Check("proxies"); err != nil {
 		return err
 	}
 	if err := c.Limits.validate(); err != nil {
