@@ -20,8 +20,8 @@ import (
 // After a restart every shard is published that somebody may ask for, and certificates go on into the newest. One whose
 // certificates expired long ago is left alone, and so is its number.
 func TestShardsAfterARestart(t *testing.T) {
-	options := pkitest.Options{Edit: func(c *config.Config) { c.CRL.ShardSize, c.CRL.Lifetime = 3, time.Hour }}
-	s := pkitest.Start(t, options) // with the operator's and the daemon's certificates in shard 0
+	options := pkitest.Options{Edit: func(c *config.Config) { c.CRL.ShardSize, c.CRL.Lifetime = 4, time.Hour }}
+	s := pkitest.Start(t, options) // with the operator's, the daemon's and its OCSP responder's certificates in shard 0
 	for n := range 4 {
 		s.Enrol(t, client.InvitationRequest{ClientID: fmt.Sprint("client-", n)})
 	}
@@ -50,7 +50,7 @@ func TestShardsAfterARestart(t *testing.T) {
 			return nil
 		})
 	}
-	id := s.Enrol(t, client.InvitationRequest{ClientID: "another"}) // the third there, after the daemon's own
+	id := s.Enrol(t, client.InvitationRequest{ClientID: "another"}) // the fourth there, after one that was kept and the daemon's two
 	if got, want := id.Certificate().Leaf.CRLDistributionPoints[0], issuer.CRLs()[4]; got != want {
 		t.Errorf("certificates go on into %s, want %s", got, want)
 	}
