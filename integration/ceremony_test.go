@@ -85,25 +85,31 @@ func TestKeyCeremony(t *testing.T) {
 	}
 }
 
-// TestSystemdUnit holds the unit to systemd's own judgement, without running it.
+// TestSystemdUnit holds the units to systemd's own judgement, without running them.
 func TestSystemdUnit(t *testing.T) {
 	judge := pkitest.Need(t, "systemd-analyze") //nolint:misspell // the program is spelt so
-	text, err := os.ReadFile("../deploy/systemd/pkid.service")
-	if err != nil {
-		t.Fatal(err)
+	units, err := filepath.Glob("../deploy/systemd/*.service")
+	if err != nil || len(units) == 0 {
+		t.Fatalf("no units: %v", err)
 	}
 	program, err := os.Executable() // there must be one
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := filepath.Join(t.TempDir(), "pkid.service")
-	there := strings.ReplaceAll(string(text), "/usr/local/bin/pkid", program)
-	if err := os.WriteFile(unit, []byte(there), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"verify", unit}, {"security", "--offline=yes", "--no-pager", "--threshold=20", unit}} {
-		if out, err := exec.CommandContext(t.Context(), judge, args...).CombinedOutput(); err != nil || args[0] == "verify" && len(out) > 0 {
-			t.Errorf("%s %s: %v\n%s", judge, args[0], err, out)
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(t.TempDir(), filepath.Base(unit))
+		there := strings.NewReplacer("/usr/local/bin/pkid", program, "/usr/local/bin/pkictl", program).Replace(string(text))
+		if err := os.WriteFile(copied, []byte(there), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"verify", copied}, {"security", "--offline=yes", "--no-pager", "--threshold=20", copied}} {
+			if out, err := exec.CommandContext(t.Context(), judge, args...).CombinedOutput(); err != nil || args[0] == "verify" && len(out) > 0 {
+				t.Errorf("%s %s: %v\n%s", judge, args[0], err, out)
+			}
 		}
 	}
 }

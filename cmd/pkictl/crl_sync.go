@@ -88,10 +88,15 @@ func (a *app) syncCRLs(ctx context.Context, f *syncFlags) error {
 	if err != nil {
 		return err
 	}
+	run := s.Run
 	if f.once {
-		return s.Once(ctx)
+		run = s.Once
 	}
-	return s.Run(ctx)
+	err = run(ctx)
+	if errors.Is(err, crlfile.ErrNotOne) {
+		return usagef("%w: choose one with --issuer and --shard, or write all of them in PEM", err)
+	}
+	return err
 }
 
 // config checks the flags.

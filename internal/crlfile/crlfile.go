@@ -131,7 +131,7 @@ func (s *Sync) Once(ctx context.Context) error {
 }
 
 // Run keeps the file up to date until ctx ends, and returns nil then. While the CA is away, the file stays. The error is
-// that of a configuration which cannot work.
+// ErrNotOne.
 func (s *Sync) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()

@@ -27,10 +27,10 @@ func TestOnceWritesEveryList(t *testing.T) {
 func TestDERHoldsOneList(t *testing.T) {
 	f := newFixture(t)
 	der := func(c *Config) { c.DER = true }
-	if err := f.sync(der).Once(t.Context()); !errors.Is(err, errSetup) || !strings.Contains(err.Error(), "a, a shard 1, b, root") {
+	if err := f.sync(der).Once(t.Context()); !errors.Is(err, ErrNotOne) || !strings.Contains(err.Error(), "a, a shard 1, b, root") {
 		t.Errorf("four lists in DER: %v", err)
 	}
-	if err := f.sync(der).Run(t.Context()); !errors.Is(err, errSetup) {
+	if err := f.sync(der).Run(t.Context()); !errors.Is(err, ErrNotOne) {
 		t.Errorf("four lists in DER, as a daemon: %v", err)
 	}
 	f.points = f.points[2:3]

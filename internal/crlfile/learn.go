@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// errSetup is a configuration that cannot work, whatever the CA says next.
-var errSetup = errors.New("it cannot be kept like that")
+// ErrNotOne: there are several lists, and a file in DER holds one.
+var ErrNotOne = errors.New("a file in DER holds one CRL")
 
 // learn asks which lists there are, and keeps those that are gone as long as they are good: a server may still have
 // certificates to check against them.
@@ -28,7 +28,7 @@ func (s *Sync) learn(ctx context.Context) error {
 	case len(points) > maxPoints:
 		return fmt.Errorf("the CA has %d CRLs; at most %d are kept in a file", len(points), maxPoints)
 	case s.DER && len(points) > 1:
-		return fmt.Errorf("%w: a file in DER holds one CRL, and there are %d: %s", errSetup, len(points), names(points))
+		return fmt.Errorf("%w, and there are %d: %s", ErrNotOne, len(points), names(points))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,7 +63,7 @@ func (s *Sync) firstLearn(ctx context.Context) error {
 	told := ""
 	for {
 		err := s.learn(ctx)
-		if err == nil || errors.Is(err, errSetup) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, ErrNotOne) || ctx.Err() != nil {
 			return err
 		}
 		told = s.tell("the CA does not say which CRLs there are; the file stays as it is", told, err)
