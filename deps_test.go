@@ -65,7 +65,7 @@ var bans = []struct {
 }{
 	{"net/http", []string{
 		"crl", "revocation", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
-		"internal/crlfile", "internal/pkitest", "grpcauth", "internal/chaos", "examples/go/...",
+		"internal/crlfile", "internal/pkitest", "grpcauth", "forwardauth/extauthz", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},
@@ -73,7 +73,8 @@ var bans = []struct {
 	{"github.com/dgraph-io/badger", []string{"internal/stepimport"}, "step-ca's engine, which nobody maintains any more, is read once and never served from"},
 	{module + "internal/stepimport", []string{"internal/daemon"}, "what another program left is taken over offline"},
 	{"github.com/jackc/pgx", []string{"internal/pgstore", "internal/pgtest"}, "the engine is a detail of its store"},
-	{"google.golang.org/grpc", []string{"grpcauth"}, "who speaks no gRPC must not link it"},
+	{"google.golang.org/grpc", []string{"grpcauth", "forwardauth/extauthz", "internal/verifyproxy"}, "who speaks no gRPC must not link it"},
+	{"github.com/envoyproxy", []string{"forwardauth/extauthz"}, "Envoy's messages are those of its own room"},
 	{"github.com/gorilla/mux", []string{"web"}, "all routes are in one table"},
 	{module + "web", []string{"internal/daemon"}, "nothing depends on how requests arrive but the daemon"},
 }

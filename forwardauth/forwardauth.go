@@ -102,6 +102,17 @@ func New(c Config) (*Handler, error) {
 	return h, nil
 }
 
+// For returns a Handler for the same resource servers that gets to know the clients' requests in another way. It shares
+// everything else, proofs that were used included.
+func (h *Handler) For(p Receiver) *Handler {
+	other := *h
+	other.c.Proxies = p
+	return &other
+}
+
+// Prefix is the path that sub-requests are sent to.
+func (h *Handler) Prefix() string { return h.c.Prefix }
+
 const maxProofs = 1 << 20
 
 func (h *Handler) add(s Server) error {
