@@ -2,7 +2,8 @@ package integration
 
 import (
 	"context"
-	"net"
+	"crypto/tls"
+	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +28,8 @@ type proxyProgram struct {
 	// main is what includes that file where it is no whole configuration; %DIR% and %FILE% stand for the paths.
 	main string
 	args []string
-	env  []string
+	// Debian has no package of it: it is run where it is installed, and has no column in the document.
+	unpackaged bool
 }
 
 const (
@@ -79,7 +81,16 @@ var proxyPrograms = []proxyProgram{
 		name: "Caddy", command: "caddy", form: tokenbind.FormRFC9440,
 		pass: []string{"caddy/pass-certificate.Caddyfile"}, forward: []string{"caddy/forward-auth.Caddyfile"},
 		args: []string{"run", "--adapter", "caddyfile", "--config", "%FILE%"},
-		env:  []string{"XDG_DATA_HOME=%DIR%", "XDG_CONFIG_HOME=%DIR%"},
+	},
+	{
+		name: "Traefik", command: "traefik", form: tokenbind.FormTraefik, unpackaged: true,
+		pass: []string{"traefik/pass-certificate.yaml"}, forward: []string{"traefik/forward-auth.yaml"},
+		args: []string{"--entryPoints.api.address=127.0.0.1:6443", "--providers.file.filename=%FILE%"},
+	},
+	{
+		name: "Envoy", command: "envoy", form: tokenbind.FormEnvoy, unpackaged: true,
+		pass: []string{"envoy/pass-certificate.yaml"}, forward: []string{"envoy/forward-auth.yaml"},
+		args: []string{"-c", "%FILE%", "--disable-hot-restart", "-l", "warn"},
 	},
 }
 
@@ -90,6 +101,12 @@ func (p *proxyProgram) need(t *testing.T) string {
 		if _, err := os.Stat(p.needs); err != nil {
 			pkitest.Missing(t, p.needs+" is not installed: `make deps` installs it on Debian as root")
 		}
+	}
+	if path, err := exec.LookPath(p.command); p.unpackaged {
+		if err != nil {
+			t.Skipf("%s is not installed, and Debian has no package of it", p.command)
+		}
+		return path
 	}
 	return pkitest.Need(t, p.command)
 }
@@ -107,8 +124,10 @@ func (p *proxyProgram) start(t *testing.T, path string, files []string, id *clie
 	for _, name := range []string{"client.crt", "client.key", "root.crt"} {
 		writeFor(t, filepath.Join(dir, name), readFile(t, filepath.Join(id.Dir(), name)))
 	}
+	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Certificate().Leaf.Raw})
+	writeFor(t, filepath.Join(dir, "client.pem"), string(leaf)+readFile(t, filepath.Join(id.Dir(), "client.key")))
 	port := func(address string) string { return ":" + address[strings.LastIndexByte(address, ':')+1:] }
-	shipped := strings.NewReplacer("/etc/pkid/proxy", dir, ":6443", port(at.proxy), ":7080", port(at.api), ":7070", port(at.verify), ":8443", port(at.pkid))
+	shipped := strings.NewReplacer("/etc/pkid/proxy", dir, ":6443", port(at.proxy), ":7080", port(at.api), ":9180", port(at.verify), ":9443", port(at.pkid))
 	for _, f := range files {
 		writeFor(t, filepath.Join(dir, filepath.Base(f)), shipped.Replace(readFile(t, filepath.Join("..", "deploy", f))))
 	}
@@ -116,13 +135,11 @@ func (p *proxyProgram) start(t *testing.T, path string, files []string, id *clie
 	writeFor(t, filepath.Join(dir, "main.conf"), paths.Replace(p.main))
 	var args []string
 	for _, a := range p.args {
-		args = append(args, paths.Replace(a))
+		args = append(args, paths.Replace(shipped.Replace(a)))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, path, args...)
-	for _, e := range p.env {
-		cmd.Env = append(cmd.Env, paths.Replace(e))
-	}
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, t.Output(), t.Output()
 	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, 10*time.Second
 	if os.Getuid() == 0 {
@@ -139,14 +156,9 @@ func (p *proxyProgram) start(t *testing.T, path string, files []string, id *clie
 			t.Logf("%s", log)
 		}
 	})
-	answers(t, at.proxy)
-}
-
-// answers waits until something listens.
-func answers(t *testing.T, address string) {
-	t.Helper()
+	// Some listen before they have read of their certificate.
 	pkitest.Eventually(t, 15*time.Second, func() error {
-		c, err := net.Dial("tcp", address)
+		c, err := tls.Dial("tcp", at.proxy, &tls.Config{RootCAs: id.Roots(), ServerName: "localhost", MinVersion: tls.VersionTLS12})
 		if err == nil {
 			c.Close()
 		}

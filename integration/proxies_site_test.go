@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +35,9 @@ type site struct {
 func newSite(t *testing.T, p *proxyProgram, path string) *site {
 	t.Helper()
 	s := &site{program: p, proxies: map[arrangement]string{passes: freeAddress(t), asks: freeAddress(t)}}
-	s.server = pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) {}})
+	s.server = pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) {
+		c.Proxies = config.Proxies{Clients: []string{"proxy"}, Form: string(p.form)}
+	}})
 	proxy := s.server.Enrol(t, client.InvitationRequest{ClientID: "proxy", Profile: "server", SANs: []string{"localhost"}})
 	shop := client.InvitationRequest{ClientID: "shop", Scopes: []string{"orders", "extra"}, Resources: []string{apiURL}}
 	s.shop, s.shop2 = s.server.Enrol(t, shop), s.server.Enrol(t, shop)
@@ -47,7 +50,7 @@ func newSite(t *testing.T, p *proxyProgram, path string) *site {
 	}
 	s.app = app
 
-	pkid, err := url.Parse(s.server.URLs.Public)
+	pkid, err := url.Parse(s.server.URLs.MTLS)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,26 +191,29 @@ func (m *matrix) set(row, program string, a arrangement, status int) {
 	m.seen[row+"|"+column(program, a)] = status
 }
 
-// complete reports whether each program has been run.
+// complete reports whether each program that Debian has was run.
 func (m *matrix) complete() bool {
+	return !slices.ContainsFunc(proxyPrograms, func(p proxyProgram) bool { return !p.unpackaged && !m.has(p) })
+}
+
+// has reports whether all cells of a program are filled.
+func (m *matrix) has(p proxyProgram) bool {
 	for _, c := range matrixCases {
-		for _, p := range proxyPrograms {
-			for _, a := range []arrangement{passes, asks} {
-				if _, ran := m.seen[c.name+"|"+column(p.name, a)]; !ran && (c.only == "" || c.only == a) {
-					return false
-				}
+		for _, a := range []arrangement{passes, asks} {
+			if _, ran := m.seen[c.name+"|"+column(p.name, a)]; !ran && (c.only == "" || c.only == a) {
+				return false
 			}
 		}
 	}
 	return true
 }
 
-// String is the table in Markdown.
-func (m *matrix) String() string {
+// table is what was seen of some programs, in Markdown.
+func (m *matrix) table(programs []proxyProgram) string {
 	var b strings.Builder
 	b.WriteString("| what the client does |")
 	rule := "| --- |"
-	for _, p := range proxyPrograms {
+	for _, p := range programs {
 		for _, a := range []arrangement{passes, asks} {
 			b.WriteString(" " + column(p.name, a) + " |")
 			rule += " --- |"
@@ -216,7 +222,7 @@ func (m *matrix) String() string {
 	b.WriteString("\n" + rule + "\n")
 	for _, c := range matrixCases {
 		b.WriteString("| " + c.name + " |")
-		for _, p := range proxyPrograms {
+		for _, p := range programs {
 			for _, a := range []arrangement{passes, asks} {
 				if status, ran := m.seen[c.name+"|"+column(p.name, a)]; ran {
 					fmt.Fprintf(&b, " %d |", status)

@@ -4,7 +4,7 @@
 local http = require "socket.http"
 local ltn12 = require "ltn12"
 
-local url = "http://127.0.0.1:7070/v1/verify" -- of `pkid verify-proxy`
+local url = "http://127.0.0.1:9180/v1/verify" -- of `pkid verify-proxy`
 http.TIMEOUT = 5 -- seconds, for each step
 
 -- What pkid says of the client.
