@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -90,9 +91,9 @@ func startSamples(t *testing.T) *samples {
 		if bearer {
 			env = append(env, "ORDERS_ALLOW_BEARER=1")
 		}
-		cmd := exec.Command(filepath.Join(p.bin, "orders"))
+		cmd := exec.CommandContext(t.Context(), filepath.Join(p.bin, "orders"))
 		if lang == "node" {
-			cmd = exec.Command(node, "orders.js")
+			cmd = exec.CommandContext(t.Context(), node, "orders.js")
 			cmd.Dir = "../examples/node"
 		}
 		serveProgram(t, cmd, addr, env...)
@@ -109,18 +110,17 @@ func startSamples(t *testing.T) *samples {
 	return p
 }
 
-// serveProgram runs a server until the test ends, and returns when it answers at addr.
+// serveProgram runs a server, a command of the test's context, until the test ends, and returns when it answers at addr.
 func serveProgram(t *testing.T, cmd *exec.Cmd, addr string, env ...string) {
 	t.Helper()
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	// The context ends before the cleanups. What does not stop then is killed, and its children's output is let go.
+	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, 10*time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
+	t.Cleanup(func() { cmd.Wait() })
 	pkitest.Eventually(t, 20*time.Second, func() error {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
