@@ -23,6 +23,12 @@ func (id *Identity) API() *API {
 	return &API{base: id.info.URLs.MTLS, roots: id.TrustedRoots(), hc: id.HTTPClient()}
 }
 
+// NewAPI returns the REST API at pkid's public URL for somebody without an identity, who may ask for CA and Issuers. All
+// trust comes from the roots: the server must prove itself by them, and issuing CAs must lead to one.
+func NewAPI(public string, roots ...*x509.Certificate) *API {
+	return &API{base: public, roots: roots, hc: newHTTPClient(showing(nil, pool(roots...)))}
+}
+
 // CA returns what the CA says of itself.
 func (a *API) CA(ctx context.Context) (*CA, error) { return get[CA](ctx, a, "/v1/ca", nil) }
 

@@ -52,6 +52,13 @@ func (m *MemoryReplay) Use(_ context.Context, key [32]byte, until time.Time) err
 	return nil
 }
 
+// Len is how many uses are remembered, of those that have ended some for a while yet.
+func (m *MemoryReplay) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.used)
+}
+
 // All returns what is remembered at the time of the call, and until when, rounded up to the second: what a
 // process that stops hands to the next, which gives it to Use. Uses that come later are not in it, and do not
 // disturb it. It may be walked more than once.

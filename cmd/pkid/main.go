@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return errors.Join(cmd.Help(), usageError{errors.New("name a command")})
 		},
 	}
-	root.AddCommand(quickstartCommand(), initCommand(), serveCommand(), backupCommand(), backupKeyCommand(), restoreCommand(), recoverCommand(), migrateStoreCommand(), importCommand(), operatorCommand(), rootCRLCommand(), issuerCommand(), tokenKeyCommand(), checkConfigCommand(), versionCommand())
+	root.AddCommand(quickstartCommand(), initCommand(), serveCommand(), backupCommand(), backupKeyCommand(), restoreCommand(), recoverCommand(), migrateStoreCommand(), importCommand(), operatorCommand(), rootCRLCommand(), issuerCommand(), tokenKeyCommand(), verifyProxyCommand(), checkConfigCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -239,7 +239,7 @@ func Parse(text []byte, dir string) (*Config, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil {
-		return nil, decodeError(err)
+		return nil, PlainError(err)
 	}
 	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one YAML document")
@@ -248,8 +248,8 @@ func Parse(text []byte, dir string) (*Config, error) {
 	return c, c.validate()
 }
 
-// decodeError tells of unknown keys and wrong types in words that know nothing of Go.
-func decodeError(err error) error {
+// PlainError tells of unknown keys and wrong types in words that know nothing of Go.
+func PlainError(err error) error {
 	typeErr, ok := errors.AsType[*yaml.TypeError](err)
 	if !ok {
 		return err
@@ -413,11 +413,16 @@ func (c *Config) validate() error {
 	if err := c.Audit.validate(); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
-		return fmt.Errorf("log.level: want debug, info, warn or error, not %q", c.Log.Level)
+	return c.Log.Validate()
+}
+
+// Validate names what is wrong with complete settings.
+func (l Log) Validate() error {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, l.Level) {
+		return fmt.Errorf("log.level: want debug, info, warn or error, not %q", l.Level)
 	}
-	if c.Log.Format != "text" && c.Log.Format != "json" {
-		return fmt.Errorf("log.format: want text or json, not %q", c.Log.Format)
+	if l.Format != "text" && l.Format != "json" {
+		return fmt.Errorf("log.format: want text or json, not %q", l.Format)
 	}
 	return nil
 }

@@ -1,0 +1,202 @@
+// Package verifyproxy is forward authentication in a process of its own, beside a proxy and away from the CA: no key of
+// the CA, no store, and nothing to know beforehand but the issuer's URL, the CA's root and the audience. It fetches token
+// keys, CRLs and revocations, and refuses everything until it has them.
+package verifyproxy
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/tokenbind"
+)
+
+// Config is the file of `pkid verify-proxy --config`; its flags say the same. Relative paths are relative to the file.
+type Config struct {
+	// Issuer is pkid's public URL, which is also the issuer of its tokens.
+	Issuer string `yaml:"issuer"`
+	// Root is a PEM file with the CA's root, and with those that are to come, if there are any.
+	Root string `yaml:"root,omitempty"`
+	// Identity is a directory as `pkictl enroll` writes it, whose root is taken instead.
+	Identity string `yaml:"identity,omitempty"`
+	// Servers are the resource servers.
+	Servers []config.ResourceServer `yaml:"servers"`
+	// Listen is where proxies ask. Default 127.0.0.1:9180.
+	Listen string `yaml:"listen,omitempty"`
+	// TLS is an identity of profile server to listen with. Default: none, which is for loopback only.
+	TLS string `yaml:"tls,omitempty"`
+	// InsecureListenHTTP allows any address without TLS: whoever is on the network between reads tokens, and sends what
+	// the proxy alone may say.
+	InsecureListenHTTP bool `yaml:"insecure_listen_http,omitempty"`
+	// Ops is where metrics and health are, without TLS. Default 127.0.0.1:9190.
+	Ops string `yaml:"ops,omitempty"`
+	// Proxies that may ask, and how they tell of the client; by addresses alone. Default: loopback.
+	Proxies config.Proxies `yaml:"proxies,omitempty"`
+	// NonceKeyFile holds 32 octets in base64, for several of these beside each other. Default: a random key.
+	NonceKeyFile string `yaml:"nonce_key_file,omitempty"`
+	// Log settings.
+	Log config.Log `yaml:"log,omitempty"`
+}
+
+const (
+	// DefaultListen is where proxies ask.
+	DefaultListen = "127.0.0.1:9180"
+	// DefaultOps is where metrics and health are.
+	DefaultOps = "127.0.0.1:9190"
+
+	maxFile = 1 << 20
+)
+
+// Load reads a file. Unknown keys are errors.
+func Load(path string) (*Config, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c := new(Config)
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, config.PlainError(err))
+	}
+	if err := dec.Decode(new(Config)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more than one YAML document", path)
+	}
+	for _, p := range []*string{&c.Root, &c.Identity, &c.TLS, &c.NonceKeyFile} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(filepath.Dir(path), *p)
+		}
+	}
+	return c, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s: larger than %d octets", path, maxFile)
+	}
+	return text, err
+}
+
+// complete fills in the defaults, and validate refuses what cannot be meant.
+func (c *Config) complete() {
+	for p, v := range map[*string]string{&c.Listen: DefaultListen, &c.Ops: DefaultOps, &c.Log.Level: "info", &c.Log.Format: "text"} {
+		if *p == "" {
+			*p = v
+		}
+	}
+	if len(c.Proxies.Addresses) == 0 {
+		c.Proxies.Addresses = []string{"127.0.0.0/8", "::1"}
+	}
+	c.Issuer = strings.TrimSuffix(c.Issuer, "/")
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Issuer == "":
+		return errors.New("issuer: say which pkid issues the tokens, with its public URL")
+	case c.Root == "" && c.Identity == "":
+		return errors.New("root: name the file of the CA's root certificate, or a directory with an identity")
+	case c.Root != "" && c.Identity != "":
+		return errors.New("root and identity: name one of them")
+	case len(c.Servers) == 0:
+		return errors.New("audience: say which resource server is asked for")
+	}
+	if err := config.CheckResourceServers("servers", c.Servers); err != nil {
+		return err
+	}
+	if len(c.Proxies.Clients) > 0 {
+		return errors.New("proxies.clients: certificates of proxies are not looked at here; name their addresses")
+	}
+	if err := c.Proxies.Check("proxies"); err != nil {
+		return err
+	}
+	if err := c.Log.Validate(); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: want host:port: %w", err)
+	}
+	if addr, err := netip.ParseAddr(host); c.TLS == "" && !c.InsecureListenHTTP && host != "localhost" && (err != nil || !addr.IsLoopback()) {
+		return fmt.Errorf("listen: %s is reached from other hosts, and tokens would go there in the clear: give it a certificate with tls, "+
+			"or say insecure_listen_http where the network is yours alone", c.Listen)
+	}
+	return nil
+}
+
+// proxies are who may ask.
+func (c *Config) proxies() (*tokenbind.Proxies, error) {
+	prefixes, err := c.Proxies.Prefixes()
+	if err != nil {
+		return nil, err
+	}
+	p := tokenbind.ProxiesConfig{
+		Addresses: prefixes, Form: tokenbind.CertificateForm(c.Proxies.Form), Header: c.Proxies.Header, Original: tokenbind.OriginalForm(c.Proxies.Original),
+	}
+	if p.Original == "x-forwarded" {
+		p.Original = tokenbind.OriginalXForwarded
+	}
+	return tokenbind.NewProxies(p)
+}
+
+// roots are the CA's.
+func (c *Config) roots() ([]*x509.Certificate, error) {
+	if c.Identity != "" {
+		id, err := client.Load(c.Identity)
+		if err != nil {
+			return nil, fmt.Errorf("identity: %w", err)
+		}
+		return id.TrustedRoots(), nil
+	}
+	text, err := readFile(c.Root)
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	var roots []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("root: %s: %w", c.Root, err)
+		}
+		roots = append(roots, cert)
+	}
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("root: %s: want a certificate in PEM form", c.Root)
+	}
+	return roots, nil
+}
+
+// nonceKey is nil without a file.
+func (c *Config) nonceKey() ([]byte, error) {
+	if c.NonceKeyFile == "" {
+		return nil, nil
+	}
+	text, err := readFile(c.NonceKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("nonce_key_file: %w", err)
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != 32 {
+		return nil, fmt.Errorf("nonce_key_file: %s: want 32 octets in base64, as `openssl rand -base64 32` writes them", c.NonceKeyFile)
+	}
+	return key, nil
+}
