@@ -78,8 +78,15 @@ func TestNginxRefusesARevokedClient(t *testing.T) {
 func startNginx(t *testing.T, nginx, dir, serverIdentity string) string {
 	t.Helper()
 	addr := freeAddress(t)
+	runNginx(t, nginx, dir, addr, fmt.Sprintf(nginxConf, dir, addr, serverIdentity))
+	return addr
+}
+
+// runNginx runs nginx with a configuration that listens on an address.
+func runNginx(t *testing.T, nginx, dir, addr, text string) {
+	t.Helper()
 	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, addr, serverIdentity), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(nginx, "-p", dir, "-e", "stderr", "-c", conf)
@@ -98,5 +105,4 @@ func startNginx(t *testing.T, nginx, dir, serverIdentity string) string {
 		}
 		return err
 	})
-	return addr
 }

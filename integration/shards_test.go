@@ -22,8 +22,8 @@ type sharded struct {
 }
 
 func newSharded(t *testing.T) *sharded {
-	s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.CRL.ShardSize = 4 }})
-	sh := &sharded{shell: newShell(t, s), server: s} // the operator's and the daemon's certificate are in shard 0
+	s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.CRL.ShardSize = 5 }})
+	sh := &sharded{shell: newShell(t, s), server: s} // the operator's, the daemon's and its OCSP responder's certificate are in shard 0
 	enrol := func(name, url string) *client.Identity {
 		id := s.Enrol(t, client.InvitationRequest{ClientID: name})
 		if got := id.Certificate().Leaf.CRLDistributionPoints[0]; !strings.HasSuffix(got, url) {

@@ -22,7 +22,8 @@ import java.util.Set;
  * Validates a client's certificate as a Java server does, and prints GOOD, or the reason why not.
  *
  * <p>java PKIXCheck.java ROOT CHAIN CRL... takes these CRLs and no others, for the whole chain. Without CRLs it fetches,
- * for the client's certificate, the one that the certificate names.
+ * for the client's certificate, the one that the certificate names. With "ocsp" in their place it asks the OCSP responder
+ * that the certificate names.
  */
 public final class PKIXCheck {
     private static final CertificateFactory X509 = factory();
@@ -40,14 +41,18 @@ public final class PKIXCheck {
         }
         CertPathValidator validator = CertPathValidator.getInstance("PKIX");
         PKIXParameters params = new PKIXParameters(Set.of(new TrustAnchor(root, null)));
-        if (args.length > 2) {
+        boolean ocsp = args.length > 2 && args[2].equals("ocsp");
+        if (args.length > 2 && !ocsp) {
             params.addCertStore(CertStore.getInstance("Collection", new CollectionCertStoreParameters(crls(args))));
         } else {
             PKIXRevocationChecker checker = (PKIXRevocationChecker) validator.getRevocationChecker();
-            checker.setOptions(EnumSet.of(
+            Set<PKIXRevocationChecker.Option> options = EnumSet.of(
                     PKIXRevocationChecker.Option.ONLY_END_ENTITY,
-                    PKIXRevocationChecker.Option.PREFER_CRLS,
-                    PKIXRevocationChecker.Option.NO_FALLBACK));
+                    PKIXRevocationChecker.Option.NO_FALLBACK);
+            if (!ocsp) {
+                options.add(PKIXRevocationChecker.Option.PREFER_CRLS);
+            }
+            checker.setOptions(options);
             params.addCertPathChecker(checker);
         }
         CertPath path = X509.generateCertPath(chain);
