@@ -53,6 +53,7 @@ var works = []struct {
 	{"nodes", (*bench).nodes},
 	{"token", (*bench).tokens},
 	{"verify", (*bench).verification},
+	{"revocation", (*bench).revocations},
 	{"growth", (*bench).growth},
 	{"crl", (*bench).revocationLists},
 	{"scale", (*bench).scale},
@@ -135,6 +136,9 @@ func run(ctx context.Context, args []string) (err error) {
 	chosen, err := choose(o.only)
 	if err != nil {
 		return err
+	}
+	if slices.Equal(chosen, []string{"revocation"}) { // which has no peers
+		b.peers = false
 	}
 	if b.dir, err = os.MkdirTemp(o.temp, "pkid-bench-"); err != nil {
 		return err
