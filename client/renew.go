@@ -47,17 +47,16 @@ func (id *Identity) Renew(ctx context.Context, opts RenewOptions) error {
 		return &ExpiredError{ClientID: id.info.ClientID, At: old.Leaf.NotAfter}
 	}
 	key := old.PrivateKey.(crypto.Signer)
-	var body CSR
 	if opts.Rekey {
 		if key, err = NewKey(keyTypeOf(key.Public())); err != nil {
 			return err
 		}
-		csr, err := newCSR(key)
-		if err != nil {
-			return err
-		}
-		body.CSR = string(csr)
 	}
+	csr, err := newCSR(key) // with the same key too: a CA behind a proxy has no other proof of it
+	if err != nil {
+		return err
+	}
+	body := CSR{CSR: string(csr)}
 	hc := newHTTPClient(showing(old, id.Roots()))
 	defer hc.CloseIdleConnections()
 	var issued Certificate

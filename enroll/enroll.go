@@ -6,11 +6,13 @@
 package enroll
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -30,6 +32,8 @@ var (
 	ErrRequest = errors.New("bad invitation request")
 	// ErrNoCertificate: a renewal came without a client certificate.
 	ErrNoCertificate = errors.New("no client certificate")
+	// ErrOwnKey: a renewal came through a proxy, and without a proof that its client has the certificate's key.
+	ErrOwnKey = errors.New("through a proxy a certificate is renewed for its own key only, which a certificate request proves")
 )
 
 // Bounds of an invitation.
@@ -272,6 +276,32 @@ func (s *Service) Renew(ctx context.Context, state *tls.ConnectionState, csr []b
 			return nil, err
 		}
 	}
+	return s.renew(ctx, leaf, key)
+}
+
+// RenewForwarded is Renew for a connection that a trusted proxy ended. Its word is enough for a token, which is bound to
+// the certificate, but not for a certificate: a proxy that lies, or lets a header through, would get one for a key of its
+// own. So the CSR must be there, and be signed with the certificate's own key, which proves possession from end to end.
+func (s *Service) RenewForwarded(ctx context.Context, state *tls.ConnectionState, csr []byte) (*ca.Issued, error) {
+	leaf, _, ok := ca.ProvePeer(state)
+	if !ok {
+		return nil, fmt.Errorf("%w: present the certificate to be renewed to the proxy", ErrNoCertificate)
+	}
+	if len(csr) == 0 {
+		return nil, fmt.Errorf("%w: send a certificate request that is signed with it", ErrOwnKey)
+	}
+	key, err := ca.ProveCSR(csr)
+	if err != nil {
+		return nil, err
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil || !bytes.Equal(req.RawSubjectPublicKeyInfo, leaf.RawSubjectPublicKeyInfo) {
+		return nil, fmt.Errorf("%w: for a new one, connect directly", ErrOwnKey)
+	}
+	return s.renew(ctx, leaf, key)
+}
+
+func (s *Service) renew(ctx context.Context, leaf *x509.Certificate, key ca.ProvenKey) (*ca.Issued, error) {
 	rec, err := s.ca.Lookup(ctx, leaf)
 	if err != nil {
 		return nil, fmt.Errorf("certificate to renew: %w", err)

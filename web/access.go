@@ -8,7 +8,6 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/enroll"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/tokenbind"
 )
 
 // admit decides whether a request may go on to its handler, and attaches who makes it. OAuth routes decide
@@ -17,11 +16,6 @@ import (
 func (s *Server) admit(r *http.Request, c *call, a Access) (*http.Request, error) {
 	if a == OAuthClient || a == TrustedProxy {
 		return r, nil
-	}
-	// Nothing before these routes may speak for a client certificate (invariant 9). A header that tries is
-	// refused aloud rather than ignored: someone believes that it works.
-	if name, found := tokenbind.ForwardedCertificate(r.Header); found {
-		return r, refuse(forwarded, "%s is not accepted here: connect to %s directly, with the certificate", name, s.c.URLs.MTLS)
 	}
 	// A browser that holds an operator's certificate presents it to whatever page sends it here.
 	if err := crossOrigins.Check(r); err != nil {
@@ -48,6 +42,8 @@ func (s *Server) peer(r *http.Request, c *call) (*x509.Certificate, error) {
 	switch leaf, _, ok := ca.ProvePeer(r.TLS); {
 	case ok:
 		return leaf, nil
+	case c.proxy != nil:
+		return nil, refuse(certificateNeeded, "the proxy handed on no client certificate: present yours to it, or connect to pkid directly")
 	case c.listener == MTLS:
 		return nil, refuse(certificateNeeded, "present the client certificate on this connection, such as with curl --cert and --key")
 	default:
@@ -59,6 +55,9 @@ func (s *Server) peer(r *http.Request, c *call) (*x509.Certificate, error) {
 // The certificate is looked up in the CA's own records, which know of its revocation at once; that the caller holds
 // its key, the handshake proved.
 func (s *Server) operator(r *http.Request, c *call) (*http.Request, error) {
+	if c.proxy != nil {
+		return r, refuse(certificateNeeded, "no proxy speaks for an operator: connect to pkid's mtls listener directly, from an address that is no proxy's")
+	}
 	leaf, err := s.peer(r, c)
 	if err != nil {
 		return r, err

@@ -137,7 +137,11 @@ func (s *Server) renewCertificate(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	issued, err := s.c.Enroll.Renew(r.Context(), r.TLS, csr)
+	renew := s.c.Enroll.Renew
+	if callOf(r.Context()).proxy != nil {
+		renew = s.c.Enroll.RenewForwarded
+	}
+	issued, err := renew(r.Context(), r.TLS, csr)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,9 @@ type call struct {
 	tooMuch  string            // why it was refused, if it was for being too much
 	strays   bool              // no route matched, but a person is looking for a page
 	w        recorder
+
+	proxy     *http.Request // as a trusted proxy sent it; nil: none did
+	forwarded error         // why what came before the client's own request was not believed
 }
 
 var noRouteYet Route
@@ -77,14 +80,14 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (s *Server) listener(l Listener) http.Handler {
 	routes, underWay := s.router(l), s.underWay[l]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		remote := remoteHost(r)
-		from := admission.AddressOf(remote)
-		underWay.begin(from, s.c.Limits.c)
-		defer underWay.end(from)
 		// An id that came with the request is not taken over: it could be made to look like another's.
-		c := &call{id: rand.Text(), listener: l, remote: remote, start: time.Now(), route: &noRouteYet}
+		c := &call{id: rand.Text(), listener: l, start: time.Now(), route: &noRouteYet}
 		c.w.ResponseWriter = w
 		route, vars, err := routes.find(r)
+		r = s.receive(r, c, route)
+		from := admission.AddressOf(c.remote)
+		underWay.begin(from, s.bounds(c))
+		defer underWay.end(from)
 		ctx, cancel := route.bound(r.Context())
 		defer cancel()
 		ctx = audit.WithActor(context.WithValue(ctx, callKey{}, c), audit.Actor{Address: c.remote, RequestID: c.id})
@@ -97,11 +100,17 @@ func (s *Server) listener(l Listener) http.Handler {
 		}
 		defer s.finish(r, c)
 		s.headers(c)
-		if err == nil {
+		switch {
+		case c.forwarded != nil:
+			if route != nil {
+				c.route = route
+			}
+			err = refuse(forwarded, "%v; clients with a certificate connect to %s", c.forwarded, s.c.URLs.MTLS)
+		case err != nil:
+			err = s.strays(r, c, err)
+		default:
 			c.route, c.vars, c.kind = route, vars, kindOf(route)
 			err = s.serve(&c.w, r, c)
-		} else {
-			err = s.strays(r, c, err)
 		}
 		if err != nil {
 			s.fail(&c.w, r, err)
@@ -169,6 +178,9 @@ func (s *Server) logAccess(r *http.Request, c *call, end time.Time) {
 		slog.String("path", r.URL.Path[:min(len(r.URL.Path), 256)]), // never the query: it may hold anything
 		slog.Int("status", c.w.status), slog.Int64("octets", c.w.octets), slog.Duration("took", end.Sub(c.start)),
 		slog.String("remote", c.remote), slog.String("client", c.client))
+	if c.proxy != nil {
+		line.AddAttrs(slog.String("proxy", remoteHost(c.proxy)))
+	}
 	_ = s.log.Handler().Handle(ctx, line) // as slog does: there is nobody to tell
 }
 

@@ -63,6 +63,7 @@ var problems = []struct {
 	{is(enroll.ErrInvitation), outcome{http.StatusUnauthorized, "invitation-not-valid", "Invitation not valid"}},
 	{is(enroll.ErrRequest), outcome{http.StatusBadRequest, "bad-invitation", "Bad invitation request"}},
 	{is(enroll.ErrNoCertificate), certificateNeeded},
+	{is(enroll.ErrOwnKey), outcome{http.StatusBadRequest, "own-key-needed", "A certificate request with the certificate's own key is needed"}},
 	{is(client.ErrEnrolmentToken), outcome{http.StatusUnauthorized, "bad-enrolment-token", "Bad enrolment token"}},
 
 	{is(authserver.ErrDisabled), outcome{http.StatusForbidden, "client-disabled", "The client is disabled"}},
@@ -218,6 +219,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if c.tooMuch != "" && c.route.Access == OAuthClient { // its clients read RFC 6749
 		authserver.Unavailable(w, p.Status, cmp.Or(p.Detail, p.Title))
+		return
+	}
+	if c.forwarded != nil && c.route.Access == OAuthClient {
+		authserver.Malformed(w, r, p.Detail)
 		return
 	}
 	if c.page() {

@@ -25,6 +25,7 @@ import (
 	"github.com/pkid/pkid/internal/feed"
 	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/ocsp"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -58,7 +59,9 @@ type Config struct {
 	Logger    *slog.Logger
 	Now       func() time.Time
 
-	Feed    *feed.Feed        // nil: no revocations are streamed
+	Feed *feed.Feed // nil: no revocations are streamed
+	// Proxies may speak for their clients, but for operators; nil: nobody may.
+	Proxies *tokenbind.Proxies
 	Limits  *Limits           // nil: nothing is limited
 	Metrics []func(io.Writer) // what others measure, in the text format of /metrics
 }

@@ -116,6 +116,12 @@ func Unavailable(w http.ResponseWriter, status int, text string) {
 	writeError(w, status, oauthError{Code: "temporarily_unavailable", Description: text})
 }
 
+// Malformed answers a request that an endpoint does not get to see because of what stands in its headers.
+func Malformed(w http.ResponseWriter, r *http.Request, text string) {
+	allowOrigins(w.Header())
+	writeError(w, http.StatusBadRequest, oauthError{"invalid_request", text, audit.From(r.Context()).RequestID})
+}
+
 // describable keeps to the characters of an error_description (RFC 6749 section 5.2).
 func describable(text string) string {
 	return strings.Map(func(r rune) rune {
