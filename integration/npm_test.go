@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/pkitest"
@@ -22,13 +24,7 @@ import (
 // them at a resource server, and find that a token without its key is worth nothing.
 func TestNPMClients(t *testing.T) {
 	t.Parallel()
-	node := pkitest.Need(t, "node")
-	if _, err := os.Stat("node/node_modules"); err != nil {
-		pkitest.Missing(t, "the npm clients are not installed: `make deps` installs them where npm is")
-	}
-	if exec.CommandContext(t.Context(), node, "-e", "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)").Run() != nil {
-		pkitest.Missing(t, "node is older than the 18.17 that the npm clients need")
-	}
+	node := needNode(t, "node")
 	for _, nonces := range []bool{false, true} {
 		s := pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) { c.Tokens.RequireDPoPNonce = nonces }})
 		id := s.Enrol(t, client.InvitationRequest{ClientID: "npm", Scopes: []string{"read"}})
@@ -42,11 +38,41 @@ func TestNPMClients(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					checkNPM(t, runNode(t, node, script, map[string]any{
 						"issuer": s.URLs.Public, "dir": id.Dir(), "client_id": "npm", "resource": resource, "dpop": dpop,
-					}), dpop)
+					}), "npm", dpop)
 				})
 			}
 		}
+		if nonces {
+			continue
+		}
+		key, jwk := addKeyClient(t, s, "signer")
+		for _, script := range []string{"oauth4webapi.mjs", "openid-client.mjs"} { // a key signs both assertion and, another, the proof
+			t.Run(strings.TrimSuffix(script, ".mjs")+"/private_key_jwt", func(t *testing.T) {
+				r := runNode(t, node, script, map[string]any{
+					"issuer": s.URLs.Public, "dir": id.Dir(), "client_id": key, "resource": resource, "dpop": true, "jwk": jwk,
+				})
+				checkNPM(t, r, key, true)
+			})
+		}
 	}
+}
+
+// addKeyClient registers a client that signs assertions (private_key_jwt), and returns its id and its private JWK.
+func addKeyClient(t *testing.T, s *pkitest.Server, id string) (string, jose.JSONWebKey) {
+	t.Helper()
+	key, err := client.NewKey("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk := jose.JSONWebKey{Key: key, KeyID: "one", Algorithm: "ES256", Use: "sig"}
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{jwk.Public()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Operator(t).AddClient(t.Context(), client.ClientRecord{ID: id, Auth: "private_key_jwt", JWKS: set}); err != nil {
+		t.Fatal(err)
+	}
+	return id, jwk
 }
 
 type npmReport struct {
@@ -55,16 +81,26 @@ type npmReport struct {
 	Body      string `json:"body"`
 	Stolen    int    `json:"stolen"`
 	Challenge string `json:"challenge"`
+
+	Introspection struct {
+		Active   bool              `json:"active"`
+		ClientID string            `json:"client_id"`
+		Cnf      map[string]string `json:"cnf"`
+	} `json:"introspection"`
 }
 
-func checkNPM(t *testing.T, r npmReport, dpop bool) {
+func checkNPM(t *testing.T, r npmReport, who string, dpop bool) {
 	t.Helper()
 	wantType := map[bool]string{false: "bearer", true: "dpop"}[dpop] // oauth4webapi lower-cases it
-	if r.TokenType != wantType || r.Resource != http.StatusOK || r.Body != "hello npm" {
+	if r.TokenType != wantType || r.Resource != http.StatusOK || r.Body != "hello "+who {
 		t.Errorf("used as it should be: %+v, want type %s, 200 and a greeting", r, wantType)
 	}
 	if r.Stolen != http.StatusUnauthorized || !strings.Contains(r.Challenge, "invalid_token") {
 		t.Errorf("stolen: %d %s, want 401 invalid_token", r.Stolen, r.Challenge)
+	}
+	member := map[bool]string{false: "x5t#S256", true: "jkt"}[dpop]
+	if i := r.Introspection; !i.Active || i.ClientID != who || i.Cnf[member] == "" {
+		t.Errorf("introspection: %+v, want it active, of %s, with cnf.%s", i, who, member)
 	}
 }
 
