@@ -136,7 +136,9 @@ var postgresCRL = crlServer{
 		}
 		return func() error { return c.Ping(f.Context()) }
 	},
-	keeps: true,
+	end: func(f *crlFixture) {
+		f.database.Administer(f, "SELECT pg_terminate_backend(pid) FROM pg_stat_ssl WHERE client_serial IS NOT NULL")
+	},
 }
 
 func (f *crlFixture) postgres(id *client.Identity) (*pgx.Conn, error) {

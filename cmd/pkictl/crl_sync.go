@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -73,17 +74,7 @@ func (a *app) syncCRLs(ctx context.Context, f *syncFlags) error {
 	if err != nil {
 		return err
 	}
-	c.Learn = func(ctx context.Context) ([]crlfile.Point, error) {
-		ca, err := id.API().CA(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
-		}
-		points, err := crlPoints(ca, f.which, f.format == "pem", id.TrustedRoots())
-		if err == nil && len(points) == 0 {
-			err = errors.New(f.which.String())
-		}
-		return points, err
-	}
+	c.Learn = f.learn(id)
 	s, err := crlfile.New(c)
 	if err != nil {
 		return err
@@ -97,6 +88,40 @@ func (a *app) syncCRLs(ctx context.Context, f *syncFlags) error {
 		return usagef("%w: choose one with --issuer and --shard, or write all of them in PEM", err)
 	}
 	return err
+}
+
+// learn returns what asks the CA for its CRLs. It has one API for all its questions, and so a connection that stays. A
+// renewal by another process may bring a new root, and then it begins anew.
+func (f *syncFlags) learn(id *client.Identity) func(context.Context) ([]crlfile.Point, error) {
+	rootFile := filepath.Join(id.Dir(), "root.crt")
+	api, seen := id.API(), fileTime(rootFile)
+	return func(ctx context.Context) ([]crlfile.Point, error) {
+		if now := fileTime(rootFile); !now.Equal(seen) {
+			newer, err := client.Load(id.Dir())
+			if err != nil {
+				return nil, err
+			}
+			id, api, seen = newer, newer.API(), now
+		}
+		ca, err := api.CA(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("asking for the issuing CAs: %w", err)
+		}
+		points, err := crlPoints(ca, f.which, f.format == "pem", id.TrustedRoots())
+		if err == nil && len(points) == 0 {
+			err = errors.New(f.which.String())
+		}
+		return points, err
+	}
+}
+
+// fileTime is when a file was changed; zero if it cannot be known.
+func fileTime(name string) time.Time {
+	info, err := os.Stat(name)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // config checks the flags.

@@ -15,7 +15,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"path/filepath"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -51,7 +51,7 @@ type Config struct {
 	DER  bool        // one list in DER, in place of any number in PEM
 	Mode fs.FileMode // zero: that of the file which is there, and 0644 for a new one
 
-	// Learn says which lists there are. It is asked every two seconds.
+	// Learn says which lists there are. It is asked every two seconds, never twice at once.
 	Learn    func(context.Context) ([]Point, error)
 	Interval time.Duration // between two questions for a newer list; 500 ms if zero
 	MaxSize  int64         // of a list, in octets; 256 MiB if zero
@@ -105,7 +105,10 @@ func New(c Config) (*Sync, error) {
 		return nil, err
 	}
 	if c.Hook != nil {
-		s.hook = newRunner(c.Hook, c.HookInterval, filepath.Clean(name)+".hook-due", c.Logger)
+		s.hook = newRunner(c.Hook, c.HookInterval, name+".hook-due", c.Logger)
+		if !s.file.exists() { // a server could only be told that there is none
+			os.Remove(s.hook.note)
+		}
 	}
 	return s, nil
 }

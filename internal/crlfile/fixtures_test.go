@@ -6,10 +6,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -86,7 +88,7 @@ type fixture struct {
 	testing.TB
 	a, b, root *testCA
 	file       string
-	log        *strings.Builder
+	log        *logBook
 	begun      time.Time
 
 	mu     sync.Mutex // guards what follows
@@ -96,10 +98,28 @@ type fixture struct {
 	served map[string]int // bodies, by URL
 }
 
+// logBook is what was logged so far.
+type logBook struct {
+	mu   sync.Mutex // guards text
+	text strings.Builder
+}
+
+func (l *logBook) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logBook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 func newFixture(t testing.TB) *fixture {
 	f := &fixture{
 		TB: t, a: newCA(t, "A"), b: newCA(t, "B"), root: newCA(t, "Root"), file: filepath.Join(t.TempDir(), "crl.pem"),
-		log: &strings.Builder{}, lists: map[string][]byte{}, served: map[string]int{}, begun: time.Now().Truncate(time.Second),
+		log: &logBook{}, lists: map[string][]byte{}, served: map[string]int{}, begun: time.Now().Truncate(time.Second),
 	}
 	f.points = []Point{
 		{Name: "a", Signer: f.a.cert, URL: urlA, Scopes: []string{urlA}},
@@ -137,7 +157,7 @@ func (f *fixture) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	der, etag := f.lists[r.URL.String()], ""
 	if der != nil {
-		etag = `"` + string(rune('a'+der[len(der)-1]%26)) + r.URL.Path + `"`
+		etag = fmt.Sprintf(`"%x"`, sha256.Sum256(der))
 	}
 	switch {
 	case der == nil:
@@ -156,7 +176,7 @@ func (f *fixture) sync(change ...func(*Config)) *Sync {
 	f.Helper()
 	c := Config{
 		File: f.file, Learn: f.learn, HTTPClient: &http.Client{Transport: f},
-		Logger: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{ReplaceAttr: nil})),
+		Logger: slog.New(slog.NewTextHandler(f.log, nil)),
 	}
 	for _, g := range change {
 		g(&c)

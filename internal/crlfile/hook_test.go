@@ -39,7 +39,9 @@ func (h *hooked) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (h *hooked) with(c *Config) { c.Hook, c.HookInterval = h.run, time.Second }
+func (h *hooked) with(c *Config) {
+	c.Hook, c.HookInterval, c.Interval = h.run, time.Second, 250*time.Millisecond
+}
 
 // want checks how many runs there were since the last call, and how long after a time they began.
 func (h *hooked) want(since time.Time, after ...time.Duration) {
@@ -161,6 +163,15 @@ func TestHookIsMadeUpFor(t *testing.T) {
 		stop = h.f.daemon(h.with)
 		pass(5 * time.Second)
 		h.want(begun) // nothing has changed, and the server knows it
+		stop()
+
+		if err := os.Rename(h.f.file, h.f.file+".hook-due"); err != nil {
+			t.Fatal(err)
+		}
+		h.f.away = errors.New("away")
+		stop = h.f.daemon(h.with)
+		pass(5 * time.Second)
+		h.want(begun) // a note, and no file to tell of
 		stop()
 	})
 }

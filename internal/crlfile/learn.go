@@ -58,12 +58,15 @@ func names(points []Point) string {
 	return strings.Join(all, ", ")
 }
 
-// firstLearn asks until there is an answer. The CA may be away when a server starts, and the file is there.
+// firstLearn asks until there is an answer, or ctx ends. The CA may be away when a server starts, and the file is there.
 func (s *Sync) firstLearn(ctx context.Context) error {
 	told := ""
 	for {
 		err := s.learn(ctx)
-		if err == nil || errors.Is(err, ErrNotOne) || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil || errors.Is(err, ErrNotOne):
 			return err
 		}
 		told = s.tell("the CA does not say which CRLs there are; the file stays as it is", told, err)

@@ -73,6 +73,11 @@ func (t *target) check() error {
 	return nil
 }
 
+func (t *target) exists() bool {
+	_, err := os.Stat(t.name)
+	return err == nil
+}
+
 // content reads the file.
 func (t *target) content() ([]byte, error) {
 	info, err := os.Stat(t.name)
