@@ -1,6 +1,7 @@
 package tokenbind
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -42,8 +43,8 @@ type ProxiesConfig struct {
 	// or an error: such a request is refused, since neither validity nor revocation could be judged.
 	Find func(context.Context, thumbprint.Cert) (*x509.Certificate, error)
 
-	// Original is by which headers the proxies tell scheme, host and sender of the client's request. The zero value is
-	// X-Forwarded-*. The proxies must replace what a client sends of them; a list of addresses they may extend.
+	// Original is by which headers the proxies tell scheme, host and sender of the client's request. Empty:
+	// OriginalXForwarded. The proxies must replace what a client sends of them; a list of addresses they may extend.
 	Original OriginalForm
 }
 
@@ -62,6 +63,7 @@ const maxParsed = 1024
 func NewProxies(c ProxiesConfig) (*Proxies, error) {
 	p := &Proxies{conf: c, header: forms[c.Form].header, parsed: recent.New[[sha256.Size]byte, []*x509.Certificate](maxParsed)}
 	p.conf.Addresses = slices.Clone(c.Addresses)
+	p.conf.Original = cmp.Or(c.Original, OriginalXForwarded)
 	if len(c.Addresses) == 0 && c.Certificate == nil {
 		return nil, errors.New("setting up proxies: neither an address nor a certificate names one")
 	}
@@ -78,7 +80,7 @@ func NewProxies(c ProxiesConfig) (*Proxies, error) {
 	if _, known := forms[c.Form]; !known {
 		return nil, fmt.Errorf("setting up proxies: certificate form %q is none of %s", c.Form, strings.Join(CertificateForms(), ", "))
 	}
-	if !slices.Contains([]OriginalForm{OriginalXForwarded, OriginalForwarded, OriginalNone}, c.Original) {
+	if !slices.Contains([]OriginalForm{OriginalXForwarded, OriginalForwarded, OriginalNone}, p.conf.Original) {
 		return nil, fmt.Errorf("setting up proxies: original request form %q is none of x-forwarded, forwarded, none", c.Original)
 	}
 	if c.Header != "" {

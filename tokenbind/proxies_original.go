@@ -19,9 +19,9 @@ type OriginalForm string
 // The forms. Headers of the other form are not believed: they are the client's, and must not say anything else about
 // scheme and host.
 const (
-	OriginalXForwarded OriginalForm = ""          // X-Forwarded-For, -Proto, -Host and -Port
-	OriginalForwarded  OriginalForm = "forwarded" // Forwarded (RFC 7239)
-	OriginalNone       OriginalForm = "none"      // by none
+	OriginalXForwarded OriginalForm = "x-forwarded" // X-Forwarded-For, -Proto, -Host and -Port
+	OriginalForwarded  OriginalForm = "forwarded"   // Forwarded (RFC 7239)
+	OriginalNone       OriginalForm = "none"        // by none
 )
 
 const (

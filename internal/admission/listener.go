@@ -2,6 +2,7 @@ package admission
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,10 @@ const slow = 3 * time.Second
 // kernel's queue, until one has sent its request or has been slow.
 type Listener struct {
 	net.Listener
+	// Proxy reports whether an address is that of a proxy, where the connections of many clients end: PerAddress does not
+	// hold for it. Nil: none is. It is set before the first Accept.
+	Proxy func(netip.Addr) bool
+
 	c      Connections
 	slow   time.Duration // see slow; another in tests
 	closed chan struct{}
@@ -126,7 +131,7 @@ func (l *Listener) admit(c net.Conn, now time.Time) *Conn {
 	conn := &Conn{Conn: c, l: l, from: peerOf(c.RemoteAddr()), accepted: now}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ofAddress := l.address[conn.from] >= l.c.PerAddress
+	ofAddress := l.address[conn.from] >= l.c.PerAddress && !l.proxy(c.RemoteAddr())
 	if ofAddress || len(l.conns) >= l.c.Most {
 		idlest := l.idlest(func(c *Conn) bool { return !ofAddress || c.from == conn.from })
 		if idlest == nil {
@@ -137,6 +142,11 @@ func (l *Listener) admit(c net.Conn, now time.Time) *Conn {
 	l.conns[conn], l.fresh[conn] = struct{}{}, struct{}{}
 	l.address[conn.from]++
 	return conn
+}
+
+func (l *Listener) proxy(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && l.Proxy != nil && l.Proxy(tcp.AddrPort().Addr())
 }
 
 // idlest returns the connection that has been idle for longest, of those that will do. The caller holds the mutex. All

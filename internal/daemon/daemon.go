@@ -25,6 +25,7 @@ import (
 	"github.com/pkid/pkid/internal/feed"
 	"github.com/pkid/pkid/internal/rollover"
 	"github.com/pkid/pkid/internal/stepca"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 	"github.com/pkid/pkid/web"
 )
@@ -44,8 +45,9 @@ type Daemon struct {
 	cert       *serverCert
 	responders *responders // nil: no OCSP
 	limits     *web.Limits
-	verify     http.Handler // of what proxies ask
-	feed       *feed.Feed   // of revocations, to resource servers
+	proxies    *tokenbind.Proxies // nil: none is trusted
+	verify     http.Handler       // of what proxies ask
+	feed       *feed.Feed         // of revocations, to resource servers
 	web        *web.Server
 	follower   *auditFollower // nil if nothing of the audit log is written outside of the store
 	pruned     pruned
@@ -195,7 +197,10 @@ func (d *Daemon) openOAuth(ctx context.Context, passphrase []byte) (*authserver.
 	if err != nil {
 		return nil, err
 	}
-	d.verify, err = d.openVerify(nil, dataKey)
+	if d.proxies, err = d.openProxies(); err != nil {
+		return nil, err
+	}
+	d.verify, err = d.openVerify(d.proxies, dataKey)
 	return d.oauth, err
 }
 
@@ -213,7 +218,7 @@ func (d *Daemon) openWeb(oauth *authserver.Server) error {
 		Authority: d.authority, Enroll: enrolment, OAuth: oauth, Clients: d.clients, CRL: d.publisher, Audit: archive{d.store, d.follower},
 		RootCRL: rootCRL, RootCRLs: func() []*x509.RevocationList { return *d.rootCRLs.Load() }, Issuers: d.issuers, TokenKeys: d.tokens,
 		Explain: d.explain, Verify: d.verify, Snapshot: d.snapshot(), URLs: d.URLs(), Name: d.cfg.Name, Logger: d.log,
-		Limits: d.limits, Feed: d.feed, OCSP: d.responders.responder(), Metrics: d.metrics(), Checks: d.checks(),
+		Proxies: d.proxies, Limits: d.limits, Feed: d.feed, OCSP: d.responders.responder(), Metrics: d.metrics(), Checks: d.checks(),
 	})
 	return err
 }

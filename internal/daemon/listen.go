@@ -57,6 +57,7 @@ func (d *Daemon) listen(ctx context.Context) (servers []*server, err error) {
 			return servers, err
 		}
 		bounds := admission.Listen(listener, connections(d.cfg.Limits))
+		bounds.Proxy = d.proxies.TrustsAddress
 		listener = bounds
 		if spec.tls != nil {
 			spec.tls.NextProtos = []string{"h2", "http/1.1"}

@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+// openProxies makes the proxies that the configuration names; nil if it names none.
+func (d *Daemon) openProxies() (*tokenbind.Proxies, error) {
+	p := d.cfg.Proxies
+	if !p.Named() {
+		return nil, nil
+	}
+	c := tokenbind.ProxiesConfig{Form: tokenbind.CertificateForm(p.Form), Header: p.Header, Original: tokenbind.OriginalForm(p.Original), Find: d.findCertificate}
+	if len(p.Clients) > 0 {
+		c.Certificate = d.isProxy
+	}
+	var err error
+	if c.Addresses, err = p.Prefixes(); err != nil {
+		return nil, err
+	}
+	return tokenbind.NewProxies(c)
+}
+
+// isProxy reports whether a certificate that was proved on a connection is a proxy's. The records are asked each time, so
+// that a revocation counts at once.
+func (d *Daemon) isProxy(ctx context.Context, cert *x509.Certificate) bool {
+	rec, err := d.authority.Lookup(ctx, cert)
+	if errors.Is(err, ca.ErrNotFound) {
+		return false
+	}
+	if err == nil {
+		if !slices.Contains(d.cfg.Proxies.Clients, rec.ClientID) || rec.Profile == config.ProfileOperator || rec.Status(time.Now()) != ca.Active {
+			return false
+		}
+		err = d.clients.CheckEnabled(ctx, rec.ClientID)
+	}
+	if err != nil && !errors.Is(err, authserver.ErrDisabled) {
+		d.log.ErrorContext(ctx, "a proxy is not trusted: its certificate cannot be looked up", "error", err)
+	}
+	return err == nil
+}
+
+// findCertificate returns the certificate of which a proxy told the hash.
+func (d *Daemon) findCertificate(ctx context.Context, t thumbprint.Cert) (*x509.Certificate, error) {
+	page, err := d.store.List(ctx, ca.Query{Thumbprint: t, Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(page.Records) == 0 {
+		return nil, ca.ErrNotFound
+	}
+	return x509.ParseCertificate(page.Records[0].DER)
+}
