@@ -167,7 +167,7 @@ func TestC01_ClientIDInTokenRequest(t *testing.T) {
 	}
 }
 
-func TestC02_MTLSAliasIsUsed(t *testing.T) {
+func TestC02H10H66_MTLSAliasIsUsed(t *testing.T) {
 	f := newFakeAS(t)
 	if _, err := f.source(f.identity(), TokenConfig{}).Token(t.Context()); err != nil || f.grants[0].path != "/mtls/token" {
 		t.Errorf("asked at %v, %v", f.grants, err)
