@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -282,8 +283,7 @@ func TestA34_StreamEndsWithItsCertificate(t *testing.T) {
 	if _, err := stream.Recv(); err != nil {
 		t.Fatal(err)
 	}
-	shown := id.Certificate().Leaf.SerialNumber.Text(16)
-	if _, err := s.Operator(t).Revoke(t.Context(), strings.Repeat("0", 32-len(shown))+shown, client.Revocation{Reason: "keyCompromise"}); err != nil {
+	if _, err := s.Operator(t).Revoke(t.Context(), fmt.Sprintf("%032x", id.Certificate().Leaf.SerialNumber), client.Revocation{Reason: "keyCompromise"}); err != nil {
 		t.Fatal(err)
 	}
 	pkitest.Eventually(t, time.Minute, func() error {

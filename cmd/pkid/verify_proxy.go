@@ -16,7 +16,7 @@ func verifyProxyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify-proxy", Short: "answer proxies that ask whether a request may pass, without a CA: forward authentication", Args: noArgs,
 		Long: `Answer proxies that ask whether a client's request may pass: nginx auth_request, Traefik ForwardAuth,
-Caddy forward_auth, HAProxy, and Envoy's ext_authz over HTTP. There is no key of the CA here and no store:
+Caddy forward_auth, HAProxy, and Envoy's ext_authz over HTTP or gRPC. There is no key of the CA here and no store:
 token keys, CRLs and revocations come from the issuer, and until they are there every request is refused.
 
 Proxies ask at /v1/verify (docs/forward-auth.md). With --config, a file says all that the flags can say, and
@@ -57,6 +57,7 @@ may have several resource servers.`,
 	f.BoolVar(&server.InsecureAllowBearer, "insecure-allow-bearer", false, "take tokens that are bound to nothing: whoever gets hold of one can use it")
 	f.StringVar(&c.NonceKeyFile, "nonce-key-file", "", "file with 32 octets in base64, for several of these beside each other (default: a random key)")
 	f.StringVar(&c.Listen, "listen", verifyproxy.DefaultListen, "address where proxies ask")
+	f.StringVar(&c.ExtAuthz, "ext-authz", "", "address where Envoy asks over gRPC (default: nowhere)")
 	f.StringVar(&c.TLS, "tls", "", "directory with an identity of profile server to listen with (default: plain HTTP, on loopback only)")
 	f.BoolVar(&c.InsecureListenHTTP, "insecure-listen-http", false, "plain HTTP on any address: whoever is on the network between reads tokens, and speaks for the proxy")
 	f.StringVar(&c.Ops, "ops", verifyproxy.DefaultOps, "address for metrics and health, plain HTTP")

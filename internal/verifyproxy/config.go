@@ -36,6 +36,8 @@ type Config struct {
 	Servers []config.ResourceServer `yaml:"servers"`
 	// Listen is where proxies ask. Default 127.0.0.1:9180.
 	Listen string `yaml:"listen,omitempty"`
+	// ExtAuthz is where Envoy asks over gRPC, with the same TLS or on loopback. Default: nowhere.
+	ExtAuthz string `yaml:"ext_authz,omitempty"`
 	// TLS is an identity of profile server to listen with. Default: none, which is for loopback only.
 	TLS string `yaml:"tls,omitempty"`
 	// InsecureListenHTTP allows any address without TLS: whoever is on the network between reads tokens, and sends what
@@ -132,13 +134,24 @@ func (c *Config) validate() error {
 	if err := c.Log.Validate(); err != nil {
 		return err
 	}
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return fmt.Errorf("listen: want host:port: %w", err)
+	if err := c.reachable("listen", c.Listen); err != nil {
+		return err
 	}
-	if addr, err := netip.ParseAddr(host); c.TLS == "" && !c.InsecureListenHTTP && host != "localhost" && (err != nil || !addr.IsLoopback()) {
-		return fmt.Errorf("listen: %s is reached from other hosts, and tokens would go there in the clear: give it a certificate with tls, "+
-			"or say insecure_listen_http where the network is yours alone", c.Listen)
+	if c.ExtAuthz == "" {
+		return nil
+	}
+	return c.reachable("ext_authz", c.ExtAuthz)
+}
+
+// reachable refuses an address that tokens would go to in the clear.
+func (c *Config) reachable(key, addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%s: want host:port: %w", key, err)
+	}
+	if ip, err := netip.ParseAddr(host); c.TLS == "" && !c.InsecureListenHTTP && host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%s: %s is reached from other hosts, and tokens would go there in the clear: give it a certificate with tls, "+
+			"or say insecure_listen_http where the network is yours alone", key, addr)
 	}
 	return nil
 }
@@ -149,13 +162,9 @@ func (c *Config) proxies() (*tokenbind.Proxies, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := tokenbind.ProxiesConfig{
+	return tokenbind.NewProxies(tokenbind.ProxiesConfig{
 		Addresses: prefixes, Form: tokenbind.CertificateForm(c.Proxies.Form), Header: c.Proxies.Header, Original: tokenbind.OriginalForm(c.Proxies.Original),
-	}
-	if p.Original == "x-forwarded" {
-		p.Original = tokenbind.OriginalXForwarded
-	}
-	return tokenbind.NewProxies(p)
+	})
 }
 
 // roots are the CA's.

@@ -35,6 +35,7 @@ type Proxy struct {
 	status  *status
 	replay  *tokenbind.MemoryReplay
 	gate    *admission.Gate
+	proxies *tokenbind.Proxies
 	handler *forwardauth.Handler
 	metrics metrics
 	tls     *tls.Config // nil: none
@@ -75,8 +76,8 @@ func New(c Config, log *slog.Logger) (*Proxy, error) {
 }
 
 func (p *Proxy) newHandler() (*forwardauth.Handler, error) {
-	proxies, err := p.c.proxies()
-	if err != nil {
+	var err error
+	if p.proxies, err = p.c.proxies(); err != nil {
 		return nil, err
 	}
 	nonceKey, err := p.c.nonceKey()
@@ -91,7 +92,7 @@ func (p *Proxy) newHandler() (*forwardauth.Handler, error) {
 			Revocation: p.status, Tokens: p.status, MaxTokens: max(verifiedTokens/len(p.c.Servers), 2), Logger: p.log,
 		}})
 	}
-	return forwardauth.New(forwardauth.Config{Proxies: proxies, Servers: servers, Replay: p.replay, Observe: p.observe, Logger: p.log})
+	return forwardauth.New(forwardauth.Config{Proxies: p.proxies, Servers: servers, Replay: p.replay, Observe: p.observe, Logger: p.log})
 }
 
 // observe counts, and logs who may pass. Refusals are logged where they are made, with their reason; nothing secret of a
@@ -173,6 +174,12 @@ func (p *Proxy) Serve(ctx context.Context, ready func(listen, ops string)) error
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	var envoy net.Listener
+	if p.c.ExtAuthz != "" {
+		if envoy, err = bind(ctx, "ext_authz", p.c.ExtAuthz); err != nil {
+			return errors.Join(err, listener.Close(), ops.Close())
+		}
+	}
 	at, opsAt := listener.Addr().String(), ops.Addr().String()
 	if p.tls != nil {
 		listener = tls.NewListener(listener, p.tls)
@@ -183,7 +190,10 @@ func (p *Proxy) Serve(ctx context.Context, ready func(listen, ops string)) error
 	background.Go(func() { p.status.run(ctx) })
 	background.Go(func() { _, _ = p.keys.Keys(ctx, "") }) // so that the first request need not wait; the error is logged
 	servers := map[*http.Server]net.Listener{p.server(p): listener, p.server(p.Ops()): ops}
-	failed := make(chan error, len(servers))
+	failed := make(chan error, len(servers)+1)
+	if envoy != nil {
+		background.Go(func() { failed <- serveGRPC(ctx, p.grpcServer(), envoy) })
+	}
 	for s, l := range servers {
 		background.Go(func() { failed <- s.Serve(l) })
 	}
