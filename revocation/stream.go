@@ -165,7 +165,9 @@ func (in *incoming) certificate(c Certificate) error {
 
 // reset forgets what the stream does not vouch for any more, but not before it has told what is true instead.
 func (in *incoming) reset(r Reset) error {
-	in.log.Info("the revocation stream starts over; what was missed comes with the CRL", "url", in.url, "reason", r.Reason)
+	if !in.Follower.heard.IsZero() {
+		in.log.Info("the revocation stream cannot go on from where it was; what was missed comes with the CRL", "url", in.url, "reason", r.Reason)
+	}
 	in.counts.resets++
 	in.blank, in.anew = false, newTokens(in.tokens.most)
 	in.anew.notBefore = r.TokensNotBefore
