@@ -1,0 +1,326 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	xocsp "golang.org/x/crypto/ocsp"
+
+	"github.com/pkid/pkid/ca"
+	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/boltstore"
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/rollover"
+	"github.com/pkid/pkid/internal/stepca"
+)
+
+// answering is two issuing CAs with their OCSP responders, and a clock that the test sets. The first one signs, until the
+// test says otherwise in known.
+type answering struct {
+	*responders
+	t         *testing.T
+	now       time.Time
+	authority *ca.Authority
+	issuers   [2]*ca.Issuer
+	signers   [2]*awaySigner
+	known     []rollover.Issuer
+}
+
+// awaySigner is a key in a device that can be away.
+type awaySigner struct {
+	ca.Signer
+	away bool
+}
+
+func (s *awaySigner) SignCertificate(ctx context.Context, tbs ca.TBSCertificate) ([]byte, error) {
+	if s.away {
+		return nil, ca.ErrSignerAway
+	}
+	return s.Signer.SignCertificate(ctx, tbs)
+}
+
+func newAnswering(t *testing.T) *answering {
+	t.Helper()
+	a := &answering{t: t, now: time.Now().UTC().Truncate(time.Second)}
+	clock := func() time.Time { return a.now }
+	root, rootKey := newRoot(t)
+	for n := range a.issuers {
+		key, err := stepca.GenerateKey(ca.P256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.issuers[n], a.signers[n] = a.issuer(root, rootKey, key)
+	}
+	a.issuers[1].From = a.now.Add(24 * time.Hour)
+	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	profiles, err := Profiles(config.BuiltinProfiles())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.authority, err = ca.New(ca.Config{Issuer: a.issuers[0], Store: store, Profiles: profiles, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.authority.SetIssuers(a.issuers[:]...); err != nil {
+		t.Fatal(err)
+	}
+	a.known = []rollover.Issuer{{Issuer: a.issuers[0], State: rollover.Active}, {Issuer: a.issuers[1], State: rollover.Waiting}}
+	known := func() []rollover.Issuer { return a.known }
+	a.responders, err = newResponders(config.OCSP{Lifetime: 10 * time.Minute}, a.authority, known, slog.New(slog.DiscardHandler), clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (a *answering) issuer(root *x509.Certificate, rootKey, key crypto.Signer) (*ca.Issuer, *awaySigner) {
+	a.t.Helper()
+	cert, err := stepca.CreateIssuer(stepca.CeremonySpec{Name: "Test", RootCRLURL: "http://pki.test/root.crl", RootAIAURL: "http://pki.test/root.crt"}, root, rootKey, key.Public())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	signer, err := stepca.NewSigner(cert, key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	away := &awaySigner{Signer: signer}
+	return &ca.Issuer{Signer: away, Root: root, CRLURL: "http://pki.test/a.crl", AIAURL: "http://pki.test/a.crt", OCSPURL: "http://pki.test/ocsp"}, away
+}
+
+// ask returns the answer about a certificate of the n-th issuing CA, verified as clients do; or why there is none.
+func (a *answering) ask(n int, cert *x509.Certificate) (*xocsp.Response, error) {
+	a.t.Helper()
+	issuer := a.issuers[n].Signer.Certificate()
+	request, err := xocsp.CreateRequest(cert, issuer, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return xocsp.ParseResponseForCert(a.Respond(a.t.Context(), request).DER, cert, issuer)
+}
+
+// signer is the certificate that an answer was signed with.
+func (a *answering) signer(n int, cert *x509.Certificate) *x509.Certificate {
+	a.t.Helper()
+	answer, err := a.ask(n, cert)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return answer.Certificate
+}
+
+func (a *answering) refuses(n int, cert *x509.Certificate, want xocsp.ResponseStatus) {
+	a.t.Helper()
+	_, err := a.ask(n, cert)
+	if got, ok := errors.AsType[xocsp.ResponseError](err); !ok || got.Status != want {
+		a.t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func (a *answering) client() *x509.Certificate {
+	a.t.Helper()
+	key, err := stepca.GenerateKey(ca.P256)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	proven, err := ca.ProveOwn(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	issued, err := a.authority.Issue(a.t.Context(), ca.Request{Profile: config.ProfileClient, ClientID: "client", Names: ca.Names{CommonName: "client"}, Key: proven})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(issued.Record.DER)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert
+}
+
+func TestResponderCertificatesRenewThemselves(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	a.keep(t.Context())
+	first := a.signer(0, cert)
+	a.refuses(1, cert, xocsp.Unauthorized) // it has issued nothing
+	half := first.NotBefore.Add(first.NotAfter.Sub(first.NotBefore) / 2)
+	for _, step := range []struct {
+		at      time.Time
+		another bool
+	}{{a.now, false}, {half.Add(-time.Second), false}, {half, true}, {half.Add(time.Hour), false}} {
+		a.now = step.at
+		a.keep(t.Context())
+		next := a.signer(0, cert)
+		if next.Equal(first) == step.another {
+			t.Errorf("at %s: another is %v, want %v", step.at, !next.Equal(first), step.another)
+		}
+		if step.another && next.PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(first.PublicKey) {
+			t.Error("with the same key")
+		}
+		first = next
+	}
+	var text bytes.Buffer
+	a.writeMetrics(&text)
+	if !strings.Contains(text.String(), `pkid_ocsp_responder_not_after_seconds{issuer="`+a.issuers[0].ID()+`"}`) {
+		t.Error(text.String())
+	}
+}
+
+// An issuing CA that has retired goes on answering for the certificates that it issued, until the last has expired; and
+// the responder's own does not keep it from its end.
+func TestRespondersOfEarlierIssuers(t *testing.T) {
+	a := newAnswering(t)
+	old := a.client()
+	a.keep(t.Context())
+	a.now = a.issuers[1].From
+	last := a.now.Add(10 * 24 * time.Hour)
+	a.known = []rollover.Issuer{{Issuer: a.issuers[0], State: rollover.Retiring, LastExpiry: last}, {Issuer: a.issuers[1], State: rollover.Active}}
+	a.keep(t.Context())
+	recent := a.client()
+	for step := range 10 {
+		a.now = a.now.Add(24*time.Hour - time.Second)
+		a.keep(t.Context())
+		if end := a.signer(0, old).NotAfter; end.After(last) || !end.After(a.now) {
+			t.Errorf("day %d: until %s, where the last certificate ends at %s", step, end, last)
+		}
+		a.signer(1, recent)
+	}
+	if end := a.signer(0, old).NotAfter; !end.Equal(last) {
+		t.Errorf("until %s, want %s", end, last)
+	}
+	if answer, err := a.ask(0, recent); err != nil || answer.Status != xocsp.Unknown {
+		t.Errorf("another issuing CA's serial number: %v, %v", answer, err)
+	}
+	a.now = last
+	a.keep(t.Context())
+	a.refuses(0, old, xocsp.Unauthorized)
+	if err := a.check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestResponderCertificateIsRevoked(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	a.keep(t.Context())
+	first := a.signer(0, cert)
+	serial, err := ca.SerialOf(first.SerialNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.authority.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: ca.KeyCompromise}); err != nil {
+		t.Fatal(err)
+	}
+	a.keep(t.Context())
+	if a.signer(0, cert).Equal(first) {
+		t.Error("it goes on signing")
+	}
+}
+
+// While the issuing key is away, the certificate that is there is used to its end. Then there is no answer, and /readyz
+// says so.
+func TestResponderWhileTheIssuingKeyIsAway(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	ready := func(want bool) {
+		t.Helper()
+		if err := a.check(t.Context()); (err == nil) != want {
+			t.Errorf("at %s: %v", a.now, err)
+		}
+	}
+	a.signers[0].away = true
+	a.keep(t.Context())
+	a.refuses(0, cert, xocsp.TryLater)
+	ready(false)
+	a.signers[0].away = false
+	a.keep(t.Context())
+	end := a.signer(0, cert).NotAfter
+	ready(true)
+
+	a.signers[0].away = true
+	a.now = end.Add(-time.Minute)
+	a.keep(t.Context())
+	if answer, err := a.ask(0, cert); err != nil || answer.NextUpdate.After(end) {
+		t.Errorf("until %v, %v", answer, err)
+	}
+	ready(true)
+	a.now = end
+	a.keep(t.Context())
+	a.refuses(0, cert, xocsp.TryLater)
+	ready(false)
+	a.signers[0].away = false
+	a.keep(t.Context())
+	a.signer(0, cert)
+	ready(true)
+}
+
+// A handshake under way keeps the certificate that it was given: what is stapled anew comes with another one.
+func TestStapleIsReplacedAsAWhole(t *testing.T) {
+	a := newAnswering(t)
+	s, err := newServerCert(a.authority, []string{"localhost"}, a.responders, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.renew(t.Context()); err != nil { // before the responder has a certificate
+		t.Fatal(err)
+	}
+	none := s.current.Load()
+	a.keep(t.Context())
+	s.restaple(t.Context())
+	first := s.current.Load()
+	if none.OCSPStaple != nil || first.OCSPStaple == nil || !bytes.Equal(none.Certificate[0], first.Certificate[0]) {
+		t.Fatal("the certificate was changed, or nothing was stapled")
+	}
+	if s.restapleAt.After(s.stapleEnds.Add(-s.stapleEnds.Sub(time.Now())/2 + time.Minute)) {
+		t.Errorf("again at %s, and it ends at %s", s.restapleAt, s.stapleEnds)
+	}
+	issuer := a.issuers[0].Signer.Certificate()
+	serial, err := ca.SerialOf(first.Leaf.SerialNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.authority.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: ca.Superseded}); err != nil {
+		t.Fatal(err)
+	}
+	s.restaple(t.Context())
+	for cert, want := range map[*[]byte]int{&first.OCSPStaple: xocsp.Good, &s.current.Load().OCSPStaple: xocsp.Revoked} {
+		if answer, err := xocsp.ParseResponseForCert(*cert, first.Leaf, issuer); err != nil || answer.Status != want {
+			t.Errorf("%+v, %v; want %d", answer, err, want)
+		}
+	}
+
+	// Without answers the last one stays for as long as it holds.
+	if err := a.SetIssuers(); err != nil {
+		t.Fatal(err)
+	}
+	s.restaple(t.Context())
+	if s.current.Load().OCSPStaple == nil {
+		t.Error("an answer that holds was dropped")
+	}
+	s.stapleEnds = time.Now()
+	s.restaple(t.Context())
+	if s.current.Load().OCSPStaple != nil {
+		t.Error("an answer is stapled that holds no more")
+	}
+}
+
+func TestRespondersIssueInTheirOwnName(t *testing.T) {
+	a := newAnswering(t)
+	a.keep(t.Context())
+	page, err := a.authority.List(t.Context(), ca.Query{Profile: ca.ResponderProfile, Limit: 10})
+	if err != nil || len(page.Records) != 1 || page.Records[0].ClientID != enroll.Daemon || config.ProfileResponder != ca.ResponderProfile {
+		t.Errorf("%+v, %v", page, err)
+	}
+}
