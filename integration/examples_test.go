@@ -3,6 +3,8 @@ package integration
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -66,6 +68,115 @@ func TestSamplePrograms(t *testing.T) {
 	t.Log(table.String())
 	if wrong > 0 {
 		t.Errorf("%d wrong cells", wrong)
+	}
+	for _, server := range []string{"go", "node"} {
+		t.Run(server+"/renewal", func(t *testing.T) { p.renew(t, p.urls[server]) })
+	}
+	t.Run("renewal under load", p.renewUnderLoad)
+	t.Run("revocation", p.revoke)
+}
+
+// renewUnderLoad has the Node client send requests all the time while its certificate is renewed, and its key: none fails.
+func (p *samples) renewUnderLoad(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.node, "node/load.mjs", p.shop.Dir(), p.urls["go"], p.urls["node"])
+	stop, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	counts := json.NewDecoder(out)
+	var n struct {
+		OK       int      `json:"ok"`
+		Failures []string `json:"failures"`
+	}
+	for range 4 { // it prints when it has sent a hundred more
+		if err := counts.Decode(&n); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.shop.Renew(t.Context(), client.RenewOptions{Rekey: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop.Close()
+	for counts.Decode(&n) == nil {
+	}
+	if err := cmd.Wait(); err != nil || len(n.Failures) > 0 || n.OK < 400 {
+		t.Errorf("%v: %d requests went well, these did not: %v", err, n.OK, n.Failures)
+	}
+}
+
+// renew has a client whose certificate is renewed, and a server that knows its sessions: the new certificate comes with a
+// new token, and the old one's token does not go with the new certificate.
+func (p *samples) renew(t *testing.T, url string) {
+	source, err := client.NewTokenSource(client.TokenConfig{Identity: p.shop, Resource: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := source.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := http.Header{"Authorization": {"Bearer " + before.AccessToken}}
+	sessions := p.shop.TLSConfig()
+	sessions.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	old := p.shop.Certificate()
+	sessions.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return old, nil }
+	resuming := &http.Client{Transport: &http.Transport{TLSClientConfig: sessions, DisableKeepAlives: true}, Timeout: time.Minute}
+	for range 2 { // the second resumes the first's TLS session, which proved the certificate (A35)
+		if got := p.present(resuming, url, header); got != "200 " {
+			t.Errorf("the token with its certificate: %s", got)
+		}
+	}
+	if err := p.shop.Renew(t.Context(), client.RenewOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.present(p.shop.HTTPClient(), url, header); got != "401 invalid_token" {
+		t.Errorf("the old token with the new certificate: %s", got)
+	}
+	for _, lang := range []string{"go", "node"} {
+		if got := p.call(lang, "mtls", url); got != "200 the orders of shop" {
+			t.Errorf("a new token with the new certificate, from %s: %s", lang, got)
+		}
+	}
+}
+
+// revoke has both servers refuse a token whose certificate is revoked, although its lifetime is not over.
+func (p *samples) revoke(t *testing.T) {
+	headers := map[string]http.Header{}
+	for _, server := range []string{"go", "node"} {
+		source, err := client.NewTokenSource(client.TokenConfig{Identity: p.shop, Resource: p.urls[server]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := source.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers[server] = http.Header{"Authorization": {"Bearer " + token.AccessToken}}
+		if got := p.present(p.shop.HTTPClient(), p.urls[server], headers[server]); got != "200 " {
+			t.Errorf("%s before the revocation: %s", server, got)
+		}
+	}
+	serial := fmt.Sprintf("%032x", p.shop.Certificate().Leaf.SerialNumber)
+	if _, err := p.s.Operator(t).Revoke(t.Context(), serial, client.Revocation{Reason: "keyCompromise"}); err != nil {
+		t.Fatal(err)
+	}
+	for server, header := range headers {
+		pkitest.Eventually(t, 10*time.Second, func() error {
+			if got := p.present(p.shop.HTTPClient(), p.urls[server], header); got != "401 invalid_token" {
+				return fmt.Errorf("%s: %s", server, got)
+			}
+			return nil
+		})
 	}
 }
 
@@ -187,7 +298,7 @@ func (p *samples) steal(flow, url string) string {
 	}
 	thief := p.s.Enrol(p.t, client.InvitationRequest{ClientID: "thief"})
 	header := http.Header{"Authorization": {"Bearer " + token.AccessToken}}
-	answer := p.present(thief, url, header)
+	answer := p.present(thief.HTTPClient(), url, header)
 	if flow == "dpop" && answer == "401 invalid_token" { // and with a proof by the thief's own key
 		key, _ := client.NewKey("")
 		prover, err := tokenbind.NewProver(key)
@@ -199,19 +310,19 @@ func (p *samples) steal(flow, url string) string {
 			return err.Error()
 		}
 		header = http.Header{"Authorization": {"DPoP " + token.AccessToken}, "Dpop": {proof}}
-		answer = p.present(thief, url, header)
+		answer = p.present(thief.HTTPClient(), url, header)
 	}
 	return answer
 }
 
-// present sends a request with the thief's own certificate, and returns the status and the error of the challenge.
-func (p *samples) present(thief *client.Identity, url string, header http.Header) string {
+// present sends a request, and returns the status and the error of the challenge.
+func (p *samples) present(hc *http.Client, url string, header http.Header) string {
 	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, url+"/", nil)
 	if err != nil {
 		return err.Error()
 	}
 	req.Header = header
-	resp, err := thief.HTTPClient().Do(req)
+	resp, err := hc.Do(req)
 	if err != nil {
 		return err.Error()
 	}
