@@ -153,6 +153,7 @@ func check(t *testing.T, c grpc_health_v1.HealthClient) error {
 }
 
 func TestBothBindings(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	id := s.enrol(t)
 	for name, dpop := range map[string]bool{"certificate": false, "certificate and DPoP": true} {
@@ -170,6 +171,7 @@ func TestBothBindings(t *testing.T) {
 
 // A token without what it is bound to is worth nothing, and the refusal says so where a client looks for it.
 func TestB06F06_StolenToken(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	id, other := s.enrol(t), s.enrol(t)
 	bound, err := s.source(t, id, false).Token(t.Context())
@@ -218,6 +220,7 @@ func TestB06F06_StolenToken(t *testing.T) {
 
 // A nonce goes to the client and back with one more attempt, and later calls need none.
 func TestF12_Nonce(t *testing.T) {
+	t.Parallel()
 	s := start(t, func(c *tokenbind.Config) { c.RequireNonce = true })
 	c := s.conn(t, s.source(t, s.enrol(t), true))
 	for range 2 {
@@ -229,6 +232,7 @@ func TestF12_Nonce(t *testing.T) {
 
 // A renewed certificate never meets a token bound to the one before, whatever is under way.
 func TestC05_RenewalUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	id := s.enrol(t)
 	c := s.conn(t, s.source(t, id, false))
@@ -274,6 +278,7 @@ func TestC05_RenewalUnderLoad(t *testing.T) {
 
 // A stream ends when its certificate is revoked.
 func TestA34_StreamEndsWithItsCertificate(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	id := s.enrol(t)
 	stream, err := s.conn(t, s.source(t, id, false)).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
