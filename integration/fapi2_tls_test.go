@@ -1,17 +1,14 @@
 package integration
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -140,60 +137,4 @@ func TestH26_NoOpenRedirects(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A directory that was served without the profile names, under it, the clients that are now refused.
-func TestProfileNamesTheClientsOfBefore(t *testing.T) {
-	t.Parallel()
-	s := pkitest.Start(t, pkitest.Options{})
-	operator := s.Operator(t)
-	for _, id := range []string{"old-secret", "good"} {
-		record := client.ClientRecord{ID: id, Auth: map[string]string{"old-secret": "client_secret_basic", "good": "tls_client_auth"}[id]}
-		if record.Auth == "tls_client_auth" {
-			record.SANDNS = "good.example"
-		}
-		if _, err := operator.AddClient(t.Context(), record); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Stop(t)
-	pkid := pkitest.Build(t, "pkid")
-	text, err := exec.CommandContext(t.Context(), pkid, "check-config", "--data", s.Dir).CombinedOutput()
-	if err != nil || bytes.Contains(text, []byte("profile fapi2")) || !bytes.Contains(text, []byte("require_dpop_nonce: true")) {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	file, err := os.OpenFile(s.Path(config.File), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = file.WriteString("\nprofile: fapi2\n")
-	if err := errors.Join(err, file.Close()); err != nil {
-		t.Fatal(err)
-	}
-	text, err = exec.CommandContext(t.Context(), pkid, "check-config", "--data", s.Dir).CombinedOutput()
-	if err != nil || !bytes.Contains(text, []byte("profile fapi2: clients that authenticate with a secret")) {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, pkid, "serve", "--data", s.Dir)
-	log, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	told := false
-	for lines := bufio.NewScanner(log); !told && lines.Scan(); {
-		told = strings.Contains(lines.Text(), "client_id=old-secret") && strings.Contains(lines.Text(), "client_secret_basic")
-		if strings.Contains(lines.Text(), "client_id=good") {
-			t.Errorf("a client is named that is not refused: %s", lines.Text())
-		}
-	}
-	if !told {
-		t.Error("the client that is refused is not named")
-	}
-	cancel()
-	_ = cmd.Wait() // it was killed
 }

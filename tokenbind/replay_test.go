@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -171,18 +172,87 @@ func TestMemoryReplayAllWhileUsed(t *testing.T) {
 	}
 }
 
+// A million others in its window make nobody forget a proof, from its first second to its last, the clocks' tolerance
+// included; nor is one of the others forgotten.
 func TestE27_AfterManyOthers(t *testing.T) {
+	const others, window = 1_000_000, 80 // seconds in which a proof of a clock that is 10 s ahead is taken
 	k := newProofKit(t)
-	m := NewMemoryReplay(200_000, k.clock.Now)
+	m := NewMemoryReplay(others+1, k.clock.Now)
 	k.checker.Replay = m
-	proof := k.proof(t)
+	proof := k.proof(t, func(_, c object) { c["iat"] = testStart.Add(10 * time.Second).Unix() })
 	k.accept(t, proof)
-	for n := range 150_000 {
-		if err := m.Use(t.Context(), replayKey(n), testStart.Add(70*time.Second)); err != nil {
-			t.Fatal(err)
+	ctx := t.Context()
+	key := func(n int) (key [32]byte) { // as good as a hash for a map, and made in no time
+		binary.BigEndian.PutUint64(key[:], uint64(n))
+		return key
+	}
+	for second := range window {
+		until := k.clock.Now().Add(90 * time.Second)
+		for n := second * others / window; n < (second+1)*others/window; n++ {
+			if err := m.Use(ctx, key(n), until); err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		k.refuse(t, "replay", proof)
+		k.clock.Add(time.Second)
+	}
+	k.refuse(t, "replay", proof) // in the last second that it is taken at all
+	if len(m.used) != others+1 {
+		t.Errorf("%d uses are remembered", len(m.used))
+	}
+	for n := 0; n < others; n += 10 {
+		if err := m.Use(ctx, key(n), k.clock.Now().Add(90*time.Second)); !errors.Is(err, ErrReplayed) {
+			t.Fatalf("use %d of %d: %v", n, others, err)
 		}
 	}
-	k.refuse(t, "replay", proof)
+	k.clock.Add(time.Second)
+	k.refuse(t, "iat", proof)
+	k.clock.Add(2 * time.Minute) // then all of it is forgotten
+	if err := m.Use(ctx, key(others), k.clock.Now().Add(time.Minute)); err != nil || len(m.used) != 1 {
+		t.Errorf("%d uses are kept, %v", len(m.used), err)
+	}
+}
+
+// While the memory is full nothing in it is forgotten, and what is new is refused until there is room.
+func TestE27_FullMemoryForgetsNothing(t *testing.T) {
+	const room = 10_000
+	c := newClock(testStart)
+	m := NewMemoryReplay(room, c.Now)
+	for n := range 2 * room {
+		if err := m.Use(t.Context(), replayKey(n), c.Now().Add(time.Minute)); n < room != (err == nil) || n >= room && !errors.Is(err, ErrReplayFull) {
+			t.Fatal(n, err)
+		}
+	}
+	for n := range room {
+		if err := m.Use(t.Context(), replayKey(n), c.Now().Add(time.Minute)); !errors.Is(err, ErrReplayed) {
+			t.Fatal(n, err)
+		}
+	}
+}
+
+// BenchmarkReplayMemory has a million proofs remembered at once, and tells what one takes.
+func BenchmarkReplayMemory(b *testing.B) {
+	const proofs = 1_000_000
+	c := newClock(testStart)
+	var m *MemoryReplay
+	var before, after runtime.MemStats
+	for b.Loop() {
+		m = nil
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		m = NewMemoryReplay(proofs, c.Now)
+		for n := range proofs {
+			until := testStart.Add(time.Duration(n) * 80 * time.Second / proofs)
+			if err := m.Use(b.Context(), replayKey(n), until.Add(time.Minute)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/proofs, "B/proof")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/proofs, "ns/proof")
+	runtime.KeepAlive(m)
 }
 
 func BenchmarkMemoryReplay(b *testing.B) {

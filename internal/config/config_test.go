@@ -65,6 +65,8 @@ func TestRefusals(t *testing.T) {
 		{"lifetime", "crl: {lifetime: 5m}", "crl.lifetime"},
 		{"no tolerance", "  clock_tolerance: 0s", "tokens.clock_tolerance"}, // below tokens, where minimal ends
 		{"large tolerance", "  clock_tolerance: 61s", "tokens.clock_tolerance"},
+		{"small tolerance under FAPI 2.0", "  clock_tolerance: 9s\nprofile: fapi2", "tokens.clock_tolerance: profile fapi2 wants at least 10s"},
+		{"another profile", "profile: fapi1", "profile: want fapi2 or nothing"},
 		{"shard size", "crl: {shard_size: 99}", "crl.shard_size"},
 		{"negative shard size", "crl: {shard_size: -1}", "crl.shard_size"},
 		{"short OCSP answers", "ocsp: {lifetime: 59s}", "ocsp.lifetime"},

@@ -1,0 +1,75 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/tokenbind/authserver"
+)
+
+// What was registered before the profile, and is refused under it, is named in the log, up to a number.
+func TestReviewClientsNamesThoseOfBefore(t *testing.T) {
+	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
+	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
+		t.Fatal(err)
+	}
+	d, _, registry := openTokens(t, dir)
+	t.Cleanup(func() { d.Close() })
+	good := authserver.Client{ID: "good", Auth: authserver.TLSClientAuth, SubjectKind: authserver.SANDNS, Subject: "good.example"}
+	loose := good
+	loose.ID, loose.InsecureBearer = "loose", true
+	clients := []authserver.Client{good, loose}
+	for i := range maxNamed {
+		clients = append(clients, authserver.Client{ID: fmt.Sprintf("secret-%02d", i), Auth: authserver.ClientSecretBasic})
+	}
+	for _, c := range clients {
+		if _, _, err := registry.Add(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	review := func() string {
+		var log bytes.Buffer
+		d.log = slog.New(slog.NewTextHandler(&log, nil))
+		d.reviewClients(t.Context())
+		return log.String()
+	}
+	if got := review(); got != "" {
+		t.Errorf("without a profile: %s", got)
+	}
+	if note := ProfileNote(d.cfg); note != "" {
+		t.Errorf("without a profile: %s", note)
+	}
+	d.cfg.Profile = config.ProfileFAPI2
+	got := review()
+	for _, want := range []string{"client_id=loose", "client_id=secret-00", "client_secret_basic", "FAPI 2.0", fmt.Sprintf("clients=%d", maxNamed+1)} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log lacks %q: %s", want, got)
+		}
+	}
+	if n := strings.Count(got, "a client is refused"); n != maxNamed || strings.Contains(got, "client_id=good") {
+		t.Errorf("%d clients are named: %s", n, got)
+	}
+}
+
+// A directory that is made now asks for nonces; a configuration that does not say so never did.
+func TestNoncesAreOnForNewDirectories(t *testing.T) {
+	spec := InitSpec{Dir: t.TempDir(), Listen: config.Listen{Public: ":1", MTLS: ":2", Status: ":3", Ops: ":4"}}
+	if err := spec.complete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text := spec.configFile()
+	for _, c := range []struct {
+		text []byte
+		want bool
+	}{{text, true}, {bytes.Replace(text, []byte("  require_dpop_nonce: true\n"), nil, 1), false}} {
+		cfg, err := config.Parse(c.text, spec.Dir)
+		if err != nil || cfg.Tokens.RequireDPoPNonce != c.want {
+			t.Errorf("%v, %v; want %v", cfg.Tokens.RequireDPoPNonce, err, c.want)
+		}
+	}
+}
