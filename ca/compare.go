@@ -47,7 +47,7 @@ func compare(got *x509.Certificate, d *decision, serial Serial) error {
 		return errors.New("issuer")
 	case len(got.SubjectKeyId) == 0:
 		return errors.New("subject key identifier")
-	case !one(got.CRLDistributionPoints, d.shard.url) || !one(got.IssuingCertificateURL, d.issuer.AIAURL) || !atMostOne(got.OCSPServer, d.ocspURL()):
+	case !atMostOne(got.CRLDistributionPoints, d.crlURL()) || !one(got.IssuingCertificateURL, d.issuer.AIAURL) || !atMostOne(got.OCSPServer, d.ocspURL()):
 		return errors.New("CRL distribution point or AIA")
 	}
 	if err := compareExtensions(got.Extensions, d.names); err != nil {
@@ -64,6 +64,7 @@ func compare(got *x509.Certificate, d *decision, serial Serial) error {
 
 func one(list []string, want string) bool { return len(list) == 1 && list[0] == want }
 
+// atMostOne reports whether a list has what is wanted and nothing else; nothing at all, if nothing is wanted.
 func atMostOne(list []string, want string) bool {
 	if want == "" {
 		return len(list) == 0

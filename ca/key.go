@@ -31,6 +31,12 @@ type ProvenKey struct {
 // Use identifies the request that proved the key; two requests with the same one are a retry.
 func (k ProvenKey) Use() [32]byte { return k.use }
 
+// IsOf reports whether the key is that of a certificate.
+func (k ProvenKey) IsOf(c *x509.Certificate) bool {
+	pub, ok := k.pub.(interface{ Equal(other crypto.PublicKey) bool })
+	return ok && pub.Equal(c.PublicKey)
+}
+
 // ProveCSR reads a PKCS #10 request, PEM or DER, and checks its self-signature (RFC 2986 section 4.2).
 // Everything else that the request says, its subject and extensions above all, is ignored: names come from
 // the grant. The error is ErrCSR or ErrKey.

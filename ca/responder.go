@@ -73,7 +73,15 @@ func (a *Authority) decideResponder(ctx context.Context, r ResponderRequest) (*d
 	}, nil
 }
 
-// ocspURL is where the certificate says that it can be asked about.
+// crlURL and ocspURL are where the certificate says that its status is. A responder's says that nobody is to look
+// (id-pkix-ocsp-nocheck), and so names neither; if it is revoked it stands on the CRL all the same.
+func (d *decision) crlURL() string {
+	if d.profile == responderProfile {
+		return ""
+	}
+	return d.shard.url
+}
+
 func (d *decision) ocspURL() string {
 	if d.profile == responderProfile {
 		return ""

@@ -40,7 +40,7 @@ func TestResponderCertificate(t *testing.T) {
 			SerialNumber: cert.SerialNumber, Subject: pkix.Name{CommonName: "OCSP responder " + b.Issuer().ID()},
 			NotBefore: b.now.Add(-time.Minute), NotAfter: b.now.Add(week),
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, BasicConstraintsValid: true,
-			CRLDistributionPoints: []string{b.Issuer().CRLURL}, IssuingCertificateURL: []string{b.Issuer().AIAURL},
+			IssuingCertificateURL: []string{b.Issuer().AIAURL},
 			SubjectKeyId: cert.SubjectKeyId, ExtraExtensions: []pkix.Extension{noCheck},
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, b.cert(), cert.PublicKey, b.signer.key)
@@ -65,6 +65,7 @@ func TestResponderIsCheckedAfterSigning(t *testing.T) {
 		"another usage":     func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} },
 		"one more usage":    func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage[:1:1], x509.ExtKeyUsageClientAuth) },
 		"longer":            func(c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(time.Second) },
+		"a CRL for itself":  func(c *x509.Certificate) { c.CRLDistributionPoints = []string{"http://pki.test/issuing.crl"} },
 		"OCSP for itself":   func(c *x509.Certificate) { c.OCSPServer = []string{"http://pki.test/ocsp"} },
 		"another's subject": func(c *x509.Certificate) { c.Subject.CommonName = "OCSP responder" },
 		"a name":            func(c *x509.Certificate) { c.DNSNames = []string{"evil.example.com"} },

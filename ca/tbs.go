@@ -67,7 +67,7 @@ type leafWriter struct {
 	algorithm crlAlgorithm
 	issuer    []byte // its name
 	authority []byte // the extensions that lead to it: its key identifier, and where its certificate and its OCSP responder are
-	responder []byte // the same for the responder itself, of which nobody asks it
+	responder []byte // the same for the responder itself, of which nobody asks
 }
 
 func newLeafWriter(i *Issuer) (*leafWriter, error) {
@@ -158,7 +158,7 @@ func (w *leafWriter) write(d *decision, serial Serial) (TBSCertificate, error) {
 				b = append(b, d.profile.usage...)
 				b = keyIdentifier(b, key)
 				if d.profile == responderProfile {
-					b = append(append(b, w.responder...), d.shard.extension...)
+					b = append(b, w.responder...)
 					return extension(b, oidOCSPNoCheck, false, func(b []byte) []byte { return append(b, asn1.TagNull, 0) })
 				}
 				b = append(b, w.authority...)

@@ -99,6 +99,7 @@ func TestEverythingThatIsSigned(t *testing.T) {
 					t.Run(profile+" "+string(leaf), func(t *testing.T) { checkCertificate(t, p.issue(t, profile, names, leaf)) })
 				}
 			}
+			t.Run("OCSP responder", func(t *testing.T) { checkCertificate(t, p.responder(t)) })
 			p.revokeForEachReason(t)
 			t.Run("CRL with each reason", func(t *testing.T) { checkCRL(t, p.publish(t, len(reasons))) })
 

@@ -99,7 +99,7 @@ func newPKI(t *testing.T, kind ca.KeyType) *pki {
 		t.Fatalf("%d built-in profiles, and names for %d", len(builtin), len(profiles))
 	}
 	p.ca, err = ca.New(ca.Config{
-		Issuer: &ca.Issuer{Signer: signer, Root: p.root, CRLURL: crlURL, AIAURL: "http://pki.example.com:8080/issuers/issuing.crt"},
+		Issuer: &ca.Issuer{Signer: signer, Root: p.root, CRLURL: crlURL, AIAURL: "http://pki.example.com:8080/issuers/issuing.crt", OCSPURL: "http://pki.example.com:8080/ocsp"},
 		Store:  store, Profiles: builtin,
 	})
 	must(err)
@@ -130,6 +130,20 @@ func (p *pki) issue(t *testing.T, profile string, names ca.Names, kind ca.KeyTyp
 		t.Fatal(err)
 	}
 	issued, err := p.ca.Issue(t.Context(), ca.Request{Profile: profile, ClientID: "billing", Names: names, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issued.Record.DER
+}
+
+// responder returns the DER of the certificate of an OCSP responder.
+func (p *pki) responder(t *testing.T) []byte {
+	t.Helper()
+	key, err := ca.ProveOwn(keys()[ca.P256][0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := p.ca.IssueResponder(t.Context(), ca.ResponderRequest{Issuer: p.shard.Issuer, ClientID: "pkid", Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
