@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,8 +24,8 @@ type proxyProgram struct {
 	command string
 	form    tokenbind.CertificateForm
 	needs   string // a file without which forward authentication does not run, and its package
-	// The files below deploy/ for each arrangement. The first is the proxy's configuration.
-	pass, forward []string
+	// The files below deploy/ for each arrangement that it is run in. The first is the proxy's configuration.
+	files map[arrangement][]string
 	// main is what includes that file where it is no whole configuration; %DIR% and %FILE% stand for the paths.
 	main string
 	args []string
@@ -64,34 +65,39 @@ Include %FILE%
 var proxyPrograms = []proxyProgram{
 	{
 		name: "nginx", command: "nginx", form: tokenbind.FormNginx, main: nginxMain,
-		pass: []string{"nginx/pass-certificate.conf"}, forward: []string{"nginx/forward-auth.conf"},
-		args: []string{"-p", "%DIR%", "-e", "stderr", "-c", "%MAIN%"},
+		files: map[arrangement][]string{passes: {"nginx/pass-certificate.conf"}, asks: {"nginx/forward-auth.conf"}},
+		args:  []string{"-p", "%DIR%", "-e", "stderr", "-c", "%MAIN%"},
 	},
 	{
 		name: "HAProxy", command: "haproxy", form: tokenbind.FormHAProxy,
-		pass: []string{"haproxy/pass-certificate.cfg"}, forward: []string{"haproxy/forward-auth.cfg", "haproxy/pkid-verify.lua"},
-		args: []string{"-db", "-q", "-f", "%FILE%"},
+		files: map[arrangement][]string{passes: {"haproxy/pass-certificate.cfg"}, asks: {"haproxy/forward-auth.cfg", "haproxy/pkid-verify.lua"}},
+		args:  []string{"-db", "-q", "-f", "%FILE%"},
 	},
 	{
 		name: "Apache", command: "apache2", form: tokenbind.FormApache, main: apacheMain, needs: "/usr/share/lua/5.3/socket.lua",
-		pass: []string{"apache/pass-certificate.conf"}, forward: []string{"apache/forward-auth.conf", "apache/pkid-verify.lua"},
-		args: []string{"-D", "FOREGROUND", "-f", "%MAIN%"},
+		files: map[arrangement][]string{passes: {"apache/pass-certificate.conf"}, asks: {"apache/forward-auth.conf", "apache/pkid-verify.lua"}},
+		args:  []string{"-D", "FOREGROUND", "-f", "%MAIN%"},
 	},
 	{
 		name: "Caddy", command: "caddy", form: tokenbind.FormRFC9440,
-		pass: []string{"caddy/pass-certificate.Caddyfile"}, forward: []string{"caddy/forward-auth.Caddyfile"},
-		args: []string{"run", "--adapter", "caddyfile", "--config", "%FILE%"},
+		files: map[arrangement][]string{passes: {"caddy/pass-certificate.Caddyfile"}, asks: {"caddy/forward-auth.Caddyfile"}, asksDaemon: {"caddy/forward-auth-daemon.Caddyfile"}},
+		args:  []string{"run", "--adapter", "caddyfile", "--config", "%FILE%"},
 	},
 	{
 		name: "Traefik", command: "traefik", form: tokenbind.FormTraefik, unpackaged: true,
-		pass: []string{"traefik/pass-certificate.yaml"}, forward: []string{"traefik/forward-auth.yaml"},
-		args: []string{"--entryPoints.api.address=127.0.0.1:6443", "--providers.file.filename=%FILE%"},
+		files: map[arrangement][]string{passes: {"traefik/pass-certificate.yaml"}, asks: {"traefik/forward-auth.yaml"}},
+		args:  []string{"--entryPoints.api.address=127.0.0.1:6443", "--providers.file.filename=%FILE%"},
 	},
 	{
 		name: "Envoy", command: "envoy", form: tokenbind.FormEnvoy, unpackaged: true,
-		pass: []string{"envoy/pass-certificate.yaml"}, forward: []string{"envoy/forward-auth.yaml"},
-		args: []string{"-c", "%FILE%", "--disable-hot-restart", "-l", "warn"},
+		files: map[arrangement][]string{passes: {"envoy/pass-certificate.yaml"}, asks: {"envoy/forward-auth.yaml"}},
+		args:  []string{"-c", "%FILE%", "--disable-hot-restart", "-l", "warn"},
 	},
+}
+
+// arrangements are those that it is run in, in their order.
+func (p *proxyProgram) arrangements() []arrangement {
+	return slices.DeleteFunc(slices.Clone(arrangements), func(a arrangement) bool { return p.files[a] == nil })
 }
 
 // need looks up the program.

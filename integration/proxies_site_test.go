@@ -9,10 +9,13 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
@@ -32,11 +35,12 @@ type site struct {
 	app                *client.ClientRecord
 }
 
-func newSite(t *testing.T, p *proxyProgram, path string) *site {
+func newSite(t *testing.T, p *proxyProgram, path, pkid string) *site {
 	t.Helper()
-	s := &site{program: p, proxies: map[arrangement]string{passes: freeAddress(t), asks: freeAddress(t)}}
+	s := &site{program: p, proxies: map[arrangement]string{}}
 	s.server = pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) {
 		c.Proxies = config.Proxies{Clients: []string{"proxy"}, Form: string(p.form)}
+		c.Verify = []config.ResourceServer{{Audience: apiURL, Scopes: []string{"orders"}, RequireNonce: true}}
 	}})
 	proxy := s.server.Enrol(t, client.InvitationRequest{ClientID: "proxy", Profile: "server", SANs: []string{"localhost"}})
 	shop := client.InvitationRequest{ClientID: "shop", Scopes: []string{"orders", "extra"}, Resources: []string{apiURL}}
@@ -50,12 +54,19 @@ func newSite(t *testing.T, p *proxyProgram, path string) *site {
 	}
 	s.app = app
 
-	pkid, err := url.Parse(s.server.URLs.MTLS)
+	mtls, err := url.Parse(s.server.URLs.MTLS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.start(t, path, p.pass, proxy, addresses{s.proxies[passes], serveHandler(t, s.verified(t, proxy)), "", pkid.Host})
-	p.start(t, path, p.forward, proxy, addresses{s.proxies[asks], serveHandler(t, http.HandlerFunc(trusting)), s.verifyProxy(t, proxy), pkid.Host})
+	at := addresses{pkid: mtls.Host, verify: s.verifyProxy(t, pkid)}
+	for _, a := range p.arrangements() {
+		at.proxy, at.api = freeAddress(t), serveHandler(t, http.HandlerFunc(trusting))
+		if a == passes {
+			at.api = serveHandler(t, s.verified(t, proxy))
+		}
+		s.proxies[a] = at.proxy
+		p.start(t, path, p.files[a], proxy, at)
+	}
 	return s
 }
 
@@ -66,20 +77,6 @@ func (s *site) verified(t *testing.T, id *client.Identity) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := s.verifierConfig(t, id)
-	c.Proxies = proxies
-	v, err := tokenbind.NewVerifier(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		claims, _ := tokenbind.ClaimsFrom(r.Context())
-		fmt.Fprintf(w, "client %s\n", claims.ClientID)
-	}))
-}
-
-func (s *site) verifierConfig(t *testing.T, id *client.Identity) tokenbind.Config {
-	t.Helper()
 	issuers, err := id.API().Issuers(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -95,10 +92,17 @@ func (s *site) verifierConfig(t *testing.T, id *client.Identity) tokenbind.Confi
 		cancel()
 		running.Wait()
 	})
-	return tokenbind.Config{
+	v, err := tokenbind.NewVerifier(tokenbind.Config{
 		Issuer: s.server.URLs.Public, Audience: apiURL, HTTPClient: id.HTTPClient(), RequiredScopes: []string{"orders"},
-		RequireNonce: true, Revocation: checker, Logger: pkitest.Logger(t),
+		RequireNonce: true, Revocation: checker, Proxies: proxies, Logger: pkitest.Logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return v.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		claims, _ := tokenbind.ClaimsFrom(r.Context())
+		fmt.Fprintf(w, "client %s\n", claims.ClientID)
+	}))
 }
 
 // trusting is an API that knows nothing of tokens, and takes underscores for hyphens as CGI and WSGI do.
@@ -110,17 +114,32 @@ func trusting(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *site) verifyProxy(t *testing.T, id *client.Identity) string {
+// verifyProxy runs `pkid verify-proxy` until the test ends, and returns its address.
+func (s *site) verifyProxy(t *testing.T, pkid string) string {
 	t.Helper()
-	proxies, err := tokenbind.NewProxies(tokenbind.ProxiesConfig{Addresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Form: s.program.form})
-	if err != nil {
+	listen, ops := freeAddress(t), freeAddress(t)
+	cmd := exec.CommandContext(t.Context(), pkid, "verify-proxy", "--issuer", s.server.URLs.Public, "--root", filepath.Join(s.shop.Dir(), "root.crt"),
+		"--audience", apiURL, "--name", "orders", "--scope", "orders", "--require-nonce", "--proxy-form", string(s.program.form), "--listen", listen, "--ops", ops)
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	h, err := forwardauth.New(forwardauth.Config{Proxies: proxies, Servers: []forwardauth.Server{{Config: s.verifierConfig(t, id)}}, Logger: pkitest.Logger(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serveHandler(t, h)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // that it was killed
+	})
+	pkitest.Eventually(t, 15*time.Second, func() error {
+		res, err := http.Get("http://" + ops + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", res.Status, pkitest.ReadAll(t, res.Body))
+		}
+		return nil
+	})
+	return listen
 }
 
 // serveHandler serves without TLS until the test ends, and returns the address.
@@ -199,7 +218,7 @@ func (m *matrix) complete() bool {
 // has reports whether all cells of a program are filled.
 func (m *matrix) has(p proxyProgram) bool {
 	for _, c := range matrixCases {
-		for _, a := range []arrangement{passes, asks} {
+		for _, a := range p.arrangements() {
 			if _, ran := m.seen[c.name+"|"+column(p.name, a)]; !ran && (c.only == "" || c.only == a) {
 				return false
 			}
@@ -214,7 +233,7 @@ func (m *matrix) table(programs []proxyProgram) string {
 	b.WriteString("| what the client does |")
 	rule := "| --- |"
 	for _, p := range programs {
-		for _, a := range []arrangement{passes, asks} {
+		for _, a := range p.arrangements() {
 			b.WriteString(" " + column(p.name, a) + " |")
 			rule += " --- |"
 		}
@@ -223,7 +242,7 @@ func (m *matrix) table(programs []proxyProgram) string {
 	for _, c := range matrixCases {
 		b.WriteString("| " + c.name + " |")
 		for _, p := range programs {
-			for _, a := range []arrangement{passes, asks} {
+			for _, a := range p.arrangements() {
 				if status, ran := m.seen[c.name+"|"+column(p.name, a)]; ran {
 					fmt.Fprintf(&b, " %d |", status)
 				} else {

@@ -35,9 +35,12 @@ const apiURL = "https://localhost:6443"
 type arrangement string
 
 const (
-	passes arrangement = "passes the certificate on"
-	asks   arrangement = "asks pkid"
+	passes     arrangement = "passes on"
+	asks       arrangement = "asks"
+	asksDaemon arrangement = "asks the daemon"
 )
+
+var arrangements = []arrangement{passes, asks, asksDaemon}
 
 // matrixCase is a row of the table: what a client does, and the answer that it has to get.
 type matrixCase struct {
@@ -126,14 +129,14 @@ var matrixCases = []matrixCase{
 // nothing else (RFC 8705 section 6.5, RFC 9449 section 7).
 func TestF14_ProxyMatrix(t *testing.T) {
 	t.Parallel()
-	table := newMatrix()
+	table, pkid := newMatrix(), pkitest.Build(t, "pkid")
 	t.Run("proxies", func(t *testing.T) {
 		for _, p := range proxyPrograms {
 			t.Run(p.name, func(t *testing.T) {
 				t.Parallel()
 				path := p.need(t)
-				s := newSite(t, &p, path)
-				for _, a := range []arrangement{passes, asks} {
+				s := newSite(t, &p, path, pkid)
+				for _, a := range p.arrangements() {
 					s.walk(t, a, table)
 				}
 			})
