@@ -6,7 +6,6 @@
 package enroll
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -294,8 +293,7 @@ func (s *Service) RenewForwarded(ctx context.Context, state *tls.ConnectionState
 	if err != nil {
 		return nil, err
 	}
-	req, err := x509.ParseCertificateRequest(csr)
-	if err != nil || !bytes.Equal(req.RawSubjectPublicKeyInfo, leaf.RawSubjectPublicKeyInfo) {
+	if !key.IsOf(leaf) {
 		return nil, fmt.Errorf("%w: for a new one, connect directly", ErrOwnKey)
 	}
 	return s.renew(ctx, leaf, key)
