@@ -398,6 +398,9 @@ func (c *Config) validate() error {
 	if err := CheckResourceServers("verify", c.Verify); err != nil {
 		return err
 	}
+	if len(c.Verify) > 0 && !c.Proxies.Named() {
+		return errors.New("verify: nobody could ask: name the proxies that may, by addresses or clients, under proxies")
+	}
 	if err := c.Proxies.Check("proxies"); err != nil {
 		return err
 	}

@@ -21,9 +21,12 @@ func TestCheckResourceServers(t *testing.T) {
 		"[{audience: 'https://a', allow_bearer: true}]":                              "unknown key allow_bearer",
 		"[" + strings.Repeat("{audience: 'https://a'},", 101) + "]":                  "at most 100",
 	} {
-		_, err := Parse([]byte(minimal+"\nverify: "+text+"\n"), "/srv/pkid")
+		_, err := Parse([]byte(minimal+"\nproxies: {clients: [gateway]}\nverify: "+text+"\n"), "/srv/pkid")
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+	if _, err := Parse([]byte(minimal+"\nverify: [{audience: 'https://a'}]\n"), "/srv/pkid"); err == nil || !strings.Contains(err.Error(), "under proxies") {
+		t.Errorf("nobody may ask: %v", err)
 	}
 }
