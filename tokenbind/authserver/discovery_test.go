@@ -55,7 +55,7 @@ func TestA21_MetadataSaysTokensAreCertificateBound(t *testing.T) {
 	}
 }
 
-func TestA26_MetadataHasAliases(t *testing.T) {
+func TestA26H09_MetadataHasAliases(t *testing.T) {
 	h := newHouse(t)
 	aliases, _ := h.metadata().body["mtls_endpoint_aliases"].(map[string]any)
 	for name, path := range map[string]string{"token_endpoint": TokenPath, "introspection_endpoint": IntrospectPath, "revocation_endpoint": RevokePath} {
