@@ -263,7 +263,7 @@ func revokedIf(err error, is bool) error {
 // shortDir is a directory whose path leaves room for the name of a socket, readable for whoever a server runs as.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "crl-")
+	dir, err := os.MkdirTemp("", "crl-") //nolint:usetesting // what it is for
 	if err != nil {
 		t.Fatal(err)
 	}

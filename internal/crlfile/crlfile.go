@@ -79,7 +79,7 @@ type Sync struct {
 
 	warned    time.Time  // when it was last told that lists run out; Run's alone
 	learning  sync.Mutex // held while the CA is asked which lists there are; guards unlearned
-	unlearned string     // why that failed
+	unlearned repeated   // why that failed
 }
 
 // New checks c, and the file if there is one. It asks nobody yet.
@@ -120,17 +120,18 @@ func (s *Sync) Once(ctx context.Context) error {
 		return err
 	}
 	s.readFile()
-	errs := make([]error, len(s.sources)+2)
+	fetched := make([]error, len(s.sources))
 	var fetches sync.WaitGroup
 	for i, src := range s.sources {
-		fetches.Go(func() { errs[i] = s.refresh(ctx, src) })
+		fetches.Go(func() { fetched[i] = s.refresh(ctx, src) })
 	}
 	fetches.Wait()
-	errs[len(s.sources)] = s.write()
+	written := s.write()
+	var told error
 	if s.hook != nil {
-		errs[len(s.sources)+1] = s.hook.once(ctx)
+		told = s.hook.once(ctx)
 	}
-	return errors.Join(append(errs, s.stale())...)
+	return errors.Join(errors.Join(fetched...), written, told, s.stale())
 }
 
 // Run keeps the file up to date until ctx ends, and returns nil then. While the CA is away, the file stays. The error is
@@ -149,7 +150,7 @@ func (s *Sync) Run(ctx context.Context) error {
 	s.readFile()
 	polling := map[*source]context.CancelFunc{}
 	learned := time.Now()
-	var failed string
+	var failed repeated
 	for ctx.Err() == nil {
 		s.mu.Lock()
 		sources := slices.Clone(s.sources)
@@ -167,7 +168,9 @@ func (s *Sync) Run(ctx context.Context) error {
 				parts.Go(func() { s.poll(own, src) })
 			}
 		}
-		failed = s.tell("the CRL file could not be replaced", failed, s.write())
+		if err := s.write(); failed.isNew(err) {
+			s.Logger.Error("the CRL file could not be replaced", "file", s.file.name, "error", err)
+		}
 		s.warn()
 		s.await(ctx)
 		if time.Since(learned) >= learnEvery {
@@ -189,15 +192,18 @@ func (s *Sync) await(ctx context.Context) {
 	}
 }
 
-// tell logs an error that was not told last time, and returns what was told.
-func (s *Sync) tell(what, told string, err error) string {
-	switch {
-	case err == nil:
-		return ""
-	case err.Error() != told:
-		s.Logger.Error(what, "file", s.file.name, "error", err)
+// repeated keeps an error from being told again and again.
+type repeated struct{ last string }
+
+// isNew reports whether there is an error, and another one than the last time.
+func (r *repeated) isNew(err error) bool {
+	text := ""
+	if err != nil {
+		text = err.Error()
 	}
-	return err.Error()
+	was := r.last
+	r.last = text
+	return err != nil && text != was
 }
 
 // write brings the file in line with the lists at hand.

@@ -21,7 +21,7 @@ type fakeHAProxy struct {
 }
 
 func (h *fakeHAProxy) start(t *testing.T) (socket string) {
-	dir, err := os.MkdirTemp("", "crl-") // a socket's name must be short
+	dir, err := os.MkdirTemp("", "crl-") //nolint:usetesting // the name of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,8 @@ func (h *hooked) run(ctx context.Context) error {
 		h.fails--
 	}
 	h.mu.Unlock()
-	if sleep(ctx, takes); fails {
+	sleep(ctx, takes)
+	if fails {
 		return errFault
 	}
 	return ctx.Err()

@@ -60,18 +60,18 @@ func names(points []Point) string {
 
 // firstLearn asks until there is an answer, or ctx ends. The CA may be away when a server starts, and the file is there.
 func (s *Sync) firstLearn(ctx context.Context) error {
-	told := ""
-	for {
+	var failed repeated
+	for ctx.Err() == nil {
 		err := s.learn(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil || errors.Is(err, ErrNotOne):
+		if err == nil || errors.Is(err, ErrNotOne) {
 			return err
 		}
-		told = s.tell("the CA does not say which CRLs there are; the file stays as it is", told, err)
+		if ctx.Err() == nil && failed.isNew(err) {
+			s.Logger.Error("the CA does not say which CRLs there are; the file stays as it is", "file", s.file.name, "error", err)
+		}
 		sleep(ctx, learnEvery)
 	}
+	return nil
 }
 
 // lessons learns in the background, so that a CA that hangs keeps no list from being written.
@@ -81,8 +81,8 @@ func (s *Sync) lessons(ctx context.Context, parts *sync.WaitGroup) {
 	}
 	parts.Go(func() {
 		defer s.learning.Unlock()
-		if err := s.learn(ctx); ctx.Err() == nil {
-			s.unlearned = s.tell("the CA does not say which CRLs there are; those that are known are kept", s.unlearned, err)
+		if err := s.learn(ctx); ctx.Err() == nil && s.unlearned.isNew(err) {
+			s.Logger.Error("the CA does not say which CRLs there are; those that are known are kept", "file", s.file.name, "error", err)
 		}
 	})
 }
@@ -133,14 +133,11 @@ func (s *Sync) stale() error {
 	return errors.Join(errs...)
 }
 
-// sleep reports whether the time is over, or else ctx.
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }

@@ -43,12 +43,12 @@ func resolve(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	real, err := filepath.EvalSymlinks(name)
+	led, err := filepath.EvalSymlinks(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(name))
 		return filepath.Join(dir, filepath.Base(name)), err
 	}
-	return real, err
+	return led, err
 }
 
 // check refuses to replace what is no CRL, such as a key whose name was given by mistake, and removes what crashes left.

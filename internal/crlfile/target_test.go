@@ -126,11 +126,11 @@ func TestCheckRefusesWhatIsNoCRL(t *testing.T) {
 
 func TestLinkStays(t *testing.T) {
 	f := newFixture(t)
-	real := filepath.Join(t.TempDir(), "real.pem")
-	if err := os.WriteFile(real, nil, 0o644); err != nil {
+	file := filepath.Join(t.TempDir(), "real.pem")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(real, f.file); err != nil {
+	if err := os.Symlink(file, f.file); err != nil {
 		t.Skip(err)
 	}
 	f.once()
