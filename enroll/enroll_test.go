@@ -447,3 +447,34 @@ func TestRenew(t *testing.T) {
 		t.Error("an expired certificate renewed itself")
 	}
 }
+
+// A proxy's word gets nobody a certificate: who renews through one shows the certificate's key, and keeps it.
+func TestRenewForwarded(t *testing.T) {
+	h := newHouse(t)
+	inv, secret := h.invite(t, enroll.InviteRequest{ClientID: "a"})
+	key := newKey(t)
+	first, err := h.Enroll(t.Context(), inv.ID, secret, newCSR(t, key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := h.RenewForwarded(t.Context(), peer(t, first), newCSR(t, key))
+	if err != nil || next.Record.Parent != first.Record.Serial {
+		t.Errorf("with its own key: %v", err)
+	}
+	forged := newCSR(t, key)
+	forged[len(forged)/2] ^= 1
+	for name, tt := range map[string]struct {
+		state *tls.ConnectionState
+		csr   []byte
+		want  error
+	}{
+		"no request":       {peer(t, first), nil, enroll.ErrOwnKey},
+		"another key":      {peer(t, first), newCSR(t, newKey(t)), enroll.ErrOwnKey},
+		"no certificate":   {&tls.ConnectionState{HandshakeComplete: true}, newCSR(t, key), enroll.ErrNoCertificate},
+		"a forged request": {peer(t, first), forged, ca.ErrCSR},
+	} {
+		if _, err := h.RenewForwarded(t.Context(), tt.state, tt.csr); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

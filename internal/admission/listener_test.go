@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -137,6 +138,29 @@ func TestListener_PerAddress(t *testing.T) {
 		t.Errorf("counts %+v", got)
 	}
 }
+
+// A proxy's address is that of many clients, and has no share but all.
+func TestListener_Proxy(t *testing.T) {
+	proxy := netip.MustParseAddr("192.0.2.7")
+	l := Listen(nil, Connections{Most: 4, PerAddress: 1, New: 100})
+	l.Proxy = func(a netip.Addr) bool { return a.Unmap() == proxy }
+	for _, c := range []struct {
+		from  string
+		admit bool
+	}{{"192.0.2.8", true}, {"192.0.2.8", false}, {"192.0.2.7", true}, {"192.0.2.7", true}, {"192.0.2.7", true}, {"192.0.2.7", false}} {
+		conn := stranger{from: &net.TCPAddr{IP: net.ParseIP(c.from), Port: 1}}
+		if got := l.admit(conn, time.Now()) != nil; got != c.admit {
+			t.Errorf("one of %s with %d open: admitted %t", c.from, len(l.conns), got)
+		}
+	}
+}
+
+type stranger struct {
+	net.Conn
+	from net.Addr
+}
+
+func (s stranger) RemoteAddr() net.Addr { return s.from }
 
 // While too many are new the next one waits, until one has sent its request, or has been slow and is cut.
 func TestListener_NewConnections(t *testing.T) {
