@@ -293,6 +293,24 @@ func (b *behind) revoke(id *client.Identity) {
 	}
 }
 
+// TestA29_EnvoysHash: the hash of a certificate is enough where the CA itself has the certificate.
+func TestA29_EnvoysHash(t *testing.T) {
+	b := &behind{t: t, server: pkitest.Start(t, pkitest.Options{Edit: func(c *config.Config) {
+		c.Proxies = config.Proxies{Clients: []string{"edge"}, Form: "envoy"}
+	}})}
+	b.edge = b.server.Enrol(t, client.InvitationRequest{ClientID: "edge"})
+	shop := b.server.Enrol(t, client.InvitationRequest{ClientID: "shop"})
+	hash := pkitest.Thumbprint(shop)
+	ask := func(element string) (int, map[string]any) {
+		return b.post(b.edge, b.server.URLs.MTLS+"/oauth/token", grantFor("shop"), "X-Forwarded-Client-Cert", element)
+	}
+	status, body := ask(fmt.Sprintf("By=spiffe://example/pkid;Hash=%x", hash[:]))
+	b.wants(200, "access_token", status, body)
+	hash[0] ^= 1
+	status, body = ask(fmt.Sprintf("By=spiffe://example/pkid;Hash=%x", hash[:]))
+	b.wants(400, "finding the certificate", status, body)
+}
+
 // TestA29_OperatorsCertificateMakesNoProxy: whoever may administer the CA is not believed about others, whatever the
 // configuration says; nor is a client that was disabled.
 func TestA29_OperatorsCertificateMakesNoProxy(t *testing.T) {
