@@ -140,10 +140,17 @@ func TestRequestsOfOAuth2c(t *testing.T) {
 	t.Parallel()
 	s := pkitest.Start(t, pkitest.Options{})
 	shop := s.Enrol(t, client.InvitationRequest{ClientID: "shop"})
+	strict := s.Enrol(t, client.InvitationRequest{ClientID: "strict"})
 	signer, jwk := addKeyClient(t, s, "signer")
+	optional := "optional" // it cannot answer a nonce
+	for _, id := range []string{"shop", signer} {
+		if _, err := s.Operator(t).PatchClient(t.Context(), id, client.ClientPatch{Nonce: &optional}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	secrets := map[string]string{}
 	for _, method := range []string{"client_secret_basic", "client_secret_post", "client_secret_jwt"} {
-		added, err := s.Operator(t).AddClient(t.Context(), client.ClientRecord{ID: method, Auth: method, Bearer: true})
+		added, err := s.Operator(t).AddClient(t.Context(), client.ClientRecord{ID: method, Auth: method, Bearer: true, Nonce: optional})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,6 +170,7 @@ func TestRequestsOfOAuth2c(t *testing.T) {
 		{"private_key_jwt alone", signer, "private_key_jwt", false, false, "invalid_request"}, // it must not get a bearer token
 		{"tls_client_auth", "shop", "tls_client_auth", true, false, "Bearer"},
 		{"tls_client_auth with DPoP", "shop", "tls_client_auth", true, true, "DPoP"},
+		{"DPoP where a nonce is demanded", "strict", "tls_client_auth", true, true, "use_dpop_nonce"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tool := oauth2c{
@@ -171,6 +179,9 @@ func TestRequestsOfOAuth2c(t *testing.T) {
 			}
 			if c.cert {
 				tool.cert = shop.Certificate()
+			}
+			if c.clientID == "strict" {
+				tool.cert = strict.Certificate()
 			}
 			status, answer := tool.token(t)
 			got := answer["token_type"]
