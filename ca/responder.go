@@ -12,7 +12,7 @@ import (
 // ResponderProfile is the name of the profile of OCSP responders' certificates. It is nobody's to configure or to ask for:
 // such a certificate says in the issuing CA's name which others are good (RFC 6960 section 4.2.2.2), so only
 // IssueResponder knows it. It cannot be renewed either, since Renew does not know it.
-const ResponderProfile = "ocsp-responder"
+const ResponderProfile = "ocsp"
 
 // responderLifetime is that of a responder's certificate. It asks not to be checked for revocation, so it is short; and it
 // is long enough that what keeps it from being replaced at half of it is noticed and mended.

@@ -41,7 +41,7 @@ func TestResponderCertificate(t *testing.T) {
 			NotBefore: b.now.Add(-time.Minute), NotAfter: b.now.Add(week),
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, BasicConstraintsValid: true,
 			IssuingCertificateURL: []string{b.Issuer().AIAURL},
-			SubjectKeyId: cert.SubjectKeyId, ExtraExtensions: []pkix.Extension{noCheck},
+			SubjectKeyId:          cert.SubjectKeyId, ExtraExtensions: []pkix.Extension{noCheck},
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, b.cert(), cert.PublicKey, b.signer.key)
 		if err != nil {

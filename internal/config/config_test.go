@@ -71,7 +71,7 @@ func TestRefusals(t *testing.T) {
 		{"negative shard size", "crl: {shard_size: -1}", "crl.shard_size"},
 		{"short OCSP answers", "ocsp: {lifetime: 59s}", "ocsp.lifetime"},
 		{"long OCSP answers", "ocsp: {lifetime: 25h}", "ocsp.lifetime"},
-		{"the OCSP responder's profile", "profiles: {ocsp-responder: {lifetime: 1h}}", "ocsp-responder is the name"},
+		{"the OCSP responder's profile", "profiles: {ocsp: {lifetime: 1h}}", "ocsp is the name"},
 		{"retention shorter than a lifetime", "retention: {certificates: 24h}", "the longest lifetime of profile"},
 		{"retention of invitations", "retention: {invitations: 1m}", "retention.invitations"},
 		{"checkpoints to nowhere", "audit: {checkpoints: syslog}", "want file:PATH or stdout"},

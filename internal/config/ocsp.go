@@ -17,7 +17,7 @@ type OCSP struct {
 }
 
 // ProfileResponder is the profile of OCSP responders' certificates, which is not to be configured.
-const ProfileResponder = "ocsp-responder"
+const ProfileResponder = "ocsp"
 
 // On reports whether there is a responder.
 func (o OCSP) On() bool { return o.Enabled == nil || *o.Enabled }

@@ -123,6 +123,9 @@ func (r *responders) follow() {
 
 // keep issues the certificates that are due.
 func (r *responders) keep(ctx context.Context) {
+	if r == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, respondersTimeout)
 	defer cancel()
 	r.mu.Lock()

@@ -16,11 +16,9 @@ const shutdownGrace = 10 * time.Second
 func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 	servers, err := d.listen(ctx)
 	if err == nil {
+		d.responders.keep(ctx)
 		if err = d.cert.renew(ctx); err != nil {
 			stop(servers)
-		} else if d.responders != nil {
-			d.responders.keep(ctx)
-			d.cert.restaple(ctx)
 		}
 	}
 	if err != nil {
