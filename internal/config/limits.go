@@ -7,7 +7,7 @@ import (
 )
 
 // Limits bound what comes in; docs/limits.md tells what is refused and how. Where one address stands for many clients,
-// such as that of a proxy, so do its limits.
+// so do its limits; but the clients of a proxy that is named in proxies, and tells their addresses, have each their own.
 type Limits struct {
 	// Connections to one listener at once: 16 to 1000000. Beyond it the one that has been idle for longest is closed.
 	// The process needs a file descriptor for each. Default 2048.
