@@ -353,7 +353,7 @@ func needNode(t *testing.T, dir string) string {
 // The Node package's own tests.
 func TestNodePackage(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), needNode(t, "../examples/node"), "--test", "test/")
+	cmd := exec.CommandContext(t.Context(), needNode(t, "../examples/node"), "--test")
 	cmd.Dir = "../examples/node"
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
