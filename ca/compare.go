@@ -81,15 +81,15 @@ func onlyCommonName(c *x509.Certificate) bool {
 
 // leafExtensions are those that a leaf may have, and whether they are critical (RFC 5280 section 4.2).
 var leafExtensions = []pkix.Extension{
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 14}},                 // subject key identifier
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true}, // key usage
-	{Id: subjectAltName},                                      // not critical: the subject is not empty
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true}, // basic constraints
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 31}},                 // CRL distribution points
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 35}},                 // authority key identifier
-	{Id: asn1.ObjectIdentifier{2, 5, 29, 37}},                 // extended key usage
-	{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}},    // authority information access
-	{Id: ocspNoCheck},                                         // which only an OCSP responder's may have: see compareNoCheck
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 14}},                  // subject key identifier
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true},  // key usage
+	{Id: subjectAltName},                                       // not critical: the subject is not empty
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true},  // basic constraints
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 31}},                  // CRL distribution points
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 35}},                  // authority key identifier
+	{Id: asn1.ObjectIdentifier{2, 5, 29, 37}},                  // extended key usage
+	{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}},     // authority information access
+	{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}}, // OCSP no check: see compareNoCheck
 }
 
 var ocspNoCheck = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}

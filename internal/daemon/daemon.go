@@ -234,8 +234,10 @@ func (d *Daemon) metrics() []func(io.Writer) {
 // checks are those of /readyz.
 func (d *Daemon) checks() []web.Check {
 	all := []web.Check{
-		{Name: "store writes", Run: d.store.Writable}, {Name: "crl publication", Run: d.checkPublication},
-		{Name: "audit log", Run: d.checkAudit}, {Name: "ring of keys", Run: d.checkRing},
+		{Name: "store writes", Run: d.store.Writable},
+		{Name: "crl publication", Run: d.checkPublication},
+		{Name: "audit log", Run: d.checkAudit},
+		{Name: "ring of keys", Run: d.checkRing},
 	}
 	if d.responders != nil {
 		all = append(all, web.Check{Name: "ocsp responder", Run: d.responders.check})

@@ -283,7 +283,7 @@ func TestStapleIsReplacedAsAWhole(t *testing.T) {
 	if none.OCSPStaple != nil || first.OCSPStaple == nil || !bytes.Equal(none.Certificate[0], first.Certificate[0]) {
 		t.Fatal("the certificate was changed, or nothing was stapled")
 	}
-	if s.restapleAt.After(s.stapleEnds.Add(-s.stapleEnds.Sub(time.Now())/2 + time.Minute)) {
+	if s.restapleAt.After(s.stapleEnds.Add(-time.Until(s.stapleEnds)/2 + time.Minute)) {
 		t.Errorf("again at %s, and it ends at %s", s.restapleAt, s.stapleEnds)
 	}
 	issuer := a.issuers[0].Signer.Certificate()
