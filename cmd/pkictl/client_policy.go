@@ -1,7 +1,7 @@
 package main
 
 import (
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/pkid/pkid/client"
 )
@@ -9,7 +9,8 @@ import (
 // clientPolicy is what flags say of the rules that a client is held to, beyond what it may ask for.
 type clientPolicy struct{ nonce, profile string }
 
-func (p *clientPolicy) flags(f *pflag.FlagSet) {
+func (p *clientPolicy) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&p.nonce, "dpop-nonce", "", "whether its DPoP proofs need a nonce of the server's: required, optional (for one that\n"+
 		"cannot answer when it is asked for one), or default: as the server asks of all")
 	f.StringVar(&p.profile, "profile", "", "security profile that it is held to: fapi2, or none beyond the server's own; the profile of a\n"+

@@ -94,7 +94,7 @@ func (a *app) clientSetCommand() *cobra.Command {
 	f.StringArrayVar(&resources, "resource", nil, `resource that it may ask for, instead of those it has; repeatable, "" for none`)
 	f.StringArrayVar(&addResources, "add-resource", nil, "one more resource that it may ask for; repeatable")
 	f.BoolVar(&dpop, "dpop", false, "only tokens that are bound to a DPoP key; --dpop=false: not")
-	policy.flags(f)
+	policy.flags(cmd)
 	f.BoolVar(&introspect, "introspect", false, "may introspect any token; --introspect=false: not")
 	f.BoolVar(&bearer, "insecure-bearer", false, "may get tokens that are bound to nothing; --insecure-bearer=false: not")
 	a.jsonFlag(cmd)

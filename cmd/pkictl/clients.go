@@ -73,7 +73,7 @@ func (a *app) clientAddCommand() *cobra.Command {
 	f.StringVar(&jwks, "jwks", "", "file with the client's JWK set, - for stdin")
 	f.StringVar(&c.JWKSURI, "jwks-uri", "", "where the client publishes it")
 	f.BoolVar(&c.DPoP, "dpop", false, "only tokens that are bound to a DPoP key")
-	policy.flags(f)
+	policy.flags(cmd)
 	f.BoolVar(&c.Introspect, "introspect", false, "may introspect any token: for resource servers")
 	f.BoolVar(&c.Bearer, "insecure-bearer", false, "may get tokens that are bound to nothing and work for whoever steals them")
 	f.Var((*scopeList)(&c.Scopes), "scope", "scope that it may ask for; repeatable")
