@@ -320,7 +320,9 @@ func TestA29_OperatorsCertificateMakesNoProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	certificate := []string{"X-SSL-Client-Cert", base64.StdEncoding.EncodeToString(b.edge.Certificate().Certificate[0])}
-	ask := func(id *client.Identity) (int, map[string]any) { return b.post(id, b.direct.MTLS+"/oauth/token", grantFor("edge"), certificate...) }
+	ask := func(id *client.Identity) (int, map[string]any) {
+		return b.post(id, b.direct.MTLS+"/oauth/token", grantFor("edge"), certificate...)
+	}
 	status, body := ask(operator)
 	b.wants(400, "from no trusted proxy", status, body)
 	status, body = ask(b.edge)

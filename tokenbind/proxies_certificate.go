@@ -30,6 +30,7 @@ const (
 const (
 	defaultHeader = "X-Ssl-Client-Cert"
 	chainHeader   = "Client-Cert-Chain" // RFC 9440 section 2.3
+	infoHeader    = "X-Forwarded-Tls-Client-Cert-Info"
 
 	maxForwarded = 16 << 10 // octets of a header with certificates
 	maxChain     = 8        // certificates in it
@@ -216,10 +217,10 @@ func parseTraefik(value, _ string) (forwarded, error) {
 	return parseChain(ders...)
 }
 
-// parseXFCC reads Envoy's X-Forwarded-Client-Cert. It must have one element, that of the proxy which is trusted
-// (forward_client_cert_details: SANITIZE_SET). Were there more, all but one would come from who knows where; and which
-// one is the proxy's cannot be told, since Envoy writes the URIs of a certificate as they are, commas and semicolons
-// too. For the same reason no member counts that does not fit the others.
+// parseXFCC reads Envoy's X-Forwarded-Client-Cert. It must have one element, that of the proxy which is trusted. Were
+// there more, all but one would come from who knows where; and which one is the proxy's cannot be told, since Envoy
+// writes the URIs of a certificate as they are, commas and semicolons too. For the same reason no member counts that
+// does not fit the others.
 func parseXFCC(value, _ string) (forwarded, error) {
 	if value == "" {
 		return forwarded{}, nil
@@ -230,7 +231,7 @@ func parseXFCC(value, _ string) (forwarded, error) {
 	}
 	if len(elements) != 1 {
 		return forwarded{}, fmt.Errorf("%d elements, want one: let the proxy replace what it receives (in Envoy, "+
-			"forward_client_cert_details: SANITIZE_SET)", len(elements))
+			"forward_client_cert_details: SANITIZE_SET)", len(elements)) //nolint:misspell // Envoy's word
 	}
 	members := map[string]string{}
 	for _, m := range elements[0] {

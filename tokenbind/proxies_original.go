@@ -35,7 +35,7 @@ var certificateHeaders = set(
 	"Client-Cert", chainHeader, // RFC 9440
 	"X-Forwarded-Client-Cert",                         // Envoy
 	defaultHeader, "X-Client-Cert", "Ssl-Client-Cert", // nginx and its kin
-	"X-Forwarded-Tls-Client-Cert", "X-Forwarded-Tls-Client-Cert-Info", // Traefik
+	"X-Forwarded-Tls-Client-Cert", infoHeader, // Traefik
 	"X-Arr-Clientcert",                                      // Azure
 	"X-Amzn-Mtls-Clientcert", "X-Amzn-Mtls-Clientcert-Leaf", // AWS
 )
@@ -73,8 +73,9 @@ func (p *Proxies) certificateHeader(h http.Header, own CertificateForm) (name st
 		if !certificateHeaders[plain] && (p == nil || p.header != plain) {
 			continue
 		}
-		ours := own != FormNone && name == p.header || own == FormRFC9440 && name == chainHeader
-		if !ours && !(own == FormTraefik && name == "X-Forwarded-Tls-Client-Cert-Info") {
+		switch {
+		case own != FormNone && name == p.header, own == FormRFC9440 && name == chainHeader, own == FormTraefik && name == infoHeader:
+		default:
 			return name, true
 		}
 	}

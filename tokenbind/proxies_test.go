@@ -17,6 +17,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -211,7 +212,7 @@ func TestA30_Refused(t *testing.T) {
 		"something after":                {FormNginx, header(x, escaped+"x"), "not a certificate"},
 		"a key":                          {FormNginx, header(x, strings.ReplaceAll(escaped, "CERTIFICATE", "PUBLIC%20KEY")), "not a certificate"},
 		"(null) in another form":         {FormHAProxy, header(x, "(null)"), "not base64"},
-		"more octets after the DER":      {FormHAProxy, header(x, base64.StdEncoding.EncodeToString(append(c.Raw[:len(c.Raw):len(c.Raw)], 0))), "trailing data"},
+		"more octets after the DER":      {FormHAProxy, header(x, base64.StdEncoding.EncodeToString(append(slices.Clip(c.Raw), 0))), "trailing data"},
 		"URL-safe base64":                {FormHAProxy, header(x, base64.URLEncoding.EncodeToString(c.Raw)), "not base64"},
 		"base64 without padding":         {FormHAProxy, header(x, strings.TrimRight(derOf(c), "=")), "not base64"},
 		"line ends in base64":            {FormTraefik, header("X-Forwarded-Tls-Client-Cert", derOf(c)[:64]+"%0A"+derOf(c)[64:]), "line ends"},
@@ -255,8 +256,10 @@ func TestA30_Refused(t *testing.T) {
 func TestA30_FromNobodyTrusted(t *testing.T) {
 	custom := proxies(t, withForm(FormNginx), func(c *ProxiesConfig) { c.Header = "X-Our-Certificate" })
 	for _, p := range []*Proxies{nil, custom} {
-		for _, name := range []string{"Client-Cert", "Client-Cert-Chain", "X-Forwarded-Client-Cert", "X-SSL-Client-Cert", "SSL_CLIENT_CERT",
-			"X_Forwarded-Client_Cert", "X-Forwarded-Tls-Client-Cert-Info", "X-Amzn-Mtls-Clientcert-Leaf"} {
+		for _, name := range []string{
+			"Client-Cert", "Client-Cert-Chain", "X-Forwarded-Client-Cert", "X-SSL-Client-Cert", "SSL_CLIENT_CERT",
+			"X_Forwarded-Client_Cert", "X-Forwarded-Tls-Client-Cert-Info", "X-Amzn-Mtls-Clientcert-Leaf",
+		} {
 			r := fromProxy(header(name, ""))
 			r.RemoteAddr = "192.0.2.17:443" // beyond the prefix
 			if got, err := p.Receive(r); got != nil || !errors.Is(err, ErrForwarded) {
@@ -514,8 +517,10 @@ func TestF14_SubRequest(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		"Traefik, Caddy": {header("X-Forwarded-Method", "PUT", "X-Forwarded-Uri", "/a%2Fb?c=d", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "api.example"),
-			"PUT https://api.example/a%2Fb?c=d"},
+		"Traefik, Caddy": {
+			header("X-Forwarded-Method", "PUT", "X-Forwarded-Uri", "/a%2Fb?c=d", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "api.example"),
+			"PUT https://api.example/a%2Fb?c=d",
+		},
 		"nginx":         {header("X-Original-Method", "PUT", "X-Original-URI", "//a//b"), "PUT http://rs.example//a//b"},
 		"ingress-nginx": {header("X-Original-Method", "GET", "X-Original-URL", "https://api.example:444/a?b=//c"), "GET https://api.example:444/a?b=//c"},
 		"no path":       {header("X-Original-Method", "GET", "X-Original-URL", "https://api.example?b"), "GET https://api.example/?b"},
@@ -536,7 +541,7 @@ func TestF14_SubRequest(t *testing.T) {
 		}
 	}
 	for name, h := range map[string]http.Header{
-		"nothing":             http.Header{},
+		"nothing":             {},
 		"no method":           header("X-Forwarded-Uri", "/a"),
 		"no URI":              header("X-Original-Method", "GET"),
 		"both":                header("X-Forwarded-Method", "PUT", "X-Forwarded-Uri", "/a", "X-Original-Method", "PUT", "X-Original-URI", "/a"),
