@@ -310,7 +310,7 @@ func verifyProxyWaits(t *testing.T, bin string) {
 
 // seek wants a 200 whose body has some text.
 func seek(url, want string) error {
-	resp, err := http.Get(url) //nolint:gosec,noctx // of this test's own process; http.DefaultClient's timeout is the test's
+	resp, err := http.Get(url)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func seek(url, want string) error {
 func startVerifyProxy(t *testing.T, bin string, args ...string) func(*testing.T) string {
 	t.Helper()
 	var log strings.Builder
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), bin, append([]string{"verify-proxy"}, args...)...) //nolint:gosec // G204: a test runs what it built
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), bin, append([]string{"verify-proxy"}, args...)...)
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ type away struct{ text string }
 func (a away) Check(context.Context, *x509.Certificate) error {
 	return fmt.Errorf("%s: %w", a.text, ErrUnavailable)
 }
-func (a away) CheckToken(context.Context, *Claims) error { return a.Check(nil, nil) }
+func (a away) CheckToken(ctx context.Context, _ *Claims) error { return a.Check(ctx, nil) }
 
 // TestStatusUnknown_Is503: nobody but the server is at fault, and what the fault is stays here.
 func TestStatusUnknown_Is503(t *testing.T) {
