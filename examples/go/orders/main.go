@@ -17,6 +17,7 @@ import (
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/revocation"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -49,7 +50,12 @@ func serve(ctx context.Context, identity, addr, url string) error {
 	if err != nil {
 		return err
 	}
+	follower, err := revocation.New(revocation.Config{Issuer: id.Info().URLs.Public, HTTPClient: id.HTTPClient(), Checker: checker})
+	if err != nil {
+		return err
+	}
 	go checker.Run(ctx)               //nolint:errcheck // it returns when ctx ends
+	go follower.Run(ctx)              //nolint:errcheck // as above
 	form := os.Getenv("ORDERS_PROXY") // behind a proxy on this host where TLS ends: how it hands on certificates
 	proxies, err := loopback(form)
 	if err != nil {
@@ -59,7 +65,8 @@ func serve(ctx context.Context, identity, addr, url string) error {
 		Issuer:      id.Info().URLs.Public,
 		Audience:    url,
 		HTTPClient:  id.HTTPClient(),
-		Revocation:  checker,
+		Revocation:  follower, // of certificates
+		Tokens:      follower, // and of tokens and clients
 		Proxies:     proxies,
 		AllowBearer: os.Getenv("ORDERS_ALLOW_BEARER") == "1", // takes tokens that work for whoever steals them, too
 	})
