@@ -149,7 +149,7 @@ func (r *revoking) measure(ctx context.Context, n int, follow bool, revoke func(
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	verifiers := make([]*tokenbind.Verifier, followers)
+	verifiers := make([]*resourceServer, followers)
 	for i := range verifiers {
 		var err error
 		if verifiers[i], err = r.verifier(ctx, &running, follow); err != nil {
@@ -171,8 +171,13 @@ func (r *revoking) measure(ctx context.Context, n int, follow bool, revoke func(
 	return took, nil
 }
 
-// verifier is a resource server's, as docs/revocation.md has it.
-func (r *revoking) verifier(ctx context.Context, running *sync.WaitGroup, follow bool) (*tokenbind.Verifier, error) {
+// resourceServer is one, as docs/revocation.md has it.
+type resourceServer struct {
+	*tokenbind.Verifier
+	follower *revocation.Follower // nil: none
+}
+
+func (r *revoking) verifier(ctx context.Context, running *sync.WaitGroup, follow bool) (*resourceServer, error) {
 	issuers, err := r.api.Issuers(ctx)
 	if err != nil {
 		return nil, err
@@ -185,9 +190,9 @@ func (r *revoking) verifier(ctx context.Context, running *sync.WaitGroup, follow
 	conf := tokenbind.Config{
 		Issuer: r.operator.Info().URLs.Public, Audience: audience, HTTPClient: r.operator.HTTPClient(), Revocation: checker, NoDPoP: true,
 	}
+	var f *revocation.Follower
 	if follow {
-		f, err := revocation.New(revocation.Config{Issuer: conf.Issuer, HTTPClient: r.operator.HTTPClient(), Checker: checker})
-		if err != nil {
+		if f, err = revocation.New(revocation.Config{Issuer: conf.Issuer, HTTPClient: r.operator.HTTPClient(), Checker: checker}); err != nil {
 			return nil, err
 		}
 		running.Go(func() { _ = f.Run(ctx) })
@@ -198,11 +203,12 @@ func (r *revoking) verifier(ctx context.Context, running *sync.WaitGroup, follow
 		}
 		conf.Revocation, conf.Tokens = f, f
 	}
-	return tokenbind.NewVerifier(conf)
+	v, err := tokenbind.NewVerifier(conf)
+	return &resourceServer{v, f}, err
 }
 
 // once revokes something of s that all verifiers accept, and waits until all refuse.
-func (r *revoking) once(ctx context.Context, s *subject, verifiers []*tokenbind.Verifier, revoke func(context.Context, *subject) error) ([]time.Duration, error) {
+func (r *revoking) once(ctx context.Context, s *subject, verifiers []*resourceServer, revoke func(context.Context, *subject) error) ([]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, giveUp)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, audience+"/", nil)
@@ -219,7 +225,7 @@ func (r *revoking) once(ctx context.Context, s *subject, verifiers []*tokenbind.
 	refused := make([]time.Time, len(verifiers))
 	var waiting sync.WaitGroup
 	for i, v := range verifiers {
-		waiting.Go(func() { refused[i] = untilRefused(ctx, v, req) })
+		waiting.Go(func() { refused[i] = untilRefused(ctx, v.Verifier, req) })
 	}
 	time.Sleep(rand.N(500 * time.Millisecond)) // no moment between two polls is preferred
 	err = revoke(ctx, s)
@@ -231,11 +237,19 @@ func (r *revoking) once(ctx context.Context, s *subject, verifiers []*tokenbind.
 	took := make([]time.Duration, len(refused))
 	for i, at := range refused {
 		if at.IsZero() {
-			err = errors.Join(err, errors.New("a verifier did not refuse in time"))
+			err = errors.Join(err, verifiers[i].late())
 		}
 		took[i] = max(at.Sub(done), 0)
 	}
 	return took, err
+}
+
+// late says what a verifier that did not refuse knows.
+func (v *resourceServer) late() error {
+	if v.follower == nil {
+		return errors.New("a verifier did not refuse in time")
+	}
+	return fmt.Errorf("a verifier did not refuse in time: %+v", v.follower.Status())
 }
 
 // untilRefused returns when a verifier began to refuse; zero if it did not.
