@@ -133,7 +133,7 @@ func (p *proxyProgram) start(t *testing.T, path string, files []string, id *clie
 	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Certificate().Leaf.Raw})
 	writeFor(t, filepath.Join(dir, "client.pem"), string(leaf)+readFile(t, filepath.Join(id.Dir(), "client.key")))
 	port := func(address string) string { return ":" + address[strings.LastIndexByte(address, ':')+1:] }
-	shipped := strings.NewReplacer("/etc/pkid/proxy", dir, ":6443", port(at.proxy), ":7080", port(at.api), ":9180", port(at.verify), ":9443", port(at.pkid))
+	shipped := strings.NewReplacer("/etc/pkid/proxy", dir, "/etc/haproxy", dir, "/etc/apache2", dir, ":6443", port(at.proxy), ":7080", port(at.api), ":9180", port(at.verify), ":9443", port(at.pkid))
 	for _, f := range files {
 		writeFor(t, filepath.Join(dir, filepath.Base(f)), shipped.Replace(readFile(t, filepath.Join("..", "deploy", f))))
 	}
