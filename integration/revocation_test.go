@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,12 @@ type follower struct {
 // shown the first certificate, and never again, so what is refused later was told by the stream.
 func follow(t *testing.T, s *pkitest.Server, op *client.API, base string) *follower {
 	t.Helper()
+	return followWith(t, s, op, base, func(context.Context, *crl.Checker) {})
+}
+
+// followWith follows beside what else is done with the Checker until the test ends.
+func followWith(t *testing.T, s *pkitest.Server, op *client.API, base string, beside func(context.Context, *crl.Checker)) *follower {
+	t.Helper()
 	issuers, err := op.Issuers(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -45,12 +52,10 @@ func follow(t *testing.T, s *pkitest.Server, op *client.API, base string) *follo
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = f.Run(ctx)
-	}()
-	out := &follower{f, func() { cancel(); <-done }}
+	var running sync.WaitGroup
+	running.Go(func() { _ = f.Run(ctx) })
+	running.Go(func() { beside(ctx, checker) })
+	out := &follower{f, func() { cancel(); running.Wait() }}
 	t.Cleanup(out.stop)
 	select {
 	case <-f.Ready():
@@ -134,6 +139,34 @@ func TestA34_StreamOfRevocations(t *testing.T) {
 	}
 	f.wantToken(t, &tokenbind.Claims{ClientID: "orders", ID: "some", IssuedAt: time.Now().Add(time.Minute)}, false)
 	f.wantToken(t, before, true)
+}
+
+// TestA34_StreamBesideTheCRL: what a CRL at hand tells the follower forgets, and all the same it stays refused until it is
+// released, which takes another CRL.
+func TestA34_StreamBesideTheCRL(t *testing.T) {
+	t.Parallel()
+	s := pkitest.Start(t, pkitest.Options{})
+	op := s.Operator(t)
+	f := followWith(t, s, op, s.URLs.Public, func(ctx context.Context, k *crl.Checker) { _ = k.Run(ctx) })
+	cert := s.Enrol(t, client.InvitationRequest{ClientID: "orders"}).Certificate().Leaf
+	f.wantCertificate(t, cert, false)
+	if _, err := op.Revoke(t.Context(), serialInHex(cert), client.Revocation{Reason: "certificateHold"}); err != nil {
+		t.Fatal(err)
+	}
+	f.wantCertificate(t, cert, true)
+	pkitest.Eventually(t, 40*time.Second, func() error {
+		if err := f.Check(t.Context(), cert); err == nil {
+			t.Fatal("the certificate is taken while it is on hold")
+		}
+		if n := f.Status().Certificates; n > 0 {
+			return fmt.Errorf("%d certificates are remembered beside the CRL", n)
+		}
+		return nil
+	})
+	if _, err := op.Revoke(t.Context(), serialInHex(cert), client.Revocation{Reason: "removeFromCRL"}); err != nil {
+		t.Fatal(err)
+	}
+	f.wantCertificate(t, cert, false)
 }
 
 // TestA34_StreamOfRevocationsOverARestart: a follower goes on where it was when the daemon is there again, and misses
