@@ -33,6 +33,8 @@ type site struct {
 
 	shop, shop2, other *client.Identity // shop and shop2 are one client with two certificates
 	app                *client.ClientRecord
+
+	stopVerifyProxy func()
 }
 
 func newSite(t *testing.T, p *proxyProgram, path, pkid string) *site {
@@ -114,7 +116,7 @@ func trusting(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// verifyProxy runs `pkid verify-proxy` until the test ends, and returns its address.
+// verifyProxy runs `pkid verify-proxy` until the test ends or stops it, and returns its address.
 func (s *site) verifyProxy(t *testing.T, pkid string) string {
 	t.Helper()
 	listen, ops := freeAddress(t), freeAddress(t)
@@ -124,10 +126,11 @@ func (s *site) verifyProxy(t *testing.T, pkid string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s.stopVerifyProxy = func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // that it was killed
-	})
+	}
+	t.Cleanup(s.stopVerifyProxy)
 	pkitest.Eventually(t, 15*time.Second, func() error {
 		res, err := http.Get("http://" + ops + "/readyz")
 		if err != nil {
