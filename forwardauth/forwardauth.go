@@ -76,9 +76,6 @@ type server struct {
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
-// ValidName reports whether a resource server may be called so: lower-case letters, digits and hyphens, 63 at most.
-func ValidName(name string) bool { return nameForm.MatchString(name) }
-
 // New checks the configuration. It does no I/O.
 func New(c Config) (*Handler, error) {
 	if c.Prefix == "" {
@@ -128,7 +125,7 @@ func (h *Handler) add(s Server) error {
 	}
 	known := &server{s.Audience, s.RequiredScopes, verifier}
 	if s.Name != "" {
-		if !ValidName(s.Name) {
+		if !nameForm.MatchString(s.Name) {
 			return fmt.Errorf("name %q: want lower-case letters, digits and hyphens, 63 at most", s.Name)
 		}
 		if h.byName[s.Name] != nil {
@@ -182,8 +179,15 @@ func (h *Handler) answer(w *recorder, r *http.Request) (o Outcome) {
 	return o
 }
 
-// notBelieved is the refusal of a sub-request that does not come from a trusted proxy, or contradicts itself.
+// notBelieved is the refusal of a sub-request that does not come from a trusted proxy, or contradicts itself, or of which
+// that cannot be told.
 func notBelieved(err error) *tokenbind.Error {
+	if errors.Is(err, tokenbind.ErrUnavailable) {
+		return &tokenbind.Error{
+			ID: rand.Text(), Status: http.StatusServiceUnavailable, Code: "temporarily_unavailable", Check: "forwarded request",
+			Section: "RFC 9440 4", Description: "whether a trusted proxy asks cannot be told at the moment", Seen: plain(err.Error()),
+		}
+	}
 	return &tokenbind.Error{
 		ID: rand.Text(), Status: http.StatusBadRequest, Code: tokenbind.CodeInvalidRequest, Check: "forwarded request",
 		Section: "RFC 9440 4", Description: plain(err.Error()), Seen: err.Error(), Wanted: "the client's request, from a trusted proxy",

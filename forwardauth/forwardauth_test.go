@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -432,4 +433,23 @@ func TestNew_Refuses(t *testing.T) {
 	}
 	h := &house{Handler: none, t: t}
 	wants(t, h.ask("GET", "/v1/verify"), 404)
+}
+
+// TestCannotTell: while it is not known whether a trusted proxy asks, nobody passes, and nobody is told to ask otherwise.
+func TestCannotTell(t *testing.T) {
+	h, err := New(Config{Proxies: undecided{}, Servers: []Server{{Config: tokenbind.Config{Issuer: issuer, Audience: orders}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/verify", http.NoBody))
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "10.0.0.7") {
+		t.Errorf("%d: %s", w.Code, w.Body)
+	}
+}
+
+type undecided struct{}
+
+func (undecided) ReceiveCheck(*http.Request) (*http.Request, error) {
+	return nil, fmt.Errorf("%w: no answer from 10.0.0.7", tokenbind.ErrUnavailable)
 }
