@@ -28,6 +28,9 @@ func clientCertificate(r *http.Request) *x509.Certificate {
 // judgeForwarded puts the request in order that a trusted proxy handed on, and refuses what only such a one may send.
 func (q *request) judgeForwarded() finding {
 	r, err := q.v.conf.Proxies.Receive(q.r)
+	if errors.Is(err, ErrUnavailable) {
+		return fail("", "who sent the request").because("whether it comes from a trusted proxy cannot be told at the moment").from(err).as(codeUnavailable)
+	}
 	if err != nil {
 		return fail(err.Error(), "nothing that only a trusted proxy may send").as(CodeInvalidRequest)
 	}

@@ -29,8 +29,9 @@ type ProxiesConfig struct {
 	// Addresses are those that the proxies connect from, and nobody else can.
 	Addresses []netip.Prefix
 	// Certificate reports whether a client certificate that was proved on the connection is a proxy's. It is asked for
-	// requests that Addresses do not cover. Nil: no certificate makes a proxy. CertificateFrom makes one.
-	Certificate func(context.Context, *x509.Certificate) bool
+	// requests that Addresses do not cover. An error means that it cannot tell, and ends the request. Nil: no certificate
+	// makes a proxy. CertificateFrom makes one.
+	Certificate func(context.Context, *x509.Certificate) (bool, error)
 
 	// Form is how the proxies write the client's certificate. Empty: they write none, and such a header is an error from
 	// them too. There is one form and no guessing: a proxy replaces the header that it writes, and lets those pass that a
@@ -39,8 +40,8 @@ type ProxiesConfig struct {
 	// Header is the name that the certificate stands under, for the forms that leave it to the proxy's configuration:
 	// FormNginx, FormHAProxy and FormApache. Empty: X-SSL-Client-Cert.
 	Header string
-	// Find returns the certificate with a thumbprint, for FormEnvoy where it tells nothing but the certificate's hash. Nil,
-	// or an error: such a request is refused, since neither validity nor revocation could be judged.
+	// Find returns the certificate with a thumbprint, or nil if there is none, for FormEnvoy where it tells nothing but the
+	// certificate's hash. Nil: such a request is refused, since neither validity nor revocation could be judged.
 	Find func(context.Context, thumbprint.Cert) (*x509.Certificate, error)
 
 	// Original is by which headers the proxies tell scheme, host and sender of the client's request. Empty:
@@ -97,15 +98,15 @@ func NewProxies(c ProxiesConfig) (*Proxies, error) {
 // CertificateFrom makes a ProxiesConfig.Certificate. A proxy's certificate is one for client authentication, that a
 // chain to roots verifies now, with one of the names as a DNS name or URI among its SANs. The proxy's intermediates are
 // not looked at: put the CA that issued its certificate among the roots.
-func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context, *x509.Certificate) bool {
-	return func(_ context.Context, c *x509.Certificate) bool {
+func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context, *x509.Certificate) (bool, error) {
+	return func(_ context.Context, c *x509.Certificate) (bool, error) {
 		named := slices.ContainsFunc(c.DNSNames, func(n string) bool { return slices.Contains(names, strings.ToLower(n)) }) ||
 			slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return slices.Contains(names, u.String()) })
 		if !named || roots == nil {
-			return false
+			return false, nil
 		}
 		_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-		return err == nil
+		return err == nil, nil //nolint:nilerr // it says no
 	}
 }
 
@@ -118,18 +119,23 @@ func (p *Proxies) TrustsAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(p.conf.Addresses, func(prefix netip.Prefix) bool { return prefix.Contains(a) })
 }
 
-// Trusts reports whether a request comes from a trusted proxy.
-func (p *Proxies) Trusts(r *http.Request) bool {
+// Trusts reports whether a request comes from a trusted proxy. Its error is that of ProxiesConfig.Certificate: then it is
+// neither to be believed about others, nor to be taken for a request of the certificate's own holder.
+func (p *Proxies) Trusts(r *http.Request) (bool, error) {
 	if p == nil {
-		return false
+		return false, nil
 	}
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && p.TrustsAddress(from.Addr()) {
-		return true
+		return true, nil
 	}
 	if p.conf.Certificate == nil || r.TLS == nil || !r.TLS.HandshakeComplete || len(r.TLS.PeerCertificates) == 0 {
-		return false
+		return false, nil
 	}
-	return p.conf.Certificate(r.Context(), r.TLS.PeerCertificates[0])
+	trusted, err := p.conf.Certificate(r.Context(), r.TLS.PeerCertificates[0])
+	if err != nil {
+		return false, fmt.Errorf("%w: whether a proxy sends the request: %w", ErrUnavailable, err)
+	}
+	return trusted, nil
 }
 
 // Receive returns the request as the client sent it to the proxy: TLS.PeerCertificates is the certificate that the client
@@ -137,9 +143,13 @@ func (p *Proxies) Trusts(r *http.Request) bool {
 // has), Host, URL.Scheme and URL.Host are those that the client used, RemoteAddr is the client's if the proxy tells it,
 // and the headers of the proxy are gone. A request that comes from no trusted proxy is returned as it is, the same
 // pointer, unless it has a header that only a proxy may send, which is ErrForwarded. X-Forwarded-* and Forwarded are then
-// not looked at: any browser or forward proxy may send them. r itself is never changed.
+// not looked at: any browser or forward proxy may send them. r itself is never changed. Errors are ErrForwarded or
+// ErrUnavailable.
 func (p *Proxies) Receive(r *http.Request) (*http.Request, error) {
-	if p.Trusts(r) {
+	switch trusted, err := p.Trusts(r); {
+	case err != nil:
+		return nil, err
+	case trusted:
 		return p.receive(r, original{})
 	}
 	if name, found := p.certificateHeader(r.Header, ""); found {
@@ -154,7 +164,9 @@ func (p *Proxies) Receive(r *http.Request) (*http.Request, error) {
 // say. The proxies must set all of one kind; something of the other is the client's, and an error. A sub-request that
 // comes from no trusted proxy is always ErrForwarded.
 func (p *Proxies) ReceiveCheck(r *http.Request) (*http.Request, error) {
-	if !p.Trusts(r) {
+	if trusted, err := p.Trusts(r); err != nil {
+		return nil, err
+	} else if !trusted {
 		return nil, fmt.Errorf("%w: %s is no trusted proxy, and only one may ask for another's request", ErrForwarded, r.RemoteAddr)
 	}
 	a, err := readAsked(r.Header)
@@ -172,6 +184,9 @@ func (p *Proxies) ReceiveCheck(r *http.Request) (*http.Request, error) {
 // receive makes the client's request of a trusted proxy's. What else was told of it must agree.
 func (p *Proxies) receive(r *http.Request, told original) (*http.Request, error) {
 	chain, err := p.readCertificates(r)
+	if errors.Is(err, ErrUnavailable) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
@@ -255,10 +270,10 @@ func (p *Proxies) find(ctx context.Context, hash thumbprint.Cert) ([]*x509.Certi
 	}
 	cert, err := p.conf.Find(ctx, hash)
 	if err != nil {
-		return nil, fmt.Errorf("finding the certificate with x5t#S256 %s: %w", hash, err)
+		return nil, fmt.Errorf("%w: finding the certificate with x5t#S256 %s: %w", ErrUnavailable, hash, err)
 	}
-	if !thumbprint.OfCertificate(cert).Equal(hash) {
-		return nil, fmt.Errorf("finding the certificate with x5t#S256 %s: another was found", hash)
+	if cert == nil || !thumbprint.OfCertificate(cert).Equal(hash) {
+		return nil, fmt.Errorf("no certificate with x5t#S256 %s is known here", hash)
 	}
 	return []*x509.Certificate{cert}, nil
 }

@@ -307,9 +307,12 @@ func TestA29_HashAlone(t *testing.T) {
 	if _, err := find(ca, nil).Receive(fromProxy(element)); !errors.Is(err, ErrForwarded) {
 		t.Errorf("another: %v", err)
 	}
-	unknown := errors.New("not known")
-	if _, err := find(nil, unknown).Receive(fromProxy(element)); !errors.Is(err, ErrForwarded) || !errors.Is(err, unknown) {
+	if _, err := find(nil, nil).Receive(fromProxy(element)); !errors.Is(err, ErrForwarded) {
 		t.Errorf("unknown: %v", err)
+	}
+	away := errors.New("the store is away")
+	if _, err := find(nil, away).Receive(fromProxy(element)); !errors.Is(err, ErrUnavailable) || !errors.Is(err, away) || errors.Is(err, ErrForwarded) {
+		t.Errorf("the store is away: %v", err)
 	}
 }
 
@@ -317,7 +320,7 @@ func TestA29_HashAlone(t *testing.T) {
 func TestA30_ByCertificate(t *testing.T) {
 	client, own := proxyCert(t, "client.pem"), proxyCert(t, "ca.pem")
 	p, err := NewProxies(ProxiesConfig{
-		Certificate: func(_ context.Context, c *x509.Certificate) bool { return c.Equal(own) }, Form: FormHAProxy, Header: "X-Client-Cert",
+		Certificate: func(_ context.Context, c *x509.Certificate) (bool, error) { return c.Equal(own), nil }, Form: FormHAProxy, Header: "X-Client-Cert",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -343,12 +346,31 @@ func TestA30_ByCertificate(t *testing.T) {
 	}
 }
 
+// TestA30_CannotTell: while nobody can tell whose a certificate is, the request is neither the proxy's clients' nor the
+// certificate's own holder's.
+func TestA30_CannotTell(t *testing.T) {
+	k, away := newResourceKit(t), errors.New("the store is away")
+	p, err := NewProxies(ProxiesConfig{Certificate: func(context.Context, *x509.Certificate) (bool, error) { return false, away }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := k.request("Bearer "+k.certToken(t), k.cert.Leaf)
+	r.TLS.HandshakeComplete = true
+	for name, receive := range map[string]func(*http.Request) (*http.Request, error){"a request": p.Receive, "a sub-request": p.ReceiveCheck} {
+		if got, err := receive(r); got != nil || !errors.Is(err, ErrUnavailable) || !errors.Is(err, away) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	v := k.verifier(t, func(c *Config) { c.Proxies = p })
+	refuses(t, v, r, http.StatusServiceUnavailable, codeUnavailable, "forwarded certificate")
+}
+
 func TestCertificateFrom(t *testing.T) {
 	client, ca := proxyCert(t, "client.pem"), proxyCert(t, "ca.pem")
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
 	for name, tt := range map[string]struct {
-		is    func(context.Context, *x509.Certificate) bool
+		is    func(context.Context, *x509.Certificate) (bool, error)
 		cert  *x509.Certificate
 		trust bool
 	}{
@@ -359,8 +381,8 @@ func TestCertificateFrom(t *testing.T) {
 		"another root":    {CertificateFrom(x509.NewCertPool(), "client.example"), client, false},
 		"no roots at all": {CertificateFrom(nil, "client.example"), client, false},
 	} {
-		if got := tt.is(t.Context(), tt.cert); got != tt.trust {
-			t.Errorf("%s: %v", name, got)
+		if got, err := tt.is(t.Context(), tt.cert); got != tt.trust || err != nil {
+			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/internal/audit"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // maxBody bounds every request body. The largest honest one is a client's JWK set.
@@ -105,7 +106,9 @@ func (s *Server) listener(l Listener) http.Handler {
 			if route != nil {
 				c.route = route
 			}
-			err = refuse(forwarded, "%v; clients with a certificate connect to %s", c.forwarded, s.c.URLs.MTLS)
+			if err = c.forwarded; errors.Is(err, tokenbind.ErrForwarded) {
+				err = refuse(forwarded, "%v; clients with a certificate connect to %s", err, s.c.URLs.MTLS)
+			}
 		case err != nil:
 			err = s.strays(r, c, err)
 		default:

@@ -21,6 +21,7 @@ import (
 	"github.com/pkid/pkid/internal/feed"
 	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/internal/rollover"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -63,6 +64,7 @@ var problems = []struct {
 	{is(enroll.ErrInvitation), outcome{http.StatusUnauthorized, "invitation-not-valid", "Invitation not valid"}},
 	{is(enroll.ErrRequest), outcome{http.StatusBadRequest, "bad-invitation", "Bad invitation request"}},
 	{is(enroll.ErrNoCertificate), certificateNeeded},
+	{is(tokenbind.ErrUnavailable), unavailable},
 	{is(enroll.ErrOwnKey), outcome{http.StatusBadRequest, "own-key-needed", "A certificate request with the certificate's own key is needed"}},
 	{is(client.ErrEnrolmentToken), outcome{http.StatusUnauthorized, "bad-enrolment-token", "Bad enrolment token"}},
 
@@ -222,7 +224,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	if c.forwarded != nil && c.route.Access == OAuthClient {
-		authserver.Malformed(w, r, p.Detail)
+		if p.Status == http.StatusBadRequest {
+			authserver.Malformed(w, r, p.Detail)
+		} else {
+			authserver.Unavailable(w, p.Status, cmp.Or(p.Detail, p.Title))
+		}
 		return
 	}
 	if c.page() {

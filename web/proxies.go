@@ -12,7 +12,7 @@ import (
 func (s *Server) receive(r *http.Request, c *call, route *Route) *http.Request {
 	c.remote = remoteHost(r)
 	if route != nil && route.Access == TrustedProxy {
-		if s.c.Proxies.Trusts(r) {
+		if trusted, err := s.c.Proxies.Trusts(r); trusted && err == nil { // the handler finds out for itself
 			c.proxy = r
 		}
 		return r

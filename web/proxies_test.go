@@ -1,7 +1,10 @@
 package web
 
 import (
+	"context"
+	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -102,3 +105,15 @@ func TestA30_HeadersOfAProxyAreHeld(t *testing.T) {
 }
 
 func rfc9440(der []byte) string { return ":" + base64.StdEncoding.EncodeToString(der) + ":" }
+
+// TestA30_CannotTell: while the records cannot say whether a certificate is a proxy's, its connection is nobody's.
+func TestA30_CannotTell(t *testing.T) {
+	f := newFixture(t)
+	f.c.Proxies = must[*tokenbind.Proxies](t)(tokenbind.NewProxies(tokenbind.ProxiesConfig{
+		Certificate: func(context.Context, *x509.Certificate) (bool, error) { return false, errors.New("the store is away") },
+	}))
+	f.do(request{url: f.mtls.URL + "/v1/clients", cert: &f.admin}).problem(t, http.StatusServiceUnavailable, "unavailable")
+	h := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	f.do(request{method: "POST", url: f.mtls.URL + "/oauth/token", body: form(), header: h, cert: &f.admin}).
+		oauthError(t, http.StatusServiceUnavailable, "temporarily_unavailable")
+}

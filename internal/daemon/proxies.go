@@ -33,31 +33,28 @@ func (d *Daemon) openProxies() (*tokenbind.Proxies, error) {
 
 // isProxy reports whether a certificate that was proved on a connection is a proxy's. The records are asked each time, so
 // that a revocation counts at once.
-func (d *Daemon) isProxy(ctx context.Context, cert *x509.Certificate) bool {
+func (d *Daemon) isProxy(ctx context.Context, cert *x509.Certificate) (bool, error) {
 	rec, err := d.authority.Lookup(ctx, cert)
-	if errors.Is(err, ca.ErrNotFound) {
-		return false
+	switch {
+	case errors.Is(err, ca.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !slices.Contains(d.cfg.Proxies.Clients, rec.ClientID), rec.Profile == config.ProfileOperator, rec.Status(time.Now()) != ca.Active:
+		return false, nil
 	}
-	if err == nil {
-		if !slices.Contains(d.cfg.Proxies.Clients, rec.ClientID) || rec.Profile == config.ProfileOperator || rec.Status(time.Now()) != ca.Active {
-			return false
-		}
-		err = d.clients.CheckEnabled(ctx, rec.ClientID)
+	err = d.clients.CheckEnabled(ctx, rec.ClientID)
+	if errors.Is(err, authserver.ErrDisabled) {
+		return false, nil
 	}
-	if err != nil && !errors.Is(err, authserver.ErrDisabled) {
-		d.log.ErrorContext(ctx, "a proxy is not trusted: its certificate cannot be looked up", "error", err)
-	}
-	return err == nil
+	return err == nil, err
 }
 
-// findCertificate returns the certificate of which a proxy told the hash.
+// findCertificate returns the certificate of which a proxy told the hash, or nil.
 func (d *Daemon) findCertificate(ctx context.Context, t thumbprint.Cert) (*x509.Certificate, error) {
 	page, err := d.store.List(ctx, ca.Query{Thumbprint: t, Limit: 1})
-	if err != nil {
+	if err != nil || len(page.Records) == 0 {
 		return nil, err
-	}
-	if len(page.Records) == 0 {
-		return nil, ca.ErrNotFound
 	}
 	return x509.ParseCertificate(page.Records[0].DER)
 }
