@@ -308,7 +308,7 @@ func TestA29_EnvoysHash(t *testing.T) {
 	b.wants(200, "access_token", status, body)
 	hash[0] ^= 1
 	status, body = ask(fmt.Sprintf("By=spiffe://example/pkid;Hash=%x", hash[:]))
-	b.wants(400, "finding the certificate", status, body)
+	b.wants(400, "no certificate with x5t#S256", status, body)
 }
 
 // TestA29_OperatorsCertificateMakesNoProxy: whoever may administer the CA is not believed about others, whatever the

@@ -106,7 +106,7 @@ func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context
 			return false, nil
 		}
 		_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-		return err == nil, nil //nolint:nilerr // it says no
+		return err == nil, nil
 	}
 }
 
