@@ -178,7 +178,7 @@ const nobody = 65534
 // openDir is a directory that nobody can get at and into; those of t.TempDir are root's alone.
 func openDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pkid-proxy")
+	dir, err := os.MkdirTemp("", "pkid-proxy") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -198,9 +198,8 @@ func tokenClaims(t *testing.T, body string) (c boundClaims) {
 
 // matrix is the table: the statuses that were seen.
 type matrix struct {
-	mu    sync.Mutex // guards seen
-	seen  map[string]int
-	heads []string
+	mu   sync.Mutex // guards seen
+	seen map[string]int
 }
 
 func newMatrix() *matrix { return &matrix{seen: map[string]int{}} }
