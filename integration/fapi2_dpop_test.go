@@ -18,8 +18,8 @@ var proofModules = []module{
 		one.open("nbf and exp in the proof", one.mustToken(timed), timed)
 	}},
 	{"dpop-proof-iat-10-seconds-before-and-after", byDPoP, func(t *testing.T, one, _ *party, _ string) {
-		for _, seconds := range []time.Duration{-10, 9, 10} {
-			late := ask{proof: claim("iat", time.Now().Add(seconds*time.Second).Unix())}
+		for _, ahead := range []time.Duration{-10 * time.Second, 9 * time.Second, 10 * time.Second} {
+			late := ask{proof: claim("iat", time.Now().Add(ahead).Unix())}
 			one.open("iat", one.mustToken(late), late)
 		}
 		for _, d := range []time.Duration{-time.Hour, 65 * time.Second, time.Hour} {

@@ -142,8 +142,8 @@ var tokenModules = []module{
 	}},
 	{"jwt-client-assertion-with-iat-nbf-in-the-future", byKey, func(t *testing.T, one, _ *party, _ string) {
 		for _, name := range []string{"iat", "nbf"} {
-			for _, seconds := range []time.Duration{-10, 8} {
-				one.mustToken(ask{assertion: claim(name, time.Now().Add(seconds*time.Second).Unix())})
+			for _, ahead := range []time.Duration{-10 * time.Second, 8 * time.Second} {
+				one.mustToken(ask{assertion: claim(name, time.Now().Add(ahead).Unix())})
 			}
 			one.refuses(name+" over 60 s ahead", ask{assertion: claim(name, time.Now().Add(65*time.Second).Unix())}, "invalid_client")
 		}
