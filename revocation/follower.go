@@ -113,10 +113,14 @@ type counts struct{ events, connects, resets uint64 }
 // New validates c. It does no I/O; Run does.
 func New(c Config) (*Follower, error) {
 	u, err := url.Parse(c.Issuer)
+	scheme := "https"
+	if c.InsecureIssuerHTTP && err == nil && u.Scheme == "http" {
+		scheme = u.Scheme
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("revocation: Issuer: %w", err)
-	case u.Scheme != "https" && !(u.Scheme == "http" && c.InsecureIssuerHTTP), u.Host == "", u.RawQuery != "", u.Fragment != "", u.User != nil:
+	case u.Scheme != scheme, u.Host == "", u.RawQuery != "", u.Fragment != "", u.User != nil:
 		return nil, fmt.Errorf("revocation: Issuer: want an https URL such as https://pki.example.com:8443, not %q", u.Redacted())
 	case c.MaxStale < 0, c.MaxCertificates < 0, c.MaxTokens < 0:
 		return nil, errors.New("revocation: MaxStale, MaxCertificates and MaxTokens must not be negative")
@@ -230,7 +234,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 	}
 	f.lost(context.Canceled, false)
-	return nil
+	return nil //nolint:nilerr // the error is that of the stream, which the end of ctx has ended
 }
 
 // lost goes back to the CRL's own pace.

@@ -310,11 +310,11 @@ func TestFollower_Hostile(t *testing.T) {
 	endless := strings.Repeat("x", 1<<20)
 	good := string(Append(nil, ResetEvent, new(""), Reset{})) + string(Append(nil, HeartbeatEvent, new("1.aa"), Heartbeat{2}))
 	for name, answer := range map[string]func(http.ResponseWriter){
-		"a redirect":            func(w http.ResponseWriter) { w.Header().Set("Location", "/elsewhere"); w.WriteHeader(http.StatusFound) },
-		"no stream":             func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
-		"too many":              func(w http.ResponseWriter) { w.Header().Set("Retry-After", "1"); w.WriteHeader(http.StatusServiceUnavailable) },
-		"another content type":  func(w http.ResponseWriter) { w.Header().Set("Content-Type", "text/html"); _, _ = io.WriteString(w, good) },
-		"no content type":       func(w http.ResponseWriter) { w.Header()["Content-Type"] = nil; _, _ = io.WriteString(w, good) },
+		"a redirect":            with("Location", "/elsewhere", http.StatusFound, ""),
+		"no stream":             with("Location", "", http.StatusNotFound, ""),
+		"too many":              with("Retry-After", "1", http.StatusServiceUnavailable, ""),
+		"another content type":  with("Content-Type", "text/html", http.StatusOK, good),
+		"no content type":       with("Content-Type", "", http.StatusOK, good),
 		"an endless line":       says("data: " + endless),
 		"an endless event":      says(strings.Repeat("data: {}\n", 1<<16)),
 		"endless comments":      says(strings.Repeat(":\n", 1<<20)),
@@ -350,6 +350,14 @@ func TestFollower_Hostile(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 		})
+	}
+}
+
+func with(header, value string, status int, text string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set(header, value)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text)
 	}
 }
 
@@ -392,8 +400,14 @@ func TestFollower_AtOnce(t *testing.T) {
 
 func TestNew_Refuses(t *testing.T) {
 	for _, c := range []Config{
-		{}, {Issuer: "http://pki.example.com"}, {Issuer: "https://"}, {Issuer: "https://pki.example.com?x=1"}, {Issuer: "https://a:b@pki.example.com"},
-		{Issuer: "https://pki.example.com", MaxStale: -1}, {Issuer: "https://pki.example.com", MaxTokens: -1}, {Issuer: "ftp://pki.example.com", InsecureIssuerHTTP: true},
+		{},
+		{Issuer: "http://pki.example.com"},
+		{Issuer: "https://"},
+		{Issuer: "https://pki.example.com?x=1"},
+		{Issuer: "https://a:b@pki.example.com"},
+		{Issuer: "https://pki.example.com", MaxStale: -1},
+		{Issuer: "https://pki.example.com", MaxTokens: -1},
+		{Issuer: "ftp://pki.example.com", InsecureIssuerHTTP: true},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%+v is taken", c)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -92,8 +91,8 @@ func accept(resp *http.Response) error {
 		return &answerError{status: resp.Status, hint: ": the issuer has no revocation stream"}
 	case resp.StatusCode != http.StatusOK:
 		e := &answerError{status: resp.Status}
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-			e.retryAfter = min(time.Duration(s), 3600) * time.Second
+		if d, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s"); err == nil { // Run bounds it
+			e.retryAfter = d
 		}
 		return e
 	}

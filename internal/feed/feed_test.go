@@ -35,8 +35,13 @@ func (f *fixture) Audit(ctx context.Context, after uint64, limit int) ([]audit.E
 	return f.store.Audit(ctx, after, limit)
 }
 
-func (f *fixture) AuditHead(ctx context.Context) (audit.Head, error) { return f.store.AuditHead(ctx) }
-func (f *fixture) AuditBase(ctx context.Context) (audit.Head, error) { return f.store.AuditBase(ctx) }
+func (f *fixture) AuditHead(ctx context.Context) (audit.Head, error) {
+	return f.store.AuditHead(ctx)
+}
+
+func (f *fixture) AuditBase(ctx context.Context) (audit.Head, error) {
+	return f.store.AuditBase(ctx)
+}
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
@@ -99,7 +104,7 @@ func (l listener) until() (names string, id string) {
 		if err != nil {
 			l.t.Fatalf("after %v: %v", got, err)
 		}
-		for _, e := range bytes.Split(bytes.TrimSpace(b), []byte("\n\n")) {
+		for e := range bytes.SplitSeq(bytes.TrimSpace(b), []byte("\n\n")) {
 			name, _, _ := strings.Cut(strings.TrimPrefix(string(e), "event: "), "\n")
 			if found := idLine.FindStringSubmatch(string(e)); found != nil {
 				id = found[1]
