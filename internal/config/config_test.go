@@ -66,6 +66,7 @@ func TestRefusals(t *testing.T) {
 		{"no tolerance", "  clock_tolerance: 0s", "tokens.clock_tolerance"}, // below tokens, where minimal ends
 		{"large tolerance", "  clock_tolerance: 61s", "tokens.clock_tolerance"},
 		{"small tolerance under FAPI 2.0", "  clock_tolerance: 9s\nprofile: fapi2", "tokens.clock_tolerance: profile fapi2 wants at least 10s"},
+		{"bearer tokens under FAPI 2.0", "profile: fapi2\nverify: [{audience: 'https://a.example', insecure_allow_bearer: true}]", "verify[0].insecure_allow_bearer: profile fapi2"},
 		{"another profile", "profile: fapi1", "profile: want fapi2 or nothing"},
 		{"shard size", "crl: {shard_size: 99}", "crl.shard_size"},
 		{"negative shard size", "crl: {shard_size: -1}", "crl.shard_size"},

@@ -20,5 +20,10 @@ func (c *Config) validateProfile() error {
 	case *c.Tokens.ClockTolerance < fapiTolerance:
 		return fmt.Errorf("tokens.clock_tolerance: profile %s wants at least %s, not %s", ProfileFAPI2, fapiTolerance, *c.Tokens.ClockTolerance)
 	}
+	for i, s := range c.Verify {
+		if s.InsecureAllowBearer {
+			return fmt.Errorf("verify[%d].insecure_allow_bearer: profile %s takes no token that is bound to nothing", i, ProfileFAPI2)
+		}
+	}
 	return nil
 }

@@ -56,6 +56,31 @@ func TestReviewClientsNamesThoseOfBefore(t *testing.T) {
 	}
 }
 
+// What answers proxies keeps to the profile too.
+func TestVerifyUnderTheProfile(t *testing.T) {
+	dir, free := filepath.Join(t.TempDir(), "d"), "127.0.0.1:0"
+	if err := Init(t.Context(), InitSpec{Dir: dir, Listen: config.Listen{Public: free, MTLS: free, Status: free, Ops: free}}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Profile, cfg.Verify = config.ProfileFAPI2, []config.ResourceServer{{Audience: "https://a.example"}}
+	d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	cfg.Verify[0].InsecureAllowBearer = true
+	if d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler)); err == nil {
+		d.Close()
+		t.Error("it takes tokens that are bound to nothing")
+	}
+}
+
 // A directory that is made now asks for nonces; a configuration that does not say so never did.
 func TestNoncesAreOnForNewDirectories(t *testing.T) {
 	spec := InitSpec{Dir: t.TempDir(), Listen: config.Listen{Public: ":1", MTLS: ":2", Status: ":3", Ops: ":4"}}

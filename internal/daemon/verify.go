@@ -16,11 +16,15 @@ const verifiedTokens = 16 << 10
 // Proofs are remembered where the token endpoint's are.
 func (d *Daemon) openVerify(proxies *tokenbind.Proxies, nonceKey []byte) (*forwardauth.Handler, error) {
 	var servers []forwardauth.Server
+	var revocation tokenbind.Revocation
+	if d.cfg.Profile == config.ProfileFAPI2 {
+		revocation = certificates{d.authority} // a verifier under the profile insists on it, though Tokens looks too
+	}
 	for _, s := range d.cfg.Verify {
 		servers = append(servers, forwardauth.Server{Name: s.Name, Config: tokenbind.Config{
 			Issuer: d.cfg.URLs.Public, Audience: s.Audience, BaseURL: s.BaseURL, RequiredScopes: s.Scopes,
 			Keys: d.oauth, Tokens: d.oauth, // which looks at the certificate too
-			FAPI2: d.cfg.Profile == config.ProfileFAPI2, AllowBearer: s.InsecureAllowBearer, NoDPoP: s.NoDPoP,
+			Revocation: revocation, FAPI2: d.cfg.Profile == config.ProfileFAPI2, AllowBearer: s.InsecureAllowBearer, NoDPoP: s.NoDPoP,
 			RequireNonce: s.RequireNonce, NonceKey: nonceKey, Tolerance: *d.cfg.Tokens.ClockTolerance,
 			Replay: d.proofs.Replay, ReplaySince: d.proofs.since,
 			MaxTokens: max(verifiedTokens/len(d.cfg.Verify), 2), Logger: d.log,
