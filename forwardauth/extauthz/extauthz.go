@@ -42,12 +42,12 @@ type Service struct {
 	authv3.UnimplementedAuthorizationServer
 
 	handler *forwardauth.Handler
-	trusts  func(*http.Request) bool
+	trusts  func(*http.Request) (bool, error)
 }
 
 // New returns the service. trusts says whether a call's own connection, as RemoteAddr and TLS of a request without
-// headers, is a proxy's: tokenbind.Proxies.Trusts does. All others are refused.
-func New(h *forwardauth.Handler, trusts func(*http.Request) bool) *Service {
+// headers, is a proxy's, as tokenbind.Proxies.Trusts does. All others are refused, and so is everybody while it cannot tell.
+func New(h *forwardauth.Handler, trusts func(*http.Request) (bool, error)) *Service {
 	return &Service{handler: h, trusts: trusts}
 }
 
@@ -56,7 +56,10 @@ func (s *Service) Register(g *grpc.Server) { authv3.RegisterAuthorizationServer(
 
 // Check answers for one request of a client. Its error is for a caller that is no trusted proxy.
 func (s *Service) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	if !s.trusts(connection(ctx)) {
+	switch trusted, err := s.trusts(connection(ctx)); {
+	case err != nil:
+		return nil, grpcstatus.Error(codes.Unavailable, "whether a trusted proxy asks cannot be told at the moment")
+	case !trusted:
 		return nil, grpcstatus.Error(codes.PermissionDenied, "only a trusted proxy may ask for another's request")
 	}
 	sub := &http.Request{Method: http.MethodGet, URL: s.asked(in), Header: http.Header{}, Body: http.NoBody}
