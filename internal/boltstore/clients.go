@@ -42,7 +42,7 @@ func (s *Store) PutClient(ctx context.Context, c authserver.Client, ev audit.Eve
 	if err != nil {
 		return nil, fmt.Errorf("encoding client %q: %w", c.ID, err)
 	}
-	defer s.known.drop(c.ID) // whatever the outcome: an error may leave it in doubt
+	defer s.known.change(c.ID)() // whatever the outcome: an error may leave it in doubt
 	err = s.update(ctx, func(t *tx) error {
 		stored, err := t.client(c.ID)
 		if errors.Is(err, authserver.ErrNoClient) {
@@ -102,12 +102,13 @@ func decodeClient(id, v []byte) (*authserver.Client, error) {
 // maxKnown bounds the client records in memory, at some 500 octets each.
 const maxKnown = 20_000
 
-// known are client records as they were read, since every token asks for one. A change drops its record after the
-// commit and before anybody is told of it.
+// known are client records as they were read, since every token asks for one. While a record is changed it is read from
+// the file: from the commit on the audit log tells of the change, and whoever read that must not find what was before.
 type known struct {
-	mu      sync.RWMutex // guards all below
-	records map[string]*authserver.Client
-	changes uint64 // how often something was dropped
+	mu       sync.RWMutex // guards all below
+	records  map[string]*authserver.Client
+	changing map[string]int // changes under way
+	changes  uint64         // how often one began or ended
 }
 
 // get returns a record, or nil and as of which change it is missing.
@@ -121,7 +122,7 @@ func (k *known) get(id string) (*authserver.Client, uint64) {
 func (k *known) keep(c *authserver.Client, asOf uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.changes != asOf {
+	if k.changes != asOf || k.changing[c.ID] > 0 {
 		return
 	}
 	for id := range k.records {
@@ -133,9 +134,19 @@ func (k *known) keep(c *authserver.Client, asOf uint64) {
 	k.records[c.ID] = c
 }
 
-func (k *known) drop(id string) {
+// change says that a record is about to be changed; done is called when it was, or could not be.
+func (k *known) change(id string) (done func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.records, id)
+	k.changing[id]++
 	k.changes++
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.changing[id]--; k.changing[id] == 0 {
+			delete(k.changing, id)
+		}
+		k.changes++
+	}
 }

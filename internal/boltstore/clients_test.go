@@ -46,17 +46,39 @@ func TestClientIsNeverOld(t *testing.T) {
 
 // TestClientReadBeforeAChange: what was read before a change must not be put into memory after it.
 func TestClientReadBeforeAChange(t *testing.T) {
-	k := known{records: map[string]*authserver.Client{}}
-	_, asOf := k.get("alice")
-	k.drop("alice")
-	k.keep(&authserver.Client{ID: "alice"}, asOf)
-	if c, _ := k.get("alice"); c != nil {
-		t.Error("the old record is in memory")
+	k := known{records: map[string]*authserver.Client{}, changing: map[string]int{}}
+	alice := &authserver.Client{ID: "alice"}
+	gone := func(when string) uint64 {
+		t.Helper()
+		c, asOf := k.get("alice")
+		if c != nil {
+			t.Errorf("the old record is in memory %s", when)
+		}
+		return asOf
+	}
+	before := gone("before anything")
+	k.keep(alice, before)
+	done := k.change("alice")
+	during := gone("during the change")
+	for _, asOf := range []uint64{before, during} {
+		k.keep(alice, asOf)
+		gone("during the change, read before or during it")
+	}
+	other := k.change("alice")
+	done()
+	k.keep(alice, during)
+	k.keep(alice, gone("after the first of two changes"))
+	last := gone("during the second change")
+	other()
+	k.keep(alice, last)
+	k.keep(alice, gone("after both"))
+	if c, _ := k.get("alice"); c != alice || len(k.changing) != 0 {
+		t.Errorf("after all: %v, %v", c, k.changing)
 	}
 }
 
 func TestKnownClientsAreBounded(t *testing.T) {
-	k := known{records: map[string]*authserver.Client{}}
+	k := known{records: map[string]*authserver.Client{}, changing: map[string]int{}}
 	for i := range maxKnown + 10 {
 		k.keep(&authserver.Client{ID: strconv.Itoa(i)}, 0)
 	}

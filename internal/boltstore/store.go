@@ -112,7 +112,7 @@ func Open(path string, o Options) (*Store, error) {
 		o.Now = time.Now
 	}
 	s := &Store{path: path, now: o.Now, queue: make(chan *request, maxBatch), idle: make(chan struct{})}
-	s.known.records = map[string]*authserver.Client{}
+	s.known.records, s.known.changing = map[string]*authserver.Client{}, map[string]int{}
 	if err := s.open(path, o); err != nil {
 		return nil, fmt.Errorf("opening store %s: %w", path, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ var clientTests = map[string]func(*testing.T, *store){
 	"PutClientConflicts":        testClientConflict,
 	"PutClientHasOneWinner":     testClientWinner,
 	"PutClientNewHasOneWinner":  testClientNewWinner,
+	"ClientIsAsNewAsTheLog":     testClientAsNewAsTheLog,
 	"ClientsInOrderAndInPages":  testClients,
 	"RevokedTokens":             testRevokedTokens,
 	"RevokedTokensListed":       testRevokedTokensListed,
@@ -105,6 +107,36 @@ func race(t *testing.T, s *store, c authserver.Client) {
 	won := winner(t, errs, func(err error) bool { return errors.Is(err, authserver.ErrConflict) })
 	if got, err := s.Client(t.Context(), c.ID); err != nil || got.Subject != subject(won) || got.Version != c.Version+1 {
 		t.Errorf("Client = %+v, %v; %s won", got, err, subject(won))
+	}
+}
+
+// testClientAsNewAsTheLog: who read in the audit log of a change does not find the record from before it.
+func testClientAsNewAsTheLog(t *testing.T, s *store) {
+	const changes = 150
+	alice := putClient(t, s, authserver.Client{ID: "alice"}) // version 1 is entry 1, and so on
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	for range 3 {
+		readers.Go(func() {
+			for {
+				head, err := s.AuditHead(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c, err := s.Client(t.Context(), "alice")
+				if err != nil || c.Version < head.Seq {
+					t.Errorf("the log has change %d, and the record is of change %+v (%v)", head.Seq, c, err)
+					return
+				}
+				if head.Seq > changes {
+					return
+				}
+			}
+		})
+	}
+	for range changes {
+		alice = putClient(t, s, *alice)
 	}
 }
 
