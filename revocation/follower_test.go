@@ -186,6 +186,7 @@ func TestFollower_Reset(t *testing.T) {
 		wants("at first", true, false)
 		send(t, to, "", ResetEvent, Reset{Reason: "gap"})
 		send(t, to, "-", TokenEvent, Token{HashOf("b"), now.Add(time.Hour)})
+		send(t, to, "4.bb", TokenEvent, Token{HashOf("c"), now.Add(time.Hour)}) // revoked meanwhile
 		wants("in the middle", true, false)
 		to.Close()
 		to = w.stream()

@@ -132,7 +132,7 @@ func (in *incoming) take(m message) (err error) {
 		return err
 	}
 	f.counts.events++
-	if m.hasI {
+	if m.hasI && (in.anew == nil || m.id == "") { // who goes on after an event has to know all that was told before it
 		f.last = m.id
 	}
 	return nil
