@@ -127,7 +127,7 @@ export class Revocations {
           next.take(event, data)
           if (next.size > this.#maxEntries) next.endAll((this.#now() + ahead) * 1000)
         }
-        if (id !== undefined) this.#last = id
+        if (id === '' || (id !== undefined && next === this.#known)) this.#last = id // who goes on after an event has to know all before it
         quiet(patience)
       }
     } finally {

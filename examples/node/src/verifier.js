@@ -19,7 +19,8 @@ const nonceLifetime = 120 // seconds
 /** Headers by which proxies hand on a client's certificate. No proxy is trusted here, so somebody believes in vain that they count. */
 const forwardedHeaders = [
   'client-cert', 'client-cert-chain', // RFC 9440
-  'x-forwarded-client-cert', 'x-ssl-client-cert', 'x-client-cert', 'ssl-client-cert', 'x-forwarded-tls-client-cert',
+  'x-forwarded-client-cert', 'x-ssl-client-cert', 'x-client-cert', 'ssl-client-cert',
+  'x-forwarded-tls-client-cert', 'x-forwarded-tls-client-cert-info',
   'x-arr-clientcert', 'x-amzn-mtls-clientcert', 'x-amzn-mtls-clientcert-leaf',
 ]
 
@@ -203,7 +204,8 @@ function baseOf({ baseURL, audience }) {
 
 /** Finds the token in a request, before anything is computed. */
 function readToken(req) {
-  const forwarded = forwardedHeaders.find((name) => name in req.headers)
+  // Some servers behind this one take an underscore for a hyphen.
+  const forwarded = Object.keys(req.headers).find((name) => forwardedHeaders.includes(name.replaceAll('_', '-')))
   if (forwarded) throw new Refusal('invalid_request', `the header ${forwarded} from no trusted proxy; connect directly`)
   const query = (req.originalUrl ?? req.url).split('?').slice(1).join('?')
   if (new URLSearchParams(query).has('access_token')) {

@@ -1,5 +1,10 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer } from 'node:https'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { Known, Revocations, events } from '../src/revocations.js'
 
@@ -59,4 +64,46 @@ test('events are read across pieces, and within bounds', async () => {
   ])
   await assert.rejects(read('a'.repeat(20_000), 'b'), /too long/)
   await assert.rejects(read('data: {\n\n'))
+})
+
+/** A key and a certificate for localhost; undefined where there is no openssl. */
+function selfSigned() {
+  const dir = mkdtempSync(join(tmpdir(), 'pkid-node-'))
+  try {
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=localhost',
+      '-addext', 'subjectAltName=DNS:localhost', '-keyout', join(dir, 'key'), '-out', join(dir, 'cert')], { stdio: 'ignore' })
+    return { key: readFileSync(join(dir, 'key')), cert: readFileSync(join(dir, 'cert')) }
+  } catch (err) {
+    if (err.code === 'ENOENT') return undefined
+    throw err
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+}
+
+test('a stream that is cut after a reset and before its heartbeat is begun anew', async (t) => {
+  const tls = selfSigned()
+  if (!tls) return t.skip('there is no openssl')
+  const event = (name, data, id) => `event: ${name}\n${id === undefined ? '' : `id: ${id}\n`}data: ${JSON.stringify(data)}\n\n`
+  const until = new Date(Date.now() + 3_600_000).toISOString()
+  const asked = []
+  const server = createServer(tls, (req, res) => {
+    asked.push(req.headers['last-event-id'] ?? '')
+    res.writeHead(200, { 'content-type': 'text/event-stream' })
+    res.write(event('reset', { reason: 'new' }, '') + event('token', { token: hash('one'), until }) + event('token', { token: hash('two'), until }, '8-b'))
+    if (asked.length > 1) res.write(event('heartbeat', { every_seconds: 2 }, '9-c'))
+    if (asked.length < 3) res.end()
+  })
+  await new Promise((resolve) => server.listen(0, 'localhost', resolve))
+  const r = new Revocations({ issuer: `https://localhost:${server.address().port}`, ca: tls.cert })
+  try {
+    await r.start()
+    assert.match(r.check({ claims: { ...claims, iat: Date.now() / 1000 } }), /token was revoked/)
+    while (asked.length < 3) await new Promise((resolve) => setTimeout(resolve, 10))
+    assert.deepEqual(asked, ['', '', '9-c'])
+  } finally {
+    r.close()
+    server.closeAllConnections()
+    server.close()
+  }
 })
