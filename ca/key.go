@@ -33,7 +33,9 @@ func (k ProvenKey) Use() [32]byte { return k.use }
 
 // IsOf reports whether the key is that of a certificate.
 func (k ProvenKey) IsOf(c *x509.Certificate) bool {
-	pub, ok := k.pub.(interface{ Equal(other crypto.PublicKey) bool })
+	pub, ok := k.pub.(interface {
+		Equal(other crypto.PublicKey) bool
+	})
 	return ok && pub.Equal(c.PublicKey)
 }
 

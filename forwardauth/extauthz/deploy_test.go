@@ -56,8 +56,8 @@ func TestEnvoyConfigurations(t *testing.T) {
 			if err := m.ValidateAll(); err != nil {
 				t.Errorf("%s: %v", file, err)
 			}
-			if m.GetForwardClientCertDetails() != hcmv3.HttpConnectionManager_SANITIZE && m.GetForwardClientCertDetails() != hcmv3.HttpConnectionManager_SANITIZE_SET {
-				t.Errorf("%s: %s lets a client's certificate header through", file, l.GetName())
+			if how := m.GetForwardClientCertDetails(); how != hcmv3.HttpConnectionManager_SANITIZE && how != hcmv3.HttpConnectionManager_SANITIZE_SET {
+				t.Errorf("%s: %s lets a client's certificate header through: %s", file, l.GetName(), how)
 			}
 		}
 		for _, name := range forwardauth.Headers() {

@@ -178,7 +178,7 @@ func (w *answer) response() *authv3.CheckResponse {
 		return &authv3.CheckResponse{
 			Status: &status.Status{Code: int32(codes.PermissionDenied)},
 			HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
-				Status:  &typev3.HttpStatus{Code: typev3.StatusCode(w.status)}, //nolint:gosec // three digits
+				Status:  &typev3.HttpStatus{Code: typev3.StatusCode(w.status)},
 				Headers: options(w.header),
 				Body:    w.body.String(),
 			}},
