@@ -28,10 +28,10 @@ var ErrForwarded = errors.New("forwarded header refused")
 type ProxiesConfig struct {
 	// Addresses are those that the proxies connect from, and nobody else can.
 	Addresses []netip.Prefix
-	// Certificate reports whether a client certificate that was proved on the connection is a proxy's. It is asked for
-	// requests that Addresses do not cover. An error means that it cannot tell, and ends the request. Nil: no certificate
-	// makes a proxy. CertificateFrom makes one.
-	Certificate func(context.Context, *x509.Certificate) (bool, error)
+	// Certificate reports whether a client certificate that was proved on the connection is a proxy's: the first of what the
+	// peer sent, and those after it are for a chain. It is asked for requests that Addresses do not cover. An error means that
+	// it cannot tell, and ends the request. Nil: no certificate makes a proxy. CertificateFrom makes one.
+	Certificate func(ctx context.Context, peer []*x509.Certificate) (bool, error)
 
 	// Form is how the proxies write the client's certificate. Empty: they write none, and such a header is an error from
 	// them too. There is one form and no guessing: a proxy replaces the header that it writes, and lets those pass that a
@@ -96,18 +96,28 @@ func NewProxies(c ProxiesConfig) (*Proxies, error) {
 }
 
 // CertificateFrom makes a ProxiesConfig.Certificate. A proxy's certificate is one for client authentication, that a
-// chain to roots verifies now, with one of the names as a DNS name or URI among its SANs. The proxy's intermediates are
-// not looked at: put the CA that issued its certificate among the roots.
-func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context, *x509.Certificate) (bool, error) {
-	return func(_ context.Context, c *x509.Certificate) (bool, error) {
-		named := slices.ContainsFunc(c.DNSNames, func(n string) bool { return slices.Contains(names, strings.ToLower(n)) }) ||
-			slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return slices.Contains(names, u.String()) })
-		if !named || roots == nil {
+// chain to roots verifies now, with one of the names as a DNS name or URI among its SANs. The proxy sends the CAs between
+// the two. Whether its certificate was revoked is not looked at.
+func CertificateFrom(roots *x509.CertPool, names ...string) func(context.Context, []*x509.Certificate) (bool, error) {
+	return func(_ context.Context, peer []*x509.Certificate) (bool, error) {
+		if len(peer) == 0 || len(peer) > maxChain || roots == nil || !named(peer[0], names) {
 			return false, nil
 		}
-		_, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		between := x509.NewCertPool()
+		for _, c := range peer[1:] {
+			between.AddCert(c)
+		}
+		_, err := peer[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 		return err == nil, nil
 	}
+}
+
+// named reports whether one of the names is among a certificate's SANs.
+func named(c *x509.Certificate, names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		return slices.ContainsFunc(c.DNSNames, func(n string) bool { return strings.EqualFold(n, name) }) ||
+			slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return u.String() == name })
+	})
 }
 
 // TrustsAddress reports whether an address is one of Addresses.
@@ -131,7 +141,7 @@ func (p *Proxies) Trusts(r *http.Request) (bool, error) {
 	if p.conf.Certificate == nil || r.TLS == nil || !r.TLS.HandshakeComplete || len(r.TLS.PeerCertificates) == 0 {
 		return false, nil
 	}
-	trusted, err := p.conf.Certificate(r.Context(), r.TLS.PeerCertificates[0])
+	trusted, err := p.conf.Certificate(r.Context(), r.TLS.PeerCertificates)
 	if err != nil {
 		return false, fmt.Errorf("%w: whether a proxy sends the request: %w", ErrUnavailable, err)
 	}

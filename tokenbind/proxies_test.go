@@ -320,7 +320,7 @@ func TestA29_HashAlone(t *testing.T) {
 func TestA30_ByCertificate(t *testing.T) {
 	client, own := proxyCert(t, "client.pem"), proxyCert(t, "ca.pem")
 	p, err := NewProxies(ProxiesConfig{
-		Certificate: func(_ context.Context, c *x509.Certificate) (bool, error) { return c.Equal(own), nil }, Form: FormHAProxy, Header: "X-Client-Cert",
+		Certificate: func(_ context.Context, peer []*x509.Certificate) (bool, error) { return peer[0].Equal(own), nil }, Form: FormHAProxy, Header: "X-Client-Cert",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +350,7 @@ func TestA30_ByCertificate(t *testing.T) {
 // certificate's own holder's.
 func TestA30_CannotTell(t *testing.T) {
 	k, away := newResourceKit(t), errors.New("the store is away")
-	p, err := NewProxies(ProxiesConfig{Certificate: func(context.Context, *x509.Certificate) (bool, error) { return false, away }})
+	p, err := NewProxies(ProxiesConfig{Certificate: func(context.Context, []*x509.Certificate) (bool, error) { return false, away }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,28 +363,6 @@ func TestA30_CannotTell(t *testing.T) {
 	}
 	v := k.verifier(t, func(c *Config) { c.Proxies = p })
 	refuses(t, v, r, http.StatusServiceUnavailable, codeUnavailable, "forwarded certificate")
-}
-
-func TestCertificateFrom(t *testing.T) {
-	client, ca := proxyCert(t, "client.pem"), proxyCert(t, "ca.pem")
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	for name, tt := range map[string]struct {
-		is    func(context.Context, *x509.Certificate) (bool, error)
-		cert  *x509.Certificate
-		trust bool
-	}{
-		"by DNS name":     {CertificateFrom(roots, "other.example", "client.example"), client, true},
-		"by URI":          {CertificateFrom(roots, "spiffe://example/client"), client, true},
-		"by no name":      {CertificateFrom(roots), client, false},
-		"another name":    {CertificateFrom(roots, "example", "client+1"), client, false},
-		"another root":    {CertificateFrom(x509.NewCertPool(), "client.example"), client, false},
-		"no roots at all": {CertificateFrom(nil, "client.example"), client, false},
-	} {
-		if got, err := tt.is(t.Context(), tt.cert); got != tt.trust || err != nil {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
-	}
 }
 
 func TestNewProxies_Refuses(t *testing.T) {

@@ -33,8 +33,8 @@ func (d *Daemon) openProxies() (*tokenbind.Proxies, error) {
 
 // isProxy reports whether a certificate that was proved on a connection is a proxy's. The records are asked each time, so
 // that a revocation counts at once.
-func (d *Daemon) isProxy(ctx context.Context, cert *x509.Certificate) (bool, error) {
-	rec, err := d.authority.Lookup(ctx, cert)
+func (d *Daemon) isProxy(ctx context.Context, peer []*x509.Certificate) (bool, error) {
+	rec, err := d.authority.Lookup(ctx, peer[0])
 	switch {
 	case errors.Is(err, ca.ErrNotFound):
 		return false, nil
