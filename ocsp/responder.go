@@ -174,7 +174,7 @@ func (r *Responder) issuerOf(req *request) *Issuer {
 func (r *Responder) answer(ctx context.Context, issuer *Issuer, req *request) Response {
 	now := r.now()
 	d := issuer.Delegate
-	if d == nil || !now.Before(d.Certificate.NotAfter) {
+	if d == nil || now.Before(d.Certificate.NotBefore) || !now.Before(d.Certificate.NotAfter) {
 		return r.fail(statusTryLater, errNoDelegate)
 	}
 	t := toBeSigned{delegate: d, nonce: req.nonce, thisUpdate: now.Truncate(time.Second)}

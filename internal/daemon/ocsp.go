@@ -26,12 +26,16 @@ import (
 const (
 	// respondersEvery is how often it is looked whether a responder's certificate is to be replaced.
 	respondersEvery = 5 * time.Second
-	// respondersTimeout bounds one look, with the certificates that are issued in it.
-	respondersTimeout = 30 * time.Second
+	// respondersAhead is how long before an issuing CA's first certificate its responder has one, so that clients of
+	// the first find an answer.
+	respondersAhead = time.Minute
+	// responderTimeout bounds the look at one, with the certificate that is issued in it. Each issuing CA has its own:
+	// one whose device hangs takes no time from the others.
+	responderTimeout = 15 * time.Second
 )
 
-// responders are the OCSP responder and its certificates: one for each issuing CA that has certificates that live, the
-// current one and those before, with a key that exists in memory only.
+// responders are the OCSP responder and its certificates: one for each issuing CA that has certificates that live, or is
+// about to, with a key that exists in memory only.
 type responders struct {
 	*ocsp.Responder
 	authority *ca.Authority
@@ -40,7 +44,7 @@ type responders struct {
 	now       func() time.Time
 	wake      chan struct{}
 
-	mu        sync.Mutex // held while certificates are replaced; guards what follows
+	mu        sync.Mutex // guards what follows, which keep alone writes; never held while something is waited for
 	delegates map[string]*delegate
 	failed    map[string]error // why the last attempt to replace one did; by issuing CA, as the delegates are
 }
@@ -121,15 +125,11 @@ func (r *responders) follow() {
 	}
 }
 
-// keep issues the certificates that are due.
+// keep issues the certificates that are due. It is called by one goroutine at a time.
 func (r *responders) keep(ctx context.Context) {
 	if r == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, respondersTimeout)
-	defer cancel()
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	delegates, failed := map[string]*delegate{}, map[string]error{}
 	var served []ocsp.Issuer
 	for _, i := range r.known() {
@@ -138,17 +138,11 @@ func (r *responders) keep(ctx context.Context) {
 			continue
 		}
 		id := i.ID()
-		d := r.delegates[id]
-		if r.due(ctx, i.Signer.Certificate(), d, until) {
-			next, err := r.issue(ctx, i.Issuer, until)
-			switch {
-			case err == nil:
-				d = next
-			case ctx.Err() == nil && r.failed[id] == nil: // once; the metrics and /readyz go on saying so
+		d, err := r.renewed(ctx, i.Issuer, r.delegates[id], until)
+		if err != nil {
+			failed[id] = err
+			if ctx.Err() == nil && r.failed[id] == nil { // once; the metrics and /readyz go on saying so
 				r.log.Error("issuing the OCSP responder's certificate", "issuer", id, "err", err)
-			}
-			if err != nil {
-				failed[id] = err
 			}
 		}
 		one := ocsp.Issuer{ID: id, Certificate: i.Signer.Certificate()}
@@ -157,41 +151,62 @@ func (r *responders) keep(ctx context.Context) {
 		}
 		served = append(served, one)
 	}
+	r.mu.Lock()
 	r.delegates, r.failed = delegates, failed
+	r.mu.Unlock()
 	if err := r.SetIssuers(served...); err != nil {
 		r.log.Error("OCSP", "err", err)
 	}
 }
 
-// until says whether an issuing CA has certificates that live, or may have by now, and until when the responder's may be
-// good: one that has retired must not be kept from its end by a certificate that only answers for the others.
+// until says whether an issuing CA has certificates that live, or will within a moment, and until when the responder's
+// may be good: one that has retired must not be kept from its end by a certificate that only answers for the others.
 func (r *responders) until(i rollover.Issuer) (until time.Time, lives bool) {
 	switch i.State {
 	case rollover.Active:
 		return i.Signer.Certificate().NotAfter, true
+	case rollover.Waiting: // nothing keeps it from its instant any more
+		return i.Signer.Certificate().NotAfter, !r.now().Before(i.Since.Add(-respondersAhead))
 	case rollover.Retiring:
 		return i.LastExpiry, r.now().Before(i.LastExpiry)
-	case rollover.Requested, rollover.Installed, rollover.Waiting, rollover.Ended:
+	case rollover.Requested, rollover.Installed, rollover.Ended:
 	}
 	return time.Time{}, false
 }
 
-// due reports whether a responder's certificate is to be replaced: half of its life is over, and another would be good
-// for longer; or an operator has revoked it.
-func (r *responders) due(ctx context.Context, issuer *x509.Certificate, d *delegate, until time.Time) bool {
-	if d == nil {
-		return true
+// renewed returns a responder's certificate, or another if it is to be replaced. If that fails the one before is there
+// to its end, unless an operator has revoked it: rather no answers than answers by a key that nobody is to believe.
+func (r *responders) renewed(ctx context.Context, issuer *ca.Issuer, d *delegate, until time.Time) (*delegate, error) {
+	ctx, cancel := context.WithTimeout(ctx, responderTimeout)
+	defer cancel()
+	if d != nil && r.revoked(ctx, d) {
+		d = nil
 	}
-	cert := d.Certificate
+	if d != nil && !r.due(issuer.Signer.Certificate(), d, until) {
+		return d, nil
+	}
+	next, err := r.issue(ctx, issuer, until)
+	if err != nil {
+		return d, err
+	}
+	return next, nil
+}
+
+// revoked reports whether the store is there to say that an operator has revoked a responder's certificate.
+func (r *responders) revoked(ctx context.Context, d *delegate) bool {
+	rec, err := r.authority.Certificate(ctx, d.serial)
+	return err == nil && rec.Revocation != nil
+}
+
+// due reports whether a responder's certificate is to be replaced: half of its life is over, and another would be good
+// for longer; or the clock was set back to before it.
+func (r *responders) due(issuer *x509.Certificate, d *delegate, until time.Time) bool {
+	cert, now := d.Certificate, r.now()
 	half := cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
 	if until.After(issuer.NotAfter) {
 		until = issuer.NotAfter
 	}
-	if !r.now().Before(half) && cert.NotAfter.Before(until.Truncate(time.Second)) {
-		return true
-	}
-	rec, err := r.authority.Certificate(ctx, d.serial)
-	return err == nil && rec.Revocation != nil
+	return now.Before(cert.NotBefore) || !now.Before(half) && cert.NotAfter.Before(until.Truncate(time.Second))
 }
 
 func (r *responders) issue(ctx context.Context, issuer *ca.Issuer, until time.Time) (*delegate, error) {

@@ -6,10 +6,12 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	xocsp "golang.org/x/crypto/ocsp"
@@ -34,13 +36,19 @@ type answering struct {
 	known     []rollover.Issuer
 }
 
-// awaySigner is a key in a device that can be away.
+// awaySigner is a key in a device that can be away, or hang.
 type awaySigner struct {
 	ca.Signer
-	away bool
+	away  bool
+	hangs chan struct{} // nil: it does not
 }
 
 func (s *awaySigner) SignCertificate(ctx context.Context, tbs ca.TBSCertificate) ([]byte, error) {
+	if s.hangs != nil {
+		s.hangs <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if s.away {
 		return nil, ca.ErrSignerAway
 	}
@@ -76,7 +84,7 @@ func newAnswering(t *testing.T) *answering {
 	if err := a.authority.SetIssuers(a.issuers[:]...); err != nil {
 		t.Fatal(err)
 	}
-	a.known = []rollover.Issuer{{Issuer: a.issuers[0], State: rollover.Active}, {Issuer: a.issuers[1], State: rollover.Waiting}}
+	a.known = []rollover.Issuer{{Issuer: a.issuers[0], State: rollover.Active}, {Issuer: a.issuers[1], State: rollover.Waiting, Since: a.issuers[1].From}}
 	known := func() []rollover.Issuer { return a.known }
 	a.responders, err = newResponders(config.OCSP{Lifetime: 10 * time.Minute}, a.authority, known, slog.New(slog.DiscardHandler), clock)
 	if err != nil {
@@ -266,54 +274,104 @@ func TestResponderWhileTheIssuingKeyIsAway(t *testing.T) {
 	ready(true)
 }
 
-// A handshake under way keeps the certificate that it was given: what is stapled anew comes with another one.
-func TestStapleIsReplacedAsAWhole(t *testing.T) {
+// The first certificate of an issuing CA finds a responder that answers for it.
+func TestResponderComesBeforeTheFirstCertificate(t *testing.T) {
 	a := newAnswering(t)
-	s, err := newServerCert(a.authority, []string{"localhost"}, a.responders, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.renew(t.Context()); err != nil { // before the responder has a certificate
-		t.Fatal(err)
-	}
-	none := s.current.Load()
+	cert := a.client()
+	a.now = a.issuers[1].From.Add(-respondersAhead - time.Second)
 	a.keep(t.Context())
-	s.restaple(t.Context())
-	first := s.current.Load()
-	if none.OCSPStaple != nil || first.OCSPStaple == nil || !bytes.Equal(none.Certificate[0], first.Certificate[0]) {
-		t.Fatal("the certificate was changed, or nothing was stapled")
+	a.refuses(1, cert, xocsp.Unauthorized)
+	a.now = a.issuers[1].From.Add(-respondersAhead)
+	a.keep(t.Context())
+	if answer, err := a.ask(1, cert); err != nil || answer.Status != xocsp.Unknown {
+		t.Errorf("of the issuing CA that is to come: %v, %v", answer, err)
 	}
-	if s.restapleAt.After(s.stapleEnds.Add(-time.Until(s.stapleEnds)/2 + time.Minute)) {
-		t.Errorf("again at %s, and it ends at %s", s.restapleAt, s.stapleEnds)
+	before := a.signer(1, cert)
+	a.now = a.issuers[1].From
+	a.known[0].State, a.known[0].LastExpiry, a.known[1].State = rollover.Retiring, cert.NotAfter, rollover.Active
+	a.keep(t.Context())
+	if first := a.client(); !a.signer(1, first).Equal(before) {
+		t.Error("another certificate, when it begins to sign")
 	}
-	issuer := a.issuers[0].Signer.Certificate()
-	serial, err := ca.SerialOf(first.Leaf.SerialNumber)
+}
+
+// An operator's word counts also while the issuing key is away.
+func TestNoAnswerIsSignedByARevokedResponder(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	a.keep(t.Context())
+	serial, err := ca.SerialOf(a.signer(0, cert).SerialNumber)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.authority.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: ca.Superseded}); err != nil {
+	if _, err := a.authority.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: ca.CertificateHold}); err != nil {
 		t.Fatal(err)
 	}
-	s.restaple(t.Context())
-	for cert, want := range map[*[]byte]int{&first.OCSPStaple: xocsp.Good, &s.current.Load().OCSPStaple: xocsp.Revoked} {
-		if answer, err := xocsp.ParseResponseForCert(*cert, first.Leaf, issuer); err != nil || answer.Status != want {
-			t.Errorf("%+v, %v; want %d", answer, err, want)
-		}
+	a.signers[0].away = true
+	a.keep(t.Context())
+	a.refuses(0, cert, xocsp.TryLater)
+	if err := a.check(t.Context()); !errors.Is(err, ca.ErrSignerAway) {
+		t.Errorf("/readyz: %v", err)
 	}
+	a.signers[0].away = false
+	a.keep(t.Context())
+	if answer, err := a.ask(0, cert); err != nil || answer.Status != xocsp.Good {
+		t.Errorf("%v, %v", answer, err)
+	}
+}
 
-	// Without answers the last one stays for as long as it holds.
-	if err := a.SetIssuers(); err != nil {
-		t.Fatal(err)
+// After the clock was set back there is a certificate that is good already.
+func TestResponderCertificateOfAClockThatWasAhead(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	a.now = a.now.Add(4 * time.Minute)
+	a.keep(t.Context())
+	a.now = a.now.Add(-4 * time.Minute)
+	a.refuses(0, cert, xocsp.TryLater)
+	a.keep(t.Context())
+	if signer := a.signer(0, cert); signer.NotBefore.After(a.now) {
+		t.Errorf("good from %s on, at %s", signer.NotBefore, a.now)
 	}
-	s.restaple(t.Context())
-	if s.current.Load().OCSPStaple == nil {
-		t.Error("an answer that holds was dropped")
+}
+
+// While a device hangs, /readyz and the metrics answer, and the other issuing CAs have their responders.
+func TestResponderWhileADeviceHangs(t *testing.T) {
+	a := newAnswering(t)
+	a.signers[0].hangs = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	kept, asked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(kept)
+		a.keep(ctx)
+	}()
+	<-a.signers[0].hangs
+	go func() {
+		defer close(asked)
+		_ = a.check(ctx)
+		a.writeMetrics(io.Discard)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(10 * time.Second):
+		t.Error("they wait for the device")
 	}
-	s.stapleEnds = time.Now()
-	s.restaple(t.Context())
-	if s.current.Load().OCSPStaple != nil {
-		t.Error("an answer is stapled that holds no more")
-	}
+	cancel()
+	<-kept
+}
+
+func TestADeviceThatHangsDelaysItsOwnResponderOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAnswering(t)
+		cert := a.client()
+		a.now = a.issuers[1].From
+		a.signers[0].hangs = make(chan struct{}, 1)
+		a.keep(t.Context())
+		a.refuses(0, cert, xocsp.TryLater)
+		if err := a.check(t.Context()); err == nil {
+			t.Error("/readyz knows nothing of it")
+		}
+		a.signer(1, cert)
+	})
 }
 
 func TestRespondersIssueInTheirOwnName(t *testing.T) {

@@ -26,12 +26,20 @@ type serverCert struct {
 	authority *ca.Authority
 	names     ca.Names
 	log       *slog.Logger
-	current   atomic.Pointer[tls.Certificate]
+	current   atomic.Pointer[ownCert]
 	moved     chan struct{} // another issuing CA signs
 
-	responders             *responders // nil: nothing is stapled
-	issuer                 *x509.Certificate
-	restapleAt, stapleEnds time.Time // of the staple; these and issuer are used by one goroutine at a time
+	responders *responders // nil: nothing is stapled
+	restapleAt time.Time   // used by one goroutine at a time
+}
+
+// ownCert is the certificate with what is stapled to it. It never changes, so that handshakes under way go on with what
+// they have.
+type ownCert struct {
+	*tls.Certificate
+	issuer    *x509.Certificate
+	stapled   *tls.Certificate // the same with an answer of OCSP; nil: none
+	stapledTo time.Time        // until when the answer holds
 }
 
 // newServerCert checks the names. The certificate itself is issued by renew, once the listeners are bound, so
@@ -76,9 +84,7 @@ func (s *serverCert) renew(ctx context.Context) error {
 	if cert.Leaf, err = x509.ParseCertificate(issued.Record.DER); err != nil {
 		return fmt.Errorf("server certificate: %w", err)
 	}
-	s.issuer, s.stapleEnds = issued.Chain[0], time.Time{}
-	s.stapled(ctx, cert)
-	s.current.Store(cert)
+	s.staple(ctx, ownCert{Certificate: cert, issuer: issued.Chain[0]})
 	return nil
 }
 
@@ -103,7 +109,7 @@ func (s *serverCert) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.restapling():
-			s.restaple(ctx)
+			s.staple(ctx, *s.current.Load())
 			continue
 		case <-due:
 		case <-s.moved:
@@ -121,21 +127,14 @@ func (s *serverCert) dueIn() <-chan time.Time {
 	return time.After(max(time.Until(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore)*2/3)), time.Minute))
 }
 
-// restapling fires when another answer is to be stapled; never, if none is.
-func (s *serverCert) restapling() <-chan time.Time {
-	if s.responders == nil {
-		return nil
-	}
-	return time.After(time.Until(s.restapleAt))
-}
-
+// get is tls.Config.GetCertificate.
 func (s *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return s.current.Load(), nil
+	return s.current.Load().at(time.Now()), nil
 }
 
-// publicTLS asks for no client certificate. TLS 1.2 is for clients that know nothing newer, with what BCP 195 recommends of it. An answer is a few kilobytes, which the first flight of a connection
-// carries: in one record it costs one system call, and in records that begin small, which help long answers to
-// show early, three.
+// publicTLS asks for no client certificate. TLS 1.2 is for clients that know nothing newer, with what BCP 195 recommends
+// of it. An answer is a few kilobytes, which the first flight of a connection carries: in one record it costs one system
+// call, and in records that begin small, which help long answers to show early, three.
 func (s *serverCert) publicTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), GetCertificate: s.get, DynamicRecordSizingDisabled: true,
