@@ -43,8 +43,11 @@ func (p *Proxies) Prefixes() ([]netip.Prefix, error) {
 		if err != nil || strings.Contains(text, "%") {
 			return nil, fmt.Errorf("addresses: want an IP address or a prefix such as 10.1.2.0/24, not %q", text)
 		}
-		if prefix.Bits() == 0 {
+		switch {
+		case prefix.Bits() == 0:
 			return nil, fmt.Errorf("addresses: %s is everybody, who would then speak for every client", text)
+		case prefix.Addr().Is4In6():
+			return nil, fmt.Errorf("addresses: write %s as an IPv4 address", text)
 		}
 		list = append(list, prefix)
 	}
@@ -59,12 +62,18 @@ var (
 
 // Check names what is wrong, as of a section of that key.
 func (p *Proxies) Check(key string) error {
+	if !p.Named() && (p.Form != "" || p.Header != "" || p.Original != "") {
+		return fmt.Errorf("%s: name the proxies, by addresses or clients", key)
+	}
+	return p.CheckValues(key)
+}
+
+// CheckValues is Check where proxies may be named elsewhere.
+func (p *Proxies) CheckValues(key string) error {
 	_, err := p.Prefixes()
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s.%w", key, err)
-	case !p.Named() && (p.Form != "" || p.Header != "" || p.Original != ""):
-		return fmt.Errorf("%s: name the proxies, by addresses or clients", key)
 	case p.Form != "" && !slices.Contains(ProxyForms, p.Form):
 		return fmt.Errorf("%s.form: want one of %s, not %q", key, strings.Join(ProxyForms, ", "), p.Form)
 	case p.Original != "" && !slices.Contains(ProxyOriginals, p.Original):

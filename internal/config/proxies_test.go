@@ -17,6 +17,8 @@ func TestProxies(t *testing.T) {
 		"a port":            {Proxies{Addresses: []string{"192.0.2.1:443"}}, `not "192.0.2.1:443"`},
 		"a zone":            {Proxies{Addresses: []string{"fe80::1%eth0"}}, `want an IP address`},
 		"everybody":         {Proxies{Addresses: []string{"0.0.0.0/0"}}, `proxies.addresses: 0.0.0.0/0 is everybody`},
+		"a mapped address":  {Proxies{Addresses: []string{"::ffff:192.0.2.1"}}, `proxies.addresses: write ::ffff:192.0.2.1 as`},
+		"a mapped prefix":   {Proxies{Addresses: []string{"::ffff:192.0.2.0/120"}}, `proxies.addresses: write ::ffff:192.0.2.0/120 as`},
 		"a form for nobody": {Proxies{Form: "nginx"}, "proxies: name the proxies"},
 		"an unknown form":   {Proxies{Clients: []string{"edge"}, Form: "pem"}, "proxies.form: want one of apache,"},
 		"an unknown origin": {Proxies{Clients: []string{"edge"}, Original: "x-real-ip"}, "proxies.original: want one of"},

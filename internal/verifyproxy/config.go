@@ -15,13 +15,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/config"
-	"github.com/pkid/pkid/tokenbind"
 )
 
 // Config is the file of `pkid verify-proxy --config`; its flags say the same. Relative paths are relative to the file.
@@ -45,12 +45,23 @@ type Config struct {
 	InsecureListenHTTP bool `yaml:"insecure_listen_http,omitempty"`
 	// Ops is where metrics and health are, without TLS. Default 127.0.0.1:9190.
 	Ops string `yaml:"ops,omitempty"`
-	// Proxies that may ask, and how they tell of the client; by addresses alone. Default: loopback.
-	Proxies config.Proxies `yaml:"proxies,omitempty"`
+	// Proxies that may ask, and how they tell of the client. Default: those on loopback.
+	Proxies Proxies `yaml:"proxies,omitempty"`
+	// Profile holds all resource servers to a security profile: "fapi2" is the FAPI 2.0 Security Profile (docs/fapi.md).
+	// Default: none.
+	Profile string `yaml:"profile,omitempty"`
 	// NonceKeyFile holds 32 octets in base64, for several of these beside each other. Default: a random key.
 	NonceKeyFile string `yaml:"nonce_key_file,omitempty"`
 	// Log settings.
 	Log config.Log `yaml:"log,omitempty"`
+}
+
+// Proxies are named by addresses, as the daemon's are, and by certificates of their own.
+type Proxies struct {
+	config.Proxies `yaml:",inline"`
+	// Names are DNS names and URIs: whoever connects with a certificate for clients that this CA has issued and not revoked,
+	// and that has one of them among its SANs, is a proxy. It takes tls.
+	Names []string `yaml:"names,omitempty"`
 }
 
 const (
@@ -105,7 +116,7 @@ func (c *Config) complete() {
 			*p = v
 		}
 	}
-	if len(c.Proxies.Addresses) == 0 {
+	if len(c.Proxies.Addresses) == 0 && len(c.Proxies.Names) == 0 {
 		c.Proxies.Addresses = []string{"127.0.0.0/8", "::1"}
 	}
 	c.Issuer = strings.TrimSuffix(c.Issuer, "/")
@@ -125,10 +136,10 @@ func (c *Config) validate() error {
 	if err := config.CheckResourceServers("servers", c.Servers); err != nil {
 		return err
 	}
-	if len(c.Proxies.Clients) > 0 {
-		return errors.New("proxies.clients: certificates of proxies are not looked at here; name their addresses")
+	if err := c.Proxies.check(c.TLS != ""); err != nil {
+		return err
 	}
-	if err := c.Proxies.Check("proxies"); err != nil {
+	if err := c.validateProfile(); err != nil {
 		return err
 	}
 	if err := c.Log.Validate(); err != nil {
@@ -143,6 +154,35 @@ func (c *Config) validate() error {
 	return c.reachable("ext_authz", c.ExtAuthz)
 }
 
+func (p *Proxies) check(overTLS bool) error {
+	switch {
+	case len(p.Clients) > 0:
+		return errors.New("proxies.clients: which client a certificate is of is not known here; name proxies by addresses, or by names in their certificates")
+	case slices.Contains(p.Names, ""):
+		return errors.New("proxies.names: one of them is empty")
+	case len(p.Names) > 0 && !overTLS:
+		return errors.New("proxies.names: a proxy proves its certificate over TLS alone: set tls")
+	}
+	return p.CheckValues("proxies") // some are named: complete saw to it
+}
+
+func (c *Config) validateProfile() error {
+	switch {
+	case c.Profile == "":
+		return nil
+	case c.Profile != config.ProfileFAPI2:
+		return fmt.Errorf("profile: want %s or nothing, not %q", config.ProfileFAPI2, c.Profile)
+	case c.InsecureListenHTTP:
+		return fmt.Errorf("insecure_listen_http: profile %s takes no token in the clear (FAPI 2.0 section 5.2.1)", c.Profile)
+	}
+	for i, s := range c.Servers {
+		if s.InsecureAllowBearer {
+			return fmt.Errorf("servers[%d].insecure_allow_bearer: profile %s takes no token that is bound to nothing", i, c.Profile)
+		}
+	}
+	return nil
+}
+
 // reachable refuses an address that tokens would go to in the clear.
 func (c *Config) reachable(key, addr string) error {
 	host, _, err := net.SplitHostPort(addr)
@@ -154,17 +194,6 @@ func (c *Config) reachable(key, addr string) error {
 			"or say insecure_listen_http where the network is yours alone", key, addr)
 	}
 	return nil
-}
-
-// proxies are who may ask.
-func (c *Config) proxies() (*tokenbind.Proxies, error) {
-	prefixes, err := c.Proxies.Prefixes()
-	if err != nil {
-		return nil, err
-	}
-	return tokenbind.NewProxies(tokenbind.ProxiesConfig{
-		Addresses: prefixes, Form: tokenbind.CertificateForm(c.Proxies.Form), Header: c.Proxies.Header, Original: tokenbind.OriginalForm(c.Proxies.Original),
-	})
 }
 
 // roots are the CA's.

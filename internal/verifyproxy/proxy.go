@@ -15,6 +15,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/forwardauth"
 	"github.com/pkid/pkid/internal/admission"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -66,20 +67,29 @@ func New(c Config, log *slog.Logger) (*Proxy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tls: %w", err)
 		}
-		p.tls = &tls.Config{ // read again when it was renewed
-			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.Certificate(), nil },
-		}
+		p.tls = listenTLS(id, len(c.Proxies.Names) > 0)
+	}
+	if p.proxies, err = newProxies(c.Proxies, p.status, roots...); err != nil {
+		return nil, err
 	}
 	p.handler, err = p.newHandler()
 	return p, err
 }
 
-func (p *Proxy) newHandler() (*forwardauth.Handler, error) {
-	var err error
-	if p.proxies, err = p.c.proxies(); err != nil {
-		return nil, err
+// listenTLS has the certificate of an identity, which is read again when it was renewed. Clients are asked for theirs
+// without naming CAs; whose one is, Proxies decide.
+func listenTLS(id *client.Identity, ask bool) *tls.Config {
+	c := &tls.Config{
+		MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.Certificate(), nil },
 	}
+	if ask {
+		c.ClientAuth = tls.RequestClientCert
+	}
+	return c
+}
+
+func (p *Proxy) newHandler() (*forwardauth.Handler, error) {
 	nonceKey, err := p.c.nonceKey()
 	if err != nil {
 		return nil, err
@@ -87,7 +97,7 @@ func (p *Proxy) newHandler() (*forwardauth.Handler, error) {
 	var servers []forwardauth.Server
 	for _, s := range p.c.Servers {
 		servers = append(servers, forwardauth.Server{Name: s.Name, Config: tokenbind.Config{
-			Issuer: p.c.Issuer, Audience: s.Audience, BaseURL: s.BaseURL, RequiredScopes: s.Scopes, Keys: p.keys,
+			Issuer: p.c.Issuer, Audience: s.Audience, BaseURL: s.BaseURL, RequiredScopes: s.Scopes, Keys: p.keys, FAPI2: p.c.Profile == config.ProfileFAPI2,
 			AllowBearer: s.InsecureAllowBearer, NoDPoP: s.NoDPoP, RequireNonce: s.RequireNonce, NonceKey: nonceKey,
 			Revocation: p.status, Tokens: p.status, MaxTokens: max(verifiedTokens/len(p.c.Servers), 2), Logger: p.log,
 		}})
@@ -218,7 +228,8 @@ func (p *Proxy) Serve(ctx context.Context, ready func(listen, ops string)) error
 // server bounds what a slow or hostile peer may take.
 func (p *Proxy) server(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
+		Handler: h, DisableGeneralOptionsHandler: true, // which lets OPTIONS * pass
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 }

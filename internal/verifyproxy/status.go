@@ -142,12 +142,8 @@ func (s *status) open(ctx context.Context) (*knowledge, error) {
 
 // trusting is a client for the issuer. It asks by HTTP/1.1, as the stream wants it.
 func trusting(roots []*x509.Certificate) *http.Client {
-	pool := x509.NewCertPool()
-	for _, root := range roots {
-		pool.AddCert(root)
-	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), RootCAs: poolOf(roots)}
 	transport.Protocols = new(http.Protocols)
 	transport.Protocols.SetHTTP1(true)
 	return &http.Client{Transport: transport}
