@@ -5,14 +5,18 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 export const sha256 = (data) => createHash('sha256').update(data).digest()
 
 /**
+ * Whether a text is unpadded base64url, in the one form that octets have.
+ * @param {unknown} text
+ */
+export const isBase64url = (text) => typeof text === 'string' && Buffer.from(text, 'base64url').toString('base64url') === text
+
+/**
  * Reads the 43 characters of unpadded base64url that a SHA-256 has, in the one form there is.
  * @param {unknown} text
  * @returns {Buffer | undefined}
  */
 export function parseHash(text) {
-  if (typeof text !== 'string' || !/^[A-Za-z0-9_-]{43}$/.test(text)) return undefined
-  const hash = Buffer.from(text, 'base64url')
-  return hash.toString('base64url') === text ? hash : undefined
+  return isBase64url(text) && text.length === 43 ? Buffer.from(text, 'base64url') : undefined
 }
 
 /**

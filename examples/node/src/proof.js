@@ -1,7 +1,8 @@
 // The checks of RFC 9449 section 4.3, and those of RFC 7515, 7518 and 8725 that they rest on.
 import './webcrypto.js'
 import * as jose from 'jose'
-import { isObject, parseHash, sameHash, sha256 } from './encoding.js'
+import { isBase64url, isObject, parseHash, sameHash, sha256 } from './encoding.js'
+import { readJWT } from './jwt.js'
 import { Refusal, show } from './refusal.js'
 import { normalURL } from './url.js'
 
@@ -10,6 +11,7 @@ export const proofAlgorithms = ['ES256', 'EdDSA', 'PS256', 'ES384', 'ES512', 'PS
 
 const maxProof = 8 << 10 // octets, before anything is computed
 const maxJTI = 256
+const keyMembers = new Map([['EC', ['crv', 'x', 'y']], ['OKP', ['crv', 'x']], ['RSA', ['n', 'e']]]) // RFC 7638 section 3.2, RFC 8037
 const privateMembers = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k', 'priv']
 
 /**
@@ -53,8 +55,8 @@ export class ProofChecker {
     if (!sameHash(parseHash(claims.ath), sha256(request.token))) {
       throw bad('ath', claims.ath, 'the hash of the token that is sent along (RFC 9449 4.3-12)')
     }
-    await this.#judgeKey(header, request.jkt)
-    await this.#judgeSignature(headers[0], header.alg)
+    const key = await this.#judgeKey(header, request.jkt)
+    await this.#judgeSignature(headers[0], key, header.alg)
     // What was made before the start, or up to tolerance after it by a fast clock, may have been used before it. A nonce
     // of this process shows the contrary, so the client needs only to try once more (RFC 9449 section 11.1).
     if (this.c.since !== undefined && claims.iat <= this.c.since + this.c.tolerance && !fromHere) {
@@ -75,13 +77,8 @@ export class ProofChecker {
     }
     const [proof] = headers
     if (proof.length > maxProof) throw bad('length', proof.length, `at most ${maxProof} octets`)
-    let header, claims
-    try {
-      header = jose.decodeProtectedHeader(proof)
-      claims = jose.decodeJwt(proof)
-    } catch {
-      throw bad('form', undefined, 'a JWT: header.payload.signature')
-    }
+    const { header, claims } = readJWT(proof) ?? {}
+    if (!header) throw bad('form', undefined, 'a JWT: header.payload.signature')
     if (header.typ !== 'dpop+jwt') throw bad('typ', header.typ, 'dpop+jwt')
     if (!proofAlgorithms.includes(header.alg)) throw bad('alg', header.alg, `one of ${proofAlgorithms.join(' ')}`)
     if (header.crit !== undefined) throw bad('crit', header.crit, 'none: no extension is understood here')
@@ -91,7 +88,7 @@ export class ProofChecker {
     for (const name of ['jti', 'htm', 'htu']) {
       if (typeof claims[name] !== 'string' || claims[name] === '') throw bad(name, claims[name], 'a string')
     }
-    if (claims.jti.length > maxJTI) throw bad('jti', claims.jti.length, `at most ${maxJTI} characters`)
+    if (Buffer.byteLength(claims.jti) > maxJTI) throw bad('jti', Buffer.byteLength(claims.jti), `at most ${maxJTI} octets`)
     if (!Number.isFinite(claims.iat)) throw bad('iat', claims.iat, 'a number of seconds')
     return { header, claims }
   }
@@ -111,22 +108,27 @@ export class ProofChecker {
   }
 
   /** RFC 9449 section 7.1 has invalid_token for a proof by another key. */
-  async #judgeKey(header, jkt) {
-    let thumbprint
+  async #judgeKey({ alg, jwk }, jkt) {
+    // Only what makes the key counts: the rest says what it may be used for, and here it is used for its one purpose.
+    const plain = Object.fromEntries(['kty', ...keyMembers.get(jwk.kty) ?? []].map((name) => [name, jwk[name]]))
+    let key, thumbprint
     try {
-      thumbprint = parseHash(await jose.calculateJwkThumbprint(header.jwk))
+      if (!Object.entries(plain).every(([name, v]) => name === 'kty' || name === 'crv' || isBase64url(v))) throw new Error('not base64url')
+      key = await jose.importJWK(plain, alg)
+      thumbprint = parseHash(await jose.calculateJwkThumbprint(plain))
     } catch {
-      throw bad('jwk', header.jwk.kty, `a public key for ${header.alg}`)
+      throw bad('jwk', jwk.kty, `a public key for ${alg}`)
     }
     if (!sameHash(thumbprint, jkt)) {
       throw new Refusal('invalid_token', `the token is bound to another key: got jkt ${thumbprint?.toString('base64url')}, want ${jkt.toString('base64url')}`)
     }
+    return key
   }
 
-  /** EmbeddedJWK takes no private and no symmetric key, and compactVerify none that does not fit alg. */
-  async #judgeSignature(proof, alg) {
+  /** compactVerify takes no symmetric key and none that does not fit alg. */
+  async #judgeSignature(proof, key, alg) {
     try {
-      await jose.compactVerify(proof, jose.EmbeddedJWK, { algorithms: [alg] })
+      await jose.compactVerify(proof, key, { algorithms: [alg] })
     } catch (cause) {
       throw new Refusal('invalid_dpop_proof', 'DPoP proof: want a signature by the key in jwk', { cause })
     }

@@ -12,17 +12,30 @@ const maxURL = 2048
 export function normalURL(raw) {
   if (typeof raw !== 'string') return undefined
   const plain = raw.replace(/[?#].*$/s, '')
-  // Whatever the URL parser would mend in silence (spaces, backslashes, other scripts, a missing slash) is refused.
-  if (plain.length > maxURL || !/^https?:\/\/[^/@]+(\/|$)/i.test(plain) || /[^\x21-\x7e]|\\/.test(plain)) return undefined
-  if (/%(?![0-9a-f]{2})/i.test(plain)) return undefined
-  const decoded = plain.replace(/%[0-9a-f]{2}/gi, (triplet) => {
+  if (plain.length > maxURL) return undefined
+  // What is no URI is refused: spaces, backslashes, other scripts, user information. The URL class would mend much of it.
+  const [, scheme, name, port, path] = /^(https?):\/\/(\[[0-9a-f:.]+\]|[\w.~!$&'()*+,;=-]+)(?::(\d*))?(\/[\x21-\x7e]*)?$/i.exec(plain) ?? []
+  if (!scheme || /[\\]|%(?![0-9a-f]{2})/i.test(path ?? '')) return undefined
+  const origin = `${scheme}://${name}`.toLowerCase()
+  const standard = origin.startsWith('https:') ? '443' : '80'
+  return `${origin}${port && port !== standard ? `:${port}` : ''}${withoutDots(normalPath(path ?? '/'))}`
+}
+
+/** Percent encoding where it is needed, and in upper case (RFC 3986 sections 2.2, 2.3 and 6.2.2.2). */
+function normalPath(path) {
+  return path.replace(/%[0-9a-f]{2}/gi, (triplet) => {
     const c = String.fromCharCode(parseInt(triplet.slice(1), 16))
     return /[A-Za-z0-9._~-]/.test(c) ? c : triplet.toUpperCase()
-  })
-  try {
-    const { protocol, host, pathname } = new URL(decoded)
-    return `${protocol}//${host}${pathname}`
-  } catch {
-    return undefined
+  }).replace(/["<>^`{|}]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`)
+}
+
+/** RFC 3986 section 5.2.4. */
+function withoutDots(path) {
+  const out = []
+  for (const segment of path.slice(1).split('/')) {
+    if (segment === '..') out.pop()
+    else if (segment !== '.') out.push(segment)
   }
+  if (/\/\.\.?$/.test(path)) out.push('')
+  return `/${out.join('/')}`
 }

@@ -4,6 +4,7 @@ import './webcrypto.js'
 import { randomBytes } from 'node:crypto'
 import * as jose from 'jose'
 import { isObject, parseHash, sameHash, sha256 } from './encoding.js'
+import { readJWT } from './jwt.js'
 import { Keys } from './keys.js'
 import { Nonces } from './nonces.js'
 import { ProofChecker, proofAlgorithms } from './proof.js'
@@ -134,6 +135,7 @@ export class Verifier {
   /** @param {string} token */
   async #judgeToken(token) {
     const { algorithms, issuer, audience, tolerance, now } = this.c
+    judgeForm(token)
     try {
       const { payload, protectedHeader } = await jose.jwtVerify(token, this.keys, {
         algorithms, issuer, audience, typ: 'at+jwt', requiredClaims: ['exp'], clockTolerance: tolerance, currentDate: new Date(now() * 1000),
@@ -183,7 +185,7 @@ export class Verifier {
   }
 
   #judgeScope({ scope }) {
-    const granted = typeof scope === 'string' ? scope.split(' ') : []
+    const granted = (scope ?? '').split(/\s+/).filter(Boolean)
     if (!this.c.requiredScopes.every((s) => granted.includes(s))) {
       throw new Refusal('insufficient_scope', `scope: got ${granted.join(' ') || 'none'}, want ${this.c.requiredScopes.join(' ')}`)
     }
@@ -213,13 +215,30 @@ function readToken(req) {
   }
   const values = req.headersDistinct.authorization ?? []
   if (values.length > 1) throw new Refusal('invalid_request', `${values.length} Authorization headers, want one`)
-  const [, name, token] = /^(bearer|dpop)(?: +(.*))?$/i.exec(values[0] ?? '') ?? []
+  const [, name, token] = /^(bearer|dpop)(?: +(.*))?$/is.exec(values[0] ?? '') ?? []
   if (!name) throw new Refusal('no_credentials', 'want an access token: send Authorization: Bearer or DPoP')
   if (!/^[A-Za-z0-9._~+/-]+=*$/.test(token ?? '')) { // perhaps both schemes in one header
     throw new Refusal('invalid_request', `something else after ${name}, want one token`)
   }
   if (token.length > maxToken) throw new Refusal('invalid_token', `a token of ${token.length} octets, at most ${maxToken} are taken`)
   return { scheme: /^dpop$/i.test(name) ? 'DPoP' : 'Bearer', token }
+}
+
+/**
+ * Refuses what has a form that no token of an issuer has, though it may be signed.
+ * @param {string} token
+ */
+function judgeForm(token) {
+  const { header, claims } = readJWT(token) ?? {}
+  if (!header) throw new Refusal('invalid_token', 'want a signed JWT')
+  const demand = (name, v, ok, wanted) => {
+    if (v !== undefined && !ok) throw new Refusal('invalid_token', `${name}: got ${show(v)}, want ${wanted}`)
+  }
+  for (const [name, v] of Object.entries({ kid: header.kid, sub: claims.sub, client_id: claims.client_id, jti: claims.jti, scope: claims.scope })) {
+    demand(name, v, typeof v === 'string', 'a string')
+  }
+  for (const name of ['exp', 'nbf', 'iat']) demand(name, claims[name], claims[name] >= 0, 'a number of seconds')
+  demand('aud', claims.aud, [claims.aud].flat().every((a) => typeof a === 'string'), 'strings')
 }
 
 /**
