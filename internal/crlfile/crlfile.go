@@ -208,7 +208,8 @@ func (r *repeated) isNew(err error) bool {
 
 // write brings the file in line with the lists at hand.
 func (s *Sync) write() error {
-	if s.file.changed() { // by another hand
+	touched := s.file.changed() // by another hand, which may not have told the server
+	if touched {
 		s.readFile()
 	}
 	s.mu.Lock()
@@ -231,7 +232,8 @@ func (s *Sync) write() error {
 		return fmt.Errorf("the first file is written when every list is there, and one is missing: %s: %w", missing.Name, why)
 	}
 	content := s.file.encode(lists)
-	if s.file.holds(content) {
+	holds := s.file.holds(content)
+	if holds && !touched {
 		return nil
 	}
 	if s.hook != nil {
@@ -239,10 +241,12 @@ func (s *Sync) write() error {
 			return err
 		}
 	}
-	if err := s.file.replace(content); err != nil {
-		return err
+	if !holds {
+		if err := s.file.replace(content); err != nil {
+			return err
+		}
+		s.Logger.Info("the CRL file was replaced", "file", s.file.name, "lists", len(lists), "revoked", entries)
 	}
-	s.Logger.Info("the CRL file was replaced", "file", s.file.name, "lists", len(lists), "revoked", entries)
 	if s.hook != nil {
 		s.hook.wake()
 	}

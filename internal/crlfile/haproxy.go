@@ -15,6 +15,7 @@ const (
 	haproxyTime   = 15 * time.Second // for one command
 	haproxyAnswer = 64 << 10
 	haproxyShort  = 8 << 10 // what any tune.bufsize takes
+	maxRefusal    = 300     // octets that are told of an answer
 )
 
 // ErrHAProxyTooLong: HAProxy takes no more over its socket than its tune.bufsize, 16384 octets unless it says otherwise.
@@ -42,8 +43,8 @@ func (h *HAProxy) Replace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// An empty line ends what is sent.
-	answer, err := h.say(ctx, "set ssl crl-file "+h.Name+" <<\n"+strings.TrimSpace(string(content))+"\n\n")
+	// An empty line ends what is sent, and what came behind it would be a command: the file may be another's to write.
+	answer, err := h.say(ctx, "set ssl crl-file "+h.Name+" <<\n"+strings.Join(linesOf(string(content)), "\n")+"\n\n")
 	if err != nil {
 		return err
 	}
@@ -85,9 +86,15 @@ func (h *HAProxy) say(ctx context.Context, command string) (string, error) {
 	return "", errors.Join(errors.New("HAProxy closed the socket without an answer"), sent, err)
 }
 
+// linesOf returns the lines that are not empty.
+func linesOf(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == '\n' || c == '\r' })
+}
+
 func refusedBy(answer string) error {
-	lines := strings.FieldsFunc(answer, func(c rune) bool { return c == '\n' || c == '\r' })
+	lines := linesOf(answer)
 	text := strings.Join(lines[:min(len(lines), 3)], "; ")
+	text = text[:min(len(text), maxRefusal)]
 	switch {
 	case strings.Contains(answer, "too big for the buffer"): // HAProxy 2.8.10 and later
 		return fmt.Errorf("%w: %s", ErrHAProxyTooLong, text)

@@ -109,6 +109,45 @@ func TestHAProxy(t *testing.T) {
 	}
 }
 
+// TestHAProxyIsToldOneCommand: what stands behind an empty line in the file would be another, by whoever may write the file.
+func TestHAProxyIsToldOneCommand(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "crl.pem")
+	if err := os.WriteFile(file, []byte("list\n\nshutdown sessions server a/b\r\n\r\nlist\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(filepath.Dir((&fakeHAProxy{}).start(t)), "l")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	heard := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		var all strings.Builder
+		for r := bufio.NewReader(c); !strings.HasSuffix(all.String(), "\n\n"); {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				break
+			}
+			all.WriteString(line)
+		}
+		heard <- all.String()
+		io.WriteString(c, strings.Repeat("no ", 1000)+"\n")
+	}()
+	h := &HAProxy{Socket: socket, Name: "/crl.pem", File: file}
+	if err := h.Replace(t.Context()); err == nil || len(err.Error()) > 2*maxRefusal {
+		t.Errorf("the refusal: %v", err)
+	}
+	if got, want := <-heard, "set ssl crl-file /crl.pem <<\nlist\nshutdown sessions server a/b\nlist\n\n"; got != want {
+		t.Errorf("it heard %q, want %q", got, want)
+	}
+}
+
 func TestHAProxyThatHangs(t *testing.T) {
 	socket := (&fakeHAProxy{}).start(t)
 	l, err := net.Listen("unix", socket+"2") // nobody accepts

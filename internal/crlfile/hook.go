@@ -50,7 +50,11 @@ func (r *runner) due() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.changes++
-	f, err := os.OpenFile(r.note, os.O_CREATE|os.O_WRONLY, 0o600)
+	// Never through a link: the directory may be another's, and this process root's.
+	f, err := os.OpenFile(r.note, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("noting that the hook is due: %w", err)
 	}

@@ -177,6 +177,70 @@ func TestHookIsMadeUpFor(t *testing.T) {
 	})
 }
 
+// TestAnotherHandsChangeIsTold: what else keeps the file up to date, such as a --once before the server starts, may not
+// have told the server.
+func TestAnotherHandsChangeIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hooked{f: newFixture(t)}
+		stop := h.f.daemon(h.with)
+		pass(5 * time.Second)
+		h.mu.Lock()
+		h.begun = nil
+		h.mu.Unlock()
+		h.f.mu.Lock()
+		h.f.away = errors.New("away")
+		h.f.mu.Unlock()
+		newer := (&target{}).encode([][]byte{h.f.a.list(t, urlA, 11, h.f.begun), h.f.lists[urlA1], h.f.lists[urlB], h.f.lists[urlR]})
+		begun := time.Now()
+		if err := os.WriteFile(h.f.file, newer, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		h.want(begun, 0)
+		h.f.want("A 11, A 10, B 10, Root 10")
+		stop()
+	})
+}
+
+// TestUnitTellsTheServer: the service writes a file before the server starts. Where the server runs already, as when the
+// service alone is started again, that must not go untold.
+func TestUnitTellsTheServer(t *testing.T) {
+	unit, err := os.ReadFile("../../deploy/systemd/pkictl-crl-sync.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for line := range strings.Lines(string(unit)) {
+		if strings.HasPrefix(line, "ExecStart") {
+			if found++; !strings.Contains(line, "--exec ") {
+				t.Errorf("nobody is told: %s", line)
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d commands", found)
+	}
+}
+
+// TestNoteIsNoLink: in a directory of another's, root would write wherever that one wants.
+func TestNoteIsNoLink(t *testing.T) {
+	h := &hooked{f: newFixture(t)}
+	elsewhere := filepath.Join(t.TempDir(), "nologin")
+	f := h.f.sync(h.with) // removes a note that is there without a file
+	if err := os.Symlink(elsewhere, h.f.file+".hook-due"); err != nil {
+		t.Skip(err)
+	}
+	if err := f.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(elsewhere); !os.IsNotExist(err) {
+		t.Errorf("a file where the link leads: %v", err)
+	}
+	if len(h.begun) != 1 {
+		t.Errorf("%d runs of the hook", len(h.begun))
+	}
+}
+
 func TestOnceTellsTheServer(t *testing.T) {
 	h := &hooked{f: newFixture(t), fails: 1}
 	if err := h.f.sync(h.with).Once(t.Context()); !errors.Is(err, errFault) {

@@ -19,7 +19,8 @@ const (
 	pemStart    = "-----BEGIN " + pemType + "-----"
 	defaultMode = 0o644 // a CRL is public, and servers read it as whoever they are
 	// maxFile bounds the file: what could not be read again must not be written, or a restart would forget it.
-	maxFile = 1 << 30
+	maxFile  = 1 << 30
+	maxLinks = 20
 	// leftover is how old what a crash left beside the file is at least. A file that is being written is younger.
 	leftover = time.Minute
 )
@@ -43,12 +44,26 @@ func resolve(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	led, err := filepath.EvalSymlinks(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	for range maxLinks {
+		led, err := filepath.EvalSymlinks(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return led, err
+		}
 		dir, err := filepath.EvalSymlinks(filepath.Dir(name))
-		return filepath.Join(dir, filepath.Base(name)), err
+		if err != nil {
+			return "", err
+		}
+		name = filepath.Join(dir, filepath.Base(name))
+		to, err := os.Readlink(name) // it may lead to where the first file will be
+		if err != nil {
+			return name, nil //nolint:nilerr // there is no link
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		name = to
 	}
-	return led, err
+	return "", fmt.Errorf("%s: too many links", name)
 }
 
 // check refuses to replace what is no CRL, such as a key whose name was given by mistake, and removes what crashes left.
@@ -67,10 +82,19 @@ func (t *target) check() error {
 	if err != nil {
 		return err
 	}
-	if _, err := x509.ParseRevocationList(content); err != nil && len(content) > 0 && !bytes.Contains(content, []byte(pemStart)) {
-		return fmt.Errorf("%s holds something else than CRLs: name another file, or remove it", t.name)
+	if len(content) == 0 || onlyLists(content) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s holds something else than CRLs: name another file, or remove it", t.name)
+}
+
+// onlyLists reports whether a file holds lists and, as far as can be seen, nothing else, though they may be damaged.
+func onlyLists(content []byte) bool {
+	if _, err := x509.ParseRevocationList(content); err == nil {
+		return true
+	}
+	lists := bytes.Count(content, []byte(pemStart))
+	return lists > 0 && lists == bytes.Count(content, []byte("-----BEGIN "))
 }
 
 func (t *target) exists() bool {

@@ -3,6 +3,7 @@ package crlfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -108,6 +109,7 @@ func TestCheckRefusesWhatIsNoCRL(t *testing.T) {
 		"a damaged list": {[]byte("-----BEGIN X509 CRL-----\nMII"), true},
 		"a key":          {[]byte("-----BEGIN PRIVATE KEY-----\nMII"), false},
 		"a certificate":  {f.a.cert.Raw, false},
+		"a list, a key":  {[]byte("-----BEGIN X509 CRL-----\nMII\n-----END X509 CRL-----\n-----BEGIN PRIVATE KEY-----\nMII"), false},
 		"text":           {[]byte("root:x:0:0"), false},
 	} {
 		path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
@@ -126,17 +128,29 @@ func TestCheckRefusesWhatIsNoCRL(t *testing.T) {
 
 func TestLinkStays(t *testing.T) {
 	f := newFixture(t)
-	file := filepath.Join(t.TempDir(), "real.pem")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
+	dir := t.TempDir()
+	for from, to := range map[string]string{f.file: filepath.Join(dir, "next.pem"), filepath.Join(dir, "next.pem"): "real.pem"} {
+		if err := os.Symlink(to, from); err != nil {
+			t.Skip(err)
+		}
+	}
+	for _, number := range []int64{10, 11} { // there is no file, and there is one
+		f.publish(urlB, f.b.list(t, urlB, number, f.begun))
+		f.once()
+		f.want(fmt.Sprintf("A 10, A 10, B %d, Root 10", number))
+		if info, err := os.Lstat(f.file); err != nil || info.Mode()&os.ModeSymlink == 0 {
+			t.Errorf("the link is %v, %v", info.Mode(), err)
+		}
+		if info, err := os.Lstat(filepath.Join(dir, "real.pem")); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("the file is %v, %v", info, err)
+		}
+	}
+	os.Remove(f.file)
+	if err := os.Symlink(f.file, f.file); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(file, f.file); err != nil {
-		t.Skip(err)
-	}
-	f.once()
-	f.want(asFirst)
-	if info, err := os.Lstat(f.file); err != nil || info.Mode()&os.ModeSymlink == 0 {
-		t.Errorf("the link is %v, %v", info.Mode(), err)
+	if _, err := New(Config{File: f.file, Learn: f.learn}); err == nil {
+		t.Error("a link to itself: no error")
 	}
 }
 
