@@ -3,7 +3,7 @@
 //
 // The answer is 200 with headers that say who the client is, or the refusal that the client is to get, challenges and
 // DPoP nonce included. Proofs are held against the client's request, not against the sub-request, and only proxies that
-// are trusted are told anything (RFC 9449 section 4.3, RFC 8705 section 6.5).
+// are trusted are told anything of a token (RFC 9449 section 4.3, RFC 8705 section 6.5).
 package forwardauth
 
 import (

@@ -139,7 +139,7 @@ func carried(r *http.Request, original string) (*http.Request, error) {
 	}
 	u, err := url.ParseRequestURI(original)
 	if err != nil {
-		return nil, fmt.Errorf("the client's path cannot be read: %w", err)
+		return nil, errors.New("the client's path cannot be read") // nor is it shown: its query may hold anything
 	}
 	sub := r.Clone(r.Context())
 	sub.URL, sub.RequestURI = u, original

@@ -157,9 +157,11 @@ func exposeHeaders(h http.Header) {
 	h.Add("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 }
 
+const maxLogged = 256 // octets of a path
+
 func (v *Verifier) log(r *http.Request, e *Error, err error) {
 	level, attrs := slog.LevelInfo, []any{
-		"refusal_id", e.ID, "method", r.Method, "path", r.URL.Path, "status", e.Status, "error", e.Code,
+		"refusal_id", e.ID, "method", r.Method, "path", r.URL.Path[:min(len(r.URL.Path), maxLogged)], "status", e.Status, "error", e.Code,
 		"check", e.Check, "section", e.Section, "seen", printable(e.Seen), "wanted", printable(e.Wanted), "hint", printable(e.Hint),
 	}
 	if e.Status >= http.StatusInternalServerError {

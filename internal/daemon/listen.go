@@ -144,6 +144,8 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		// OPTIONS * is for the handler, which knows no such path. net/http would answer 200, a proxy's yes, and log nothing.
+		DisableGeneralOptionsHandler: true,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          64,
 			MaxReceiveBufferPerConnection: 256 << 10,

@@ -237,3 +237,19 @@ func selfSigned(t *testing.T) tls.Certificate {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
+
+// What no handler has seen is not answered: a proxy that asks with a client's own method and path takes 200 for a yes.
+func TestOptionsOfAllIsTheHandlers(t *testing.T) {
+	inBubble(t, "OPTIONS *", func(t *testing.T) {
+		c := timed(t, nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+		c.Write([]byte("OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Error(resp.Status)
+		}
+	})
+}
