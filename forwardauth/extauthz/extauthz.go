@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/pkid/pkid/forwardauth"
 	"github.com/pkid/pkid/tokenbind"
@@ -54,13 +55,26 @@ func New(h *forwardauth.Handler, trusts func(*http.Request) (bool, error)) *Serv
 // Register makes the service one of a gRPC server's.
 func (s *Service) Register(g *grpc.Server) { authv3.RegisterAuthorizationServer(g, s) }
 
-// Check answers for one request of a client. Its error is for a caller that is no trusted proxy.
-func (s *Service) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+// Tap is for grpc.InTapHandle: it refuses strangers before anything of what they send is kept.
+func (s *Service) Tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	return ctx, s.admit(ctx)
+}
+
+// admit is an error for a caller that is no trusted proxy.
+func (s *Service) admit(ctx context.Context) error {
 	switch trusted, err := s.trusts(connection(ctx)); {
 	case err != nil:
-		return nil, grpcstatus.Error(codes.Unavailable, "whether a trusted proxy asks cannot be told at the moment")
+		return grpcstatus.Error(codes.Unavailable, "whether a trusted proxy asks cannot be told at the moment")
 	case !trusted:
-		return nil, grpcstatus.Error(codes.PermissionDenied, "only a trusted proxy may ask for another's request")
+		return grpcstatus.Error(codes.PermissionDenied, "only a trusted proxy may ask for another's request")
+	}
+	return nil
+}
+
+// Check answers for one request of a client. Its error is for a caller that is no trusted proxy.
+func (s *Service) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	if err := s.admit(ctx); err != nil {
+		return nil, err
 	}
 	sub := &http.Request{Method: http.MethodGet, URL: s.asked(in), Header: http.Header{}, Body: http.NoBody}
 	w := answer{header: http.Header{}}
@@ -184,19 +198,24 @@ func (w *answer) response() *authv3.CheckResponse {
 			}},
 		}
 	}
-	identity := http.Header{}
+	identity, nonce := http.Header{}, http.Header{}
 	for _, name := range forwardauth.Headers() {
 		identity[name] = w.header[name]
-		w.header.Del(name)
+	}
+	// The API's answer stays as it is, unless it brings a nonce: then it is not to be cached (RFC 9449 section 8.2).
+	if next := w.header[nonceHeader]; len(next) > 0 {
+		nonce[nonceHeader], nonce["Cache-Control"] = next, []string{"no-store"}
 	}
 	return &authv3.CheckResponse{
 		Status: &status.Status{Code: int32(codes.OK)},
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 			Headers:              options(identity),
-			ResponseHeadersToAdd: options(w.header),
+			ResponseHeadersToAdd: options(nonce),
 		}},
 	}
 }
+
+const nonceHeader = "Dpop-Nonce" // in the form that http.Header has it
 
 // options are headers that replace what there is of the same name.
 func options(h http.Header) (all []*corev3.HeaderValueOption) {

@@ -127,7 +127,7 @@ func (e *envoy) token(cnf tokenbind.Confirmation) string {
 	e.t.Helper()
 	claims := map[string]any{
 		"iss": issuer, "aud": audience, "sub": "app", "client_id": "app", "jti": "1", "scope": "read", "cnf": cnf,
-		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
+		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
 	}
 	text, err := json.Marshal(claims)
 	if err != nil {
@@ -235,7 +235,10 @@ func TestF14_Cases(t *testing.T) {
 }
 
 func TestF12_NonceReachesTheClient(t *testing.T) {
-	e := newEnvoy(t, "127.0.0.1/32", func(c *tokenbind.Config) { c.RequireNonce = true })
+	now := time.Now()
+	e := newEnvoy(t, "127.0.0.1/32", func(c *tokenbind.Config) {
+		c.RequireNonce, c.Now = true, func() time.Time { return now }
+	})
 	token := e.token(tokenbind.Confirmation{Key: e.prover.Key()})
 	r, err := e.ask(nil, nil, "authorization", "DPoP "+token, "dpop", e.proof(token, ""))
 	code, headers := outcome(t, r, err)
@@ -243,8 +246,24 @@ func TestF12_NonceReachesTheClient(t *testing.T) {
 		t.Fatalf("%d %v", code, headers)
 	}
 	r, err = e.ask(nil, nil, "authorization", "DPoP "+token, "dpop", e.proof(token, headers["dpop-nonce"]))
-	if code, headers = outcome(t, r, err); code != 200 {
-		t.Errorf("%d %v", code, headers)
+	if code, _ = outcome(t, r, err); code != 200 || len(r.GetOkResponse().GetResponseHeadersToAdd()) != 0 {
+		t.Errorf("%v", r)
+	}
+	now = now.Add(2 * time.Minute) // the nonce is the one before the newest
+	proof, err := e.prover.Proof("GET", audience+"/things/1", tokenbind.ProofOptions{AccessToken: token, Nonce: headers["dpop-nonce"], Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err = e.ask(nil, nil, "authorization", "DPoP "+token, "dpop", proof)
+	if code, _ = outcome(t, r, err); code != 200 {
+		t.Fatalf("%v", r)
+	}
+	added := map[string]string{}
+	for _, h := range r.GetOkResponse().GetResponseHeadersToAdd() {
+		added[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+	}
+	if next := added["dpop-nonce"]; next == "" || next == headers["dpop-nonce"] || added["cache-control"] != "no-store" || len(added) != 2 {
+		t.Errorf("the client's answer gets %v", added)
 	}
 }
 

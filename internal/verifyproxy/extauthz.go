@@ -20,7 +20,9 @@ const maxCheck = 256 << 10
 
 // grpcServer is Envoy's ext_authz over gRPC, before the same resource servers.
 func (p *Proxy) grpcServer() *grpc.Server {
+	service := extauthz.New(p.handler, p.proxies.Trusts)
 	opts := []grpc.ServerOption{
+		grpc.InTapHandle(service.Tap),
 		grpc.MaxRecvMsgSize(maxCheck), grpc.MaxConcurrentStreams(4 * atOnce), grpc.ConnectionTimeout(5 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.UnaryInterceptor(p.admit),
@@ -29,7 +31,7 @@ func (p *Proxy) grpcServer() *grpc.Server {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(p.tls.Clone())))
 	}
 	s := grpc.NewServer(opts...)
-	extauthz.New(p.handler, p.proxies.Trusts).Register(s)
+	service.Register(s)
 	return s
 }
 

@@ -8,12 +8,15 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/config"
@@ -27,34 +30,7 @@ func TestExtAuthz(t *testing.T) {
 	const audience = "https://orders.example"
 	s := pkitest.Start(t, pkitest.Options{})
 	id := s.Enrol(t, client.InvitationRequest{ClientID: "app", Resources: []string{audience}})
-	free, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := free.Addr().String()
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
-	p, err := verifyproxy.New(verifyproxy.Config{
-		Issuer: s.URLs.Public, Root: filepath.Join(s.Home, "root.crt"), Servers: []config.ResourceServer{{Name: "orders", Audience: audience}},
-		Listen: "127.0.0.1:0", Ops: "127.0.0.1:0", ExtAuthz: at,
-	}, pkitest.Logger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	served := make(chan error, 1)
-	go func() { served <- p.Serve(ctx, func(string, string) {}) }()
-	conn, err := grpc.NewClient(at, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(conn.Close(), <-served); err != nil {
-			t.Error(err)
-		}
-	})
+	envoy := envoyOf(t, s, audience, verifyproxy.Proxies{})
 	source, err := client.NewTokenSource(client.TokenConfig{Identity: id, Resource: audience})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +42,7 @@ func TestExtAuthz(t *testing.T) {
 	ask := func(want int32, cert string) {
 		t.Helper()
 		pkitest.Eventually(t, time.Minute, func() error {
-			r, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			r, err := envoy.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 				ContextExtensions: map[string]string{"server": "orders"},
 				Source:            &authv3.AttributeContext_Peer{Certificate: cert},
 				Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
@@ -94,4 +70,54 @@ func TestExtAuthz(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask(401, cert)
+}
+
+// envoyOf starts a Proxy before a resource server, and returns what asks it over gRPC.
+func envoyOf(t *testing.T, s *pkitest.Server, audience string, proxies verifyproxy.Proxies) authv3.AuthorizationClient {
+	t.Helper()
+	free, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := verifyproxy.New(verifyproxy.Config{
+		Issuer: s.URLs.Public, Root: filepath.Join(s.Home, "root.crt"), Servers: []config.ResourceServer{{Name: "orders", Audience: audience}},
+		Listen: "127.0.0.1:0", Ops: "127.0.0.1:0", ExtAuthz: at, Proxies: proxies,
+	}, pkitest.Logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	served := make(chan error, 1)
+	go func() { served <- p.Serve(ctx, func(string, string) {}) }()
+	conn, err := grpc.NewClient(at, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(conn.Close(), <-served); err != nil {
+			t.Error(err)
+		}
+	})
+	return authv3.NewAuthorizationClient(conn)
+}
+
+// Of what a stranger sends over gRPC nothing is kept: it is refused before, and a proxy's when it is too long.
+func TestExtAuthz_Bounds(t *testing.T) {
+	t.Parallel()
+	s := pkitest.Start(t, pkitest.Options{})
+	for at, want := range map[string]codes.Code{"192.0.2.1": codes.PermissionDenied, "127.0.0.1": codes.ResourceExhausted} {
+		envoy := envoyOf(t, s, "https://orders.example", verifyproxy.Proxies{Proxies: config.Proxies{Addresses: []string{at}}})
+		long := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"scope": strings.Repeat("x", 300<<10)}}}
+		pkitest.Eventually(t, time.Minute, func() error {
+			if _, err := envoy.Check(t.Context(), long); status.Code(err) != want {
+				return fmt.Errorf("from %s: %w", at, err)
+			}
+			return nil
+		})
+	}
 }

@@ -202,7 +202,11 @@ func (p *Proxy) Serve(ctx context.Context, ready func(listen, ops string)) error
 	servers := map[*http.Server]net.Listener{p.server(p): listener, p.server(p.Ops()): ops}
 	failed := make(chan error, len(servers)+1)
 	if envoy != nil {
-		background.Go(func() { failed <- serveGRPC(ctx, p.grpcServer(), envoy) })
+		background.Go(func() {
+			if err := serveGRPC(ctx, p.grpcServer(), envoy); err != nil { // it is nil when ctx has ended
+				failed <- err
+			}
+		})
 	}
 	for s, l := range servers {
 		background.Go(func() { failed <- s.Serve(l) })
