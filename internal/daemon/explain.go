@@ -11,6 +11,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/client"
+	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
@@ -26,7 +27,7 @@ func (d *Daemon) explain(p client.Presented, r *http.Request) (*client.Explanati
 	v, err := tokenbind.NewVerifier(tokenbind.Config{
 		Issuer: d.cfg.URLs.Public, Audience: p.Audience, BaseURL: "https://" + r.URL.Host, RequiredScopes: p.Scopes,
 		Keys: d.oauth, Tokens: d.oauth, Revocation: certificates{d.authority}, Replay: nothingUsed{}, Tolerance: *d.cfg.Tokens.ClockTolerance,
-		MaxTokens: -1, Logger: slog.New(slog.DiscardHandler), Now: now,
+		FAPI2: d.cfg.Profile == config.ProfileFAPI2, MaxTokens: -1, Logger: slog.New(slog.DiscardHandler), Now: now,
 	})
 	if err != nil {
 		return nil, err

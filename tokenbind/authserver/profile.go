@@ -70,11 +70,15 @@ func (s *Server) underFAPI(client *Client) bool {
 	return s.c.Profile == FAPI2 || client.Profile == FAPI2
 }
 
-// checkProfile refuses a client that authenticated, but whose record is older than the profile of the server.
+// checkProfile refuses a client that authenticated, but whose record is older than the profile of the server. The
+// registry lets no record go against its own profile; one that does, or has a profile of a later version, is no record
+// to go by.
 func (s *Server) checkProfile(client *Client) error {
-	if err := s.c.Profile.Check(client); err != nil {
-		return invalidClient("this server keeps to the FAPI 2.0 security profile, and the client's registration does not; ask the operator to register it anew").
-			because(err)
+	for _, p := range []Profile{s.c.Profile, client.Profile} {
+		if err := p.Check(client); err != nil {
+			return invalidClient("this server holds the client to the FAPI 2.0 security profile, and the client's registration does not keep to it; " +
+				"ask the operator to register it anew").because(err)
+		}
 	}
 	return nil
 }
@@ -91,13 +95,18 @@ func (s *Server) tolerance(client *Client) time.Duration {
 func (s *Server) longest() time.Duration { return max(s.c.Tolerance, fapiTolerance) }
 
 // newProofCheckers makes the checker of proofs for all clients, and the one for those under FAPI 2.0. What one of them
-// took the other must still know when it would take it too, so the first has its proofs remembered for as long.
+// took the other must still know when it would take it too, so the first has its proofs remembered for as long, and holds
+// those for used that a crash may have taken from the second.
 func (s *Server) newProofCheckers() {
 	c := &s.c
 	checker := func(algorithms []string, tolerance time.Duration) *tokenbind.ProofChecker {
+		less, since := s.longest()-tolerance, c.ProofsSince
+		if !since.IsZero() {
+			since = since.Add(less)
+		}
 		return &tokenbind.ProofChecker{
 			Algorithms: algorithms, MaxAge: proofMaxAge, Tolerance: tolerance, Nonces: s.nonces,
-			Replay: lasting{c.Replay, 2 * (s.longest() - tolerance)}, Since: c.ProofsSince, Now: c.Now,
+			Replay: lasting{c.Replay, 2 * less}, Since: since, Now: c.Now,
 		}
 	}
 	s.proofs = checker(proofAlgorithms, c.Tolerance)

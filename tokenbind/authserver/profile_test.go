@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -243,12 +244,24 @@ func TestH101_AlgorithmsOfTheProfile(t *testing.T) {
 	mustIssue(t, h.token(other.assert(nil), header("DPoP", prove(p384))))
 }
 
+// Each has the generator of its curve, a good point: it is the curve that is refused.
 func TestH104_SmallCurvesRefused(t *testing.T) {
 	h := newHouse(t)
-	for _, crv := range []string{"P-192", "secp160r1", "secp112r1", ""} {
-		x := base64.RawURLEncoding.EncodeToString(make([]byte, 24))
-		set := `{"keys":[{"kty":"EC","crv":"` + crv + `","x":"` + x + `","y":"` + x + `"}]}`
-		if _, _, err := h.registry.Add(t.Context(), Client{ID: "a", Auth: PrivateKeyJWT, JWKS: []byte(set)}); !errors.Is(err, ErrClientMetadata) {
+	for crv, point := range map[string][2]string{
+		"P-192":     {"188da80eb03090f67cbf20eb43a18800f4ff0afd82ff1012", "07192b95ffc8da78631011ed6b24cdd573f977a11e794811"},
+		"secp160r1": {"4a96b5688ef573284664698968c38bb913cbfc82", "23a628553168947d59dcc912042351377ac5fb32"},
+		"secp112r1": {"09487239995a5ee76b55f9c2f098", "a89ce5af8724c0a23e0e0ff77500"},
+	} {
+		coordinate := func(i int) string {
+			raw, err := hex.DecodeString(point[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return base64.RawURLEncoding.EncodeToString(raw)
+		}
+		set := `{"keys":[{"kty":"EC","crv":"` + crv + `","x":"` + coordinate(0) + `","y":"` + coordinate(1) + `"}]}`
+		_, _, err := h.registry.Add(t.Context(), Client{ID: "a", Auth: PrivateKeyJWT, JWKS: []byte(set)})
+		if !errors.Is(err, ErrClientMetadata) || !strings.Contains(err.Error(), "crv must be P-256, P-384 or P-521") {
 			t.Errorf("%s: %v", crv, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -231,8 +232,16 @@ func TestH102_AlgNoneRefused(t *testing.T) {
 	a := newAsserter(t)
 	form := a.assert(nil)
 	parts := strings.Split(form[3], ".")
-	form[3] = "eyJhbGciOiJub25lIn0." + parts[1] + "."
-	mustRefuse(t, a.token(form), 401, "invalid_client", "none")
+	for _, alg := range []string{"none", "None", "NONE", ""} {
+		for _, signature := range []string{"", parts[2]} {
+			form[3] = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"`+alg+`"}`)) + "." + parts[1] + "." + signature
+			mustRefuse(t, a.token(form), 401, "invalid_client", "none are not taken")
+			lines := strings.Split(strings.TrimSpace(a.logged()), "\n")
+			if last := lines[len(lines)-1]; signature != "" && !strings.Contains(last, "alg: ") {
+				t.Errorf("%q with a signature is refused for something else: %s", alg, last)
+			}
+		}
+	}
 }
 
 func TestClientSecretJWT_SecretIsTheHS256Key(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/pkid/pkid/internal/appendjson"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/thumbprint"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -67,12 +66,12 @@ func (s *Server) active(ctx context.Context, now time.Time, claims *accessClaims
 	if claims.Issuer != s.c.Issuer || !now.Before(claims.Expiry.Time()) {
 		return false, nil
 	}
-	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt.Time(), claims.Confirmation.Cert)
+	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt.Time(), claims.Confirmation)
 	return why == "" && err == nil, err
 }
 
 // ended says why a token that we signed ended before its time, or nothing. An error means that it cannot be known.
-func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Time, cert thumbprint.Cert) (why string, err error) {
+func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Time, cnf tokenbind.Confirmation) (why string, err error) {
 	client, err := s.c.Registry.Get(ctx, clientID)
 	if errors.Is(err, ErrNoClient) {
 		return "its client is not registered", nil
@@ -86,6 +85,8 @@ func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Tim
 		return "its client is disabled", nil
 	case issued.Before(s.tokensNotBefore(client)):
 		return "it was issued before its client was disabled, or before a restore", nil
+	case cnf.IsZero() && s.underFAPI(client): // from before the profile
+		return "it is bound to nothing, and its client is held to FAPI 2.0", nil
 	}
 	revoked, err := s.c.Revoked.TokenRevoked(ctx, id)
 	if err != nil {
@@ -94,11 +95,11 @@ func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Tim
 	if revoked {
 		return "it was revoked", nil
 	}
-	if cert.IsZero() {
+	if cnf.Cert.IsZero() {
 		return "", nil
 	}
 	// A certificate that the client made itself is never revoked here. The end of any is the token's: see issue.
-	revoked, err = s.c.Certificates.Revoked(ctx, cert)
+	revoked, err = s.c.Certificates.Revoked(ctx, cnf.Cert)
 	if err != nil {
 		return "", fmt.Errorf("looking up the certificate of token %s: %w", id, err)
 	}
@@ -111,7 +112,7 @@ func (s *Server) ended(ctx context.Context, id, clientID string, issued time.Tim
 // CheckToken tells a verifier in this process what introspection would tell another: it is tokenbind.TokenStatus. The
 // token was signed with one of our keys.
 func (s *Server) CheckToken(ctx context.Context, claims *tokenbind.Claims) error {
-	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt, claims.Confirmation.Cert)
+	why, err := s.ended(ctx, claims.ID, claims.ClientID, claims.IssuedAt, claims.Confirmation)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", tokenbind.ErrUnavailable, err)
