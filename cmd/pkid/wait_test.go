@@ -1,7 +1,7 @@
 package main
 
 import (
-	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -18,8 +18,8 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		if text, err := os.ReadFile(ts.MkAbs(args[0] + "/" + config.File)); err == nil {
 			var c struct{ Listen config.Listen }
 			ts.Check(yaml.Unmarshal(text, &c))
-			if conn, err := net.Dial("tcp", c.Listen.Ops); err == nil {
-				conn.Close()
+			if resp, err := http.Get("http://" + c.Listen.Ops + "/healthz"); err == nil {
+				resp.Body.Close()
 				return
 			}
 		}

@@ -50,10 +50,10 @@ func (d *Daemon) Serve(ctx context.Context, ready func()) error {
 			failed <- err
 		}
 	})
+	ready() // the listeners are bound: who connects from now on is answered, and nobody is answered before
 	for _, s := range servers {
 		background.Go(func() { failed <- s.serve() })
 	}
-	ready()
 
 	select {
 	case <-ctx.Done():
