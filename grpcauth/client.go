@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -47,8 +49,8 @@ type shown struct {
 // proof's htu. Nothing is sent yet. Transport credentials are the source's; opts are for the rest.
 func NewConn(server string, source *client.TokenSource, opts ...grpc.DialOption) (*Conn, error) {
 	u, err := url.Parse(server)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" {
-		return nil, fmt.Errorf("server %q: want an https URL without a path", server)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.TrimSuffix(server, "/") != "https://"+u.Host {
+		return nil, fmt.Errorf("server %q: want an https URL with nothing behind the host", server)
 	}
 	return &Conn{source: source, base: &url.URL{Scheme: u.Scheme, Host: u.Host}, opts: opts, conns: map[*tls.Certificate]*shown{}}, nil
 }
@@ -78,7 +80,7 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 			return err
 		}
 		var header, trailer metadata.MD
-		err = to.conn.Invoke(with, method, args, reply, append(opts, grpc.Header(&header), grpc.Trailer(&trailer))...)
+		err = to.conn.Invoke(with, method, args, reply, append(slices.Clip(opts), grpc.Header(&header), grpc.Trailer(&trailer))...)
 		c.done(to)
 		if again := call.Answered(answered(header, trailer), status.Code(err) == codes.Unauthenticated); !again {
 			return err
@@ -102,7 +104,7 @@ func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 		release()
 		call.Answered(answered(nil, trailer), status.Code(err) == codes.Unauthenticated)
 	})
-	stream, err := to.conn.NewStream(with, desc, method, append(opts, grpc.Trailer(&trailer), ended)...)
+	stream, err := to.conn.NewStream(with, desc, method, append(slices.Clip(opts), grpc.Trailer(&trailer), ended)...)
 	if err != nil {
 		release()
 		return nil, err
@@ -113,7 +115,10 @@ func (c *Conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 // prepare authorises an attempt, and finds the connection that shows the certificate of its token.
 func (c *Conn) prepare(ctx context.Context, call *client.Call) (context.Context, *shown, error) {
 	h, cert, err := call.Authorize(ctx)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil, nil, status.FromContextError(ctx.Err()).Err()
+	case err != nil:
 		return nil, nil, status.Error(codes.Unavailable, err.Error())
 	}
 	to, err := c.showing(cert)
@@ -138,7 +143,7 @@ func (c *Conn) showing(cert *tls.Certificate) (*shown, error) {
 	s := c.conns[cert]
 	if s == nil {
 		opts := append([]grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(c.source.TLSConfig(cert)))}, c.opts...)
-		conn, err := grpc.NewClient(c.base.Host, opts...)
+		conn, err := grpc.NewClient("dns:///"+c.base.Host, opts...)
 		if err != nil {
 			return nil, err
 		}

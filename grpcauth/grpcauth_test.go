@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -24,6 +26,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/grpcauth"
+	"github.com/pkid/pkid/internal/jws"
 	"github.com/pkid/pkid/internal/pkitest"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -230,6 +233,24 @@ func TestF12_Nonce(t *testing.T) {
 	}
 }
 
+// A stream is not made again, but what was learned from its refusal serves the next.
+func TestF12_NonceOfAStream(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *tokenbind.Config) { c.RequireNonce = true })
+	c := s.conn(t, s.source(t, s.enrol(t), true))
+	for _, want := range []codes.Code{codes.Unauthenticated, codes.OK, codes.OK} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream, err := c.Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		cancel()
+		if status.Code(err) != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // A renewed certificate never meets a token bound to the one before, whatever is under way.
 func TestC05_RenewalUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -300,5 +321,72 @@ func TestA34_StreamEndsWithItsCertificate(t *testing.T) {
 	})
 	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revo") {
 		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// A stream that is silent ends with its token, too, and says why.
+func TestStreamEndsWithItsToken(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tokenbind.NewVerifier(tokenbind.Config{
+		Issuer: "https://as.example", Audience: "https://api.example", AllowBearer: true, Logger: pkitest.Logger(t),
+		Keys: tokenbind.StaticKeys{{ID: "k", Key: key.Public()}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.StreamInterceptor(grpcauth.StreamServer(v)))
+	grpc_health_v1.RegisterHealthServer(server, silent{})
+	serving := make(chan error, 1)
+	go func() { serving <- server.Serve(listener) }()
+	t.Cleanup(func() { server.Stop(); <-serving })
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	payload := fmt.Sprintf(`{"iss":"https://as.example","aud":"https://api.example","exp":%d}`, time.Now().Unix()+2)
+	b64 := base64.RawURLEncoding.EncodeToString
+	input := b64([]byte(`{"alg":"ES256","kid":"k","typ":"at+jwt"}`)) + "." + b64([]byte(payload))
+	signature, err := jws.Sign(key, "ES256", []byte(input))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+input+"."+b64(signature))
+	stream, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// silent has streams on which nothing comes.
+type silent struct {
+	grpc_health_v1.UnimplementedHealthServer
+}
+
+func (silent) Watch(_ *grpc_health_v1.HealthCheckRequest, stream grpc_health_v1.Health_WatchServer) error {
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+func TestNewConn(t *testing.T) {
+	for server, ok := range map[string]bool{
+		"https://api.example": true, "https://api.example:8443/": true, "https://[::1]:8443": true, "https://dns:8443": true,
+		"http://api.example": false, "api.example:8443": false, "https://": false, "https://:8443": false, "https://api.example/v1": false,
+		"https://u:p@api.example": false, "https://api.example?x": false, "https://api.example#x": false, "https://api.example//": false,
+	} {
+		if _, err := grpcauth.NewConn(server, nil); (err == nil) != ok {
+			t.Errorf("%s: %v", server, err)
+		}
 	}
 }

@@ -48,7 +48,12 @@ func StreamServer(v *tokenbind.Verifier) grpc.StreamServerInterceptor {
 		}
 		ctx, cancel := context.WithDeadlineCause(tokenbind.WithClaims(stream.Context(), claims), claims.ExpiresAt, errExpired)
 		defer cancel()
-		return handle(srv, &boundStream{stream, ctx, a, claims})
+		err = handle(srv, &boundStream{stream, ctx, a, claims})
+		late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+		if late && errors.Is(context.Cause(ctx), errExpired) {
+			return status.Error(codes.Unauthenticated, errExpired.Error())
+		}
+		return err
 	}
 }
 
