@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/internal/admission"
+	"github.com/pkid/pkid/internal/admission/connstate"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/web"
 )
@@ -153,25 +154,8 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 			SendPingTimeout:               30 * time.Second,
 			WriteByteTimeout:              10 * time.Second,
 		},
-		ConnState: tellListener,
+		ConnState: connstate.Tell,
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-}
-
-// tellListener tells the listener of a connection whether it is idle, and can make room for another one.
-func tellListener(c net.Conn, state http.ConnState) {
-	if overTLS, ok := c.(*tls.Conn); ok {
-		c = overTLS.NetConn()
-	}
-	conn, ok := c.(*admission.Conn)
-	if !ok {
-		return
-	}
-	switch state { // it hears of the end by itself, and at the beginning a connection is new
-	case http.StateActive:
-		conn.Busy()
-	case http.StateIdle:
-		conn.Idle()
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/forwardauth"
 	"github.com/pkid/pkid/internal/admission"
+	"github.com/pkid/pkid/internal/admission/connstate"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/tokenbind"
 )
@@ -25,6 +26,7 @@ const (
 	atOnce         = 256      // requests judged at once; four times as many wait
 	patience       = time.Second
 	requestTimeout = 10 * time.Second
+	connections    = 4096 // open at once, at each address
 	shutdownGrace  = 10 * time.Second
 )
 
@@ -176,11 +178,11 @@ func (p *Proxy) Ops() http.Handler {
 
 // Serve listens and serves until ctx ends; ready hears of the addresses. A clean stop returns nil.
 func (p *Proxy) Serve(ctx context.Context, ready func(listen, ops string)) error {
-	listener, err := bind(ctx, "listen", p.c.Listen)
+	listener, err := p.bind(ctx, "listen", p.c.Listen)
 	if err != nil {
 		return err
 	}
-	ops, err := bind(ctx, "ops", p.c.Ops)
+	ops, err := p.bind(ctx, "ops", p.c.Ops)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -234,8 +236,19 @@ func (p *Proxy) server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, DisableGeneralOptionsHandler: true, // which lets OPTIONS * pass
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ConnState: connstate.Tell, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
+}
+
+// bind bounds the connections at an address. Those of one address may be fewer, but where it is a proxy's.
+func (p *Proxy) bind(ctx context.Context, key, addr string) (net.Listener, error) {
+	l, err := bind(ctx, key, addr)
+	if err != nil {
+		return nil, err
+	}
+	bounded := admission.Listen(l, admission.Connections{Most: connections, PerAddress: connections / 4, New: connections / 2})
+	bounded.Proxy = p.proxies.TrustsAddress
+	return bounded, nil
 }
 
 func bind(ctx context.Context, key, addr string) (net.Listener, error) {
