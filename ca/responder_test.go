@@ -95,10 +95,16 @@ func TestResponderUntil(t *testing.T) {
 	if _, err := b.IssueResponder(t.Context(), r); !errors.Is(err, ca.ErrIssuer) {
 		t.Errorf("another issuer: %v", err)
 	}
-	r = b.responder(time.Time{})
-	r.Key = ca.ProvenKey{}
-	if _, err := b.IssueResponder(t.Context(), r); !errors.Is(err, ca.ErrKey) {
-		t.Errorf("no key: %v", err)
+	other, err := ca.ProveOwn(keys()[ca.Ed25519])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, key := range map[string]ca.ProvenKey{"no key": {}, "a key of another kind": other} {
+		r = b.responder(time.Time{})
+		r.Key = key
+		if _, err := b.IssueResponder(t.Context(), r); !errors.Is(err, ca.ErrKey) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

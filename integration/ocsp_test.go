@@ -245,6 +245,62 @@ func TestNodesAgreeOnOCSP(t *testing.T) {
 	}
 }
 
+// Certificates of the next issuing CA and of the one before it are answered for alike, also after a restart.
+func TestOCSPAfterARotation(t *testing.T) {
+	t.Parallel()
+	s := pkitest.Start(t, pkitest.Options{})
+	old, bad := s.Enrol(t, client.InvitationRequest{ClientID: "old"}), s.Enrol(t, client.InvitationRequest{ClientID: "bad"})
+	rotate(t, s)
+	fresh := s.Enrol(t, client.InvitationRequest{ClientID: "fresh"})
+	if _, err := s.Operator(t).Revoke(t.Context(), serialText(bad), client.Revocation{Reason: "keyCompromise"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"now", "after a restart"} {
+		for id, want := range map[*client.Identity]int{old: ocsp.Good, bad: ocsp.Revoked, fresh: ocsp.Good} {
+			pkitest.Eventually(t, 5*time.Second, func() error {
+				if got, err := statusOf(id); err != nil || got != want {
+					return fmt.Errorf("%s: %s: %d, %w; want %d", when, id.Info().ClientID, got, err, want)
+				}
+				return nil
+			})
+		}
+		if when == "now" {
+			s.Stop(t)
+			s = pkitest.Serve(t, s.Dir, pkitest.Options{})
+		}
+	}
+}
+
+// statusOf asks about a client's certificate where it says.
+func statusOf(id *client.Identity) (int, error) {
+	issuer, err := x509.ParseCertificate(id.Certificate().Certificate[1])
+	if err != nil {
+		return 0, err
+	}
+	leaf := id.Certificate().Leaf
+	request, err := ocsp.CreateRequest(leaf, issuer, nil)
+	if err != nil {
+		return 0, err
+	}
+	if len(leaf.OCSPServer) != 1 {
+		return 0, fmt.Errorf("the certificate names %d responders", len(leaf.OCSPServer))
+	}
+	resp, err := http.Post(leaf.OCSPServer[0], "application/ocsp-request", bytes.NewReader(request))
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := ocsp.ParseResponseForCert(text, leaf, issuer)
+	if err != nil {
+		return 0, err
+	}
+	return answer.Status, nil
+}
+
 // A CA that is told to do without answers nobody, and its certificates name no responder.
 func TestWithoutOCSP(t *testing.T) {
 	t.Parallel()

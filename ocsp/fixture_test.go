@@ -27,6 +27,8 @@ type bench struct {
 	issuer    *x509.Certificate
 	issuerKey *ecdsa.PrivateKey
 
+	looked func() // called with each look into the records, if it is there
+
 	mu      sync.Mutex // guards records and away
 	records map[string]Status
 	away    error
@@ -51,6 +53,9 @@ func newBench(t testing.TB) *bench {
 func (b *bench) Status(_ context.Context, issuer string, serial *big.Int) (Status, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.looked != nil {
+		b.looked()
+	}
 	if issuer != "issuing" {
 		return Status{}, errors.New("another issuer was asked for")
 	}

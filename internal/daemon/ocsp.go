@@ -168,7 +168,11 @@ func (r *responders) until(i rollover.Issuer) (until time.Time, lives bool) {
 	case rollover.Waiting: // nothing keeps it from its instant any more
 		return i.Signer.Certificate().NotAfter, !r.now().Before(i.Since.Add(-respondersAhead))
 	case rollover.Retiring:
-		return i.LastExpiry, r.now().Before(i.LastExpiry)
+		until = i.LastExpiry
+		if end := i.Signer.Certificate().NotAfter; end.Before(until) { // what another program issued may outlive it
+			until = end
+		}
+		return until, r.now().Before(until)
 	case rollover.Requested, rollover.Installed, rollover.Ended:
 	}
 	return time.Time{}, false
@@ -182,7 +186,7 @@ func (r *responders) renewed(ctx context.Context, issuer *ca.Issuer, d *delegate
 	if d != nil && r.revoked(ctx, d) {
 		d = nil
 	}
-	if d != nil && !r.due(issuer.Signer.Certificate(), d, until) {
+	if d != nil && !r.due(d, until) {
 		return d, nil
 	}
 	next, err := r.issue(ctx, issuer, until)
@@ -200,12 +204,9 @@ func (r *responders) revoked(ctx context.Context, d *delegate) bool {
 
 // due reports whether a responder's certificate is to be replaced: half of its life is over, and another would be good
 // for longer; or the clock was set back to before it.
-func (r *responders) due(issuer *x509.Certificate, d *delegate, until time.Time) bool {
+func (r *responders) due(d *delegate, until time.Time) bool {
 	cert, now := d.Certificate, r.now()
 	half := cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
-	if until.After(issuer.NotAfter) {
-		until = issuer.NotAfter
-	}
 	return now.Before(cert.NotBefore) || !now.Before(half) && cert.NotAfter.Before(until.Truncate(time.Second))
 }
 

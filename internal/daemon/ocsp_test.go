@@ -30,6 +30,7 @@ type answering struct {
 	*responders
 	t         *testing.T
 	now       time.Time
+	store     *boltstore.Store
 	authority *ca.Authority
 	issuers   [2]*ca.Issuer
 	signers   [2]*awaySigner
@@ -68,16 +69,16 @@ func newAnswering(t *testing.T) *answering {
 		a.issuers[n], a.signers[n] = a.issuer(root, rootKey, key)
 	}
 	a.issuers[1].From = a.now.Add(24 * time.Hour)
-	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true, Now: clock})
-	if err != nil {
+	var err error
+	if a.store, err = boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true, Now: clock}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() })
+	t.Cleanup(func() { a.store.Close() })
 	profiles, err := Profiles(config.BuiltinProfiles())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.authority, err = ca.New(ca.Config{Issuer: a.issuers[0], Store: store, Profiles: profiles, Now: clock})
+	a.authority, err = ca.New(ca.Config{Issuer: a.issuers[0], Store: a.store, Profiles: profiles, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +206,11 @@ func TestRespondersOfEarlierIssuers(t *testing.T) {
 		}
 		a.signer(1, recent)
 	}
+	issued := a.issued()
+	a.keep(t.Context())
+	if n := a.issued(); n != issued {
+		t.Errorf("%d certificates more, which last no longer", n-issued)
+	}
 	if end := a.signer(0, old).NotAfter; !end.Equal(last) {
 		t.Errorf("until %s, want %s", end, last)
 	}
@@ -216,6 +222,68 @@ func TestRespondersOfEarlierIssuers(t *testing.T) {
 	a.refuses(0, old, xocsp.Unauthorized)
 	if err := a.check(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// issued counts the responders' certificates.
+func (a *answering) issued() int {
+	a.t.Helper()
+	page, err := a.authority.List(a.t.Context(), ca.Query{Profile: ca.ResponderProfile, Limit: 1000})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return len(page.Records)
+}
+
+// What was taken over from another program may outlive the issuing CA; its responder does not.
+func TestRespondersEndWithTheirIssuer(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	end := a.issuers[0].Signer.Certificate().NotAfter
+	a.known = []rollover.Issuer{{Issuer: a.issuers[0], State: rollover.Retiring, LastExpiry: end.Add(time.Hour)}}
+	a.now = end.Add(-time.Hour)
+	a.keep(t.Context())
+	a.now = end.Add(-time.Second)
+	a.keep(t.Context())
+	if last := a.signer(0, cert).NotAfter; !last.Equal(end) || a.issued() != 1 {
+		t.Errorf("%d certificates, until %s, want one until %s", a.issued(), last, end)
+	}
+	a.now = end
+	a.keep(t.Context())
+	a.refuses(0, cert, xocsp.Unauthorized)
+	if err := a.check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is held is no better than what is revoked, and what cannot be looked up is not unknown.
+func TestOCSPRecords(t *testing.T) {
+	a := newAnswering(t)
+	cert := a.client()
+	a.keep(t.Context())
+	serial, err := ca.SerialOf(cert.SerialNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		reason ca.Reason
+		want   int
+	}{{ca.CertificateHold, xocsp.Revoked}, {ca.RemoveFromCRL, xocsp.Good}, {ca.Superseded, xocsp.Revoked}} {
+		if _, err := a.authority.Revoke(t.Context(), ca.RevocationRequest{Serial: serial, Reason: step.reason}); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := a.ask(0, cert)
+		if err != nil || answer.Status != step.want || step.want == xocsp.Revoked && answer.RevocationReason != int(step.reason) {
+			t.Errorf("%s: %+v, %v", step.reason, answer, err)
+		}
+	}
+	if err := a.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.refuses(0, cert, xocsp.TryLater)
+	a.keep(t.Context())
+	if err := a.check(t.Context()); err != nil {
+		t.Errorf("the store is away, and the responder is not: %v", err)
 	}
 }
 
