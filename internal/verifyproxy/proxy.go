@@ -15,7 +15,7 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/forwardauth"
 	"github.com/pkid/pkid/internal/admission"
-	"github.com/pkid/pkid/internal/admission/connstate"
+	"github.com/pkid/pkid/internal/connstate"
 	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/tokenbind"
 )
