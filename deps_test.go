@@ -65,7 +65,7 @@ var bans = []struct {
 }{
 	{"net/http", []string{
 		"crl", "revocation", "tokenbind", "tokenbind/authserver", "forwardauth", "client", "web", "internal/daemon", "internal/verifyproxy", "cmd/pkictl",
-		"internal/crlfile", "internal/pkitest", "grpcauth", "forwardauth/extauthz", "internal/chaos", "examples/go/...",
+		"internal/crlfile", "internal/connstate", "internal/pkitest", "grpcauth", "forwardauth/extauthz", "internal/chaos", "examples/go/...",
 	}, "ca and enroll know no HTTP; errors become statuses in web"},
 	{"github.com/smallstep/certificates", []string{"internal/stepca"}, "its traps are fenced in one place"},
 	{"go.step.sm/crypto", []string{"internal/stepca"}, "keys are opened in one place"},

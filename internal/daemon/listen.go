@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/internal/admission"
-	"github.com/pkid/pkid/internal/connstate"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/connstate"
 	"github.com/pkid/pkid/web"
 )
 

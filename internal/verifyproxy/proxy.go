@@ -15,8 +15,8 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/forwardauth"
 	"github.com/pkid/pkid/internal/admission"
-	"github.com/pkid/pkid/internal/connstate"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/connstate"
 	"github.com/pkid/pkid/tokenbind"
 )
 
