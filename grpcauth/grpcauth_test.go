@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -324,6 +325,115 @@ func TestA34_StreamEndsWithItsCertificate(t *testing.T) {
 	}
 }
 
+// A stream goes on over the connection that it began on when the certificate is renewed, and ends with Close.
+func TestStreamOutlivesRenewal(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	id := s.enrol(t)
+	conn, err := grpcauth.NewConn(s.url, s.source(t, id, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := grpc_health_v1.NewHealthClient(conn)
+	stream, err := c.Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := id.Renew(t.Context(), client.RenewOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := check(t, c); err != nil {
+				t.Error(err)
+			}
+			if _, err := stream.Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	for err == nil { // what was on its way
+		_, err = stream.Recv()
+	}
+	if err := check(t, c); status.Code(err) != codes.Canceled {
+		t.Errorf("a call after Close: %v", err)
+	}
+}
+
+// inbox is a stream whose messages come from nowhere.
+type inbox struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // a ServerStream has one
+}
+
+func (i *inbox) Context() context.Context { return i.ctx }
+func (i *inbox) RecvMsg(any) error        { return nil }
+
+// transport keeps what is sent behind a call.
+type transport struct {
+	grpc.ServerTransportStream
+	trailers metadata.MD
+}
+
+func (tr *transport) SetTrailer(md metadata.MD) error { tr.trailers = md; return nil }
+
+// standing says of every token the same.
+type standing struct{ err error }
+
+func (s *standing) CheckToken(context.Context, *tokenbind.Claims) error { return s.err }
+
+// A message that comes after the token was revoked is not received.
+func TestA34_NoMessageAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := &standing{}
+	v := bearerVerifier(t, key, tokens)
+	var sent transport
+	in := &inbox{ctx: grpc.NewContextWithServerTransportStream(t.Context(), &sent)}
+	in.ctx = metadata.NewIncomingContext(in.ctx, metadata.Pairs("authorization", bearerToken(t, key, time.Now().Add(time.Minute))))
+	err = grpcauth.StreamServer(v)(nil, in, &grpc.StreamServerInfo{FullMethod: "/shop.Orders/Watch"}, func(_ any, stream grpc.ServerStream) error {
+		if err := stream.RecvMsg(nil); err != nil {
+			return err
+		}
+		tokens.err = errors.New("the token was revoked")
+		return stream.RecvMsg(nil)
+	})
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "was revoked") || len(sent.trailers.Get("www-authenticate")) != 2 {
+		t.Errorf("%v, trailers %v", err, sent.trailers)
+	}
+}
+
+// bearerVerifier takes tokens that are bound to nothing, so that a test can do without a CA.
+func bearerVerifier(t *testing.T, key *ecdsa.PrivateKey, tokens tokenbind.TokenStatus) *tokenbind.Verifier {
+	t.Helper()
+	v, err := tokenbind.NewVerifier(tokenbind.Config{
+		Issuer: "https://as.example", Audience: "https://api.example", AllowBearer: true, Logger: pkitest.Logger(t),
+		Keys: tokenbind.StaticKeys{{ID: "k", Key: key.Public()}}, Tokens: tokens,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func bearerToken(t *testing.T, key *ecdsa.PrivateKey, until time.Time) (authorization string) {
+	t.Helper()
+	payload := fmt.Sprintf(`{"iss":"https://as.example","aud":"https://api.example","exp":%d}`, until.Unix())
+	b64 := base64.RawURLEncoding.EncodeToString
+	input := b64([]byte(`{"alg":"ES256","kid":"k","typ":"at+jwt"}`)) + "." + b64([]byte(payload))
+	signature, err := jws.Sign(key, "ES256", []byte(input))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "Bearer " + input + "." + b64(signature)
+}
+
 // A stream that is silent ends with its token, too, and says why.
 func TestStreamEndsWithItsToken(t *testing.T) {
 	t.Parallel()
@@ -331,18 +441,11 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := tokenbind.NewVerifier(tokenbind.Config{
-		Issuer: "https://as.example", Audience: "https://api.example", AllowBearer: true, Logger: pkitest.Logger(t),
-		Keys: tokenbind.StaticKeys{{ID: "k", Key: key.Public()}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.StreamInterceptor(grpcauth.StreamServer(v)))
+	server := grpc.NewServer(grpc.StreamInterceptor(grpcauth.StreamServer(bearerVerifier(t, key, nil))))
 	grpc_health_v1.RegisterHealthServer(server, silent{})
 	serving := make(chan error, 1)
 	go func() { serving <- server.Serve(listener) }()
@@ -352,14 +455,7 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	payload := fmt.Sprintf(`{"iss":"https://as.example","aud":"https://api.example","exp":%d}`, time.Now().Unix()+2)
-	b64 := base64.RawURLEncoding.EncodeToString
-	input := b64([]byte(`{"alg":"ES256","kid":"k","typ":"at+jwt"}`)) + "." + b64([]byte(payload))
-	signature, err := jws.Sign(key, "ES256", []byte(input))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+input+"."+b64(signature))
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", bearerToken(t, key, time.Now().Add(2*time.Second)))
 	stream, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
