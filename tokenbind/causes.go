@@ -17,10 +17,12 @@ func causeOfCertificate(shown *x509.Certificate, token *Claims) string {
 	switch made := shown.NotBefore.Add(issuedBefore); {
 	case token.IssuedAt.IsZero():
 		return "the token is bound to another certificate; after a renewal, " + again
-	case !made.Before(token.IssuedAt): // both are cut to whole seconds
-		return "the certificate was renewed after the token was issued: " + again
-	default:
+	case made.Before(token.IssuedAt): // both are cut to whole seconds
 		return "the token is bound to another certificate: the connection is older than the renewal, or the token is another client's; " + again
+	case shown.Subject.CommonName != token.ClientID: // which a renewal keeps
+		return "the certificate is younger than the token: it was renewed since, or the token is another client's; " + again
+	default:
+		return "the certificate was renewed after the token was issued: " + again
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 func TestCausesAreTold(t *testing.T) {
 	k := newResourceKit(t)
 	v := k.verifier(t)
-	renewed := newCertificate(t, "client", testStart.Add(time.Minute), testStart.Add(24*time.Hour))
+	renewed := newCertificate(t, "app", testStart.Add(time.Minute), testStart.Add(24*time.Hour))
+	younger := newCertificate(t, "another", testStart.Add(time.Minute), testStart.Add(24*time.Hour))
 	older := newCertificate(t, "another", testStart.Add(-2*time.Hour), testStart.Add(24*time.Hour))
 	edited := func(name string, to any) string {
 		return k.token(t, object{"x5t#S256": k.x5t.String()}, func(_, c object) { c[name] = to })
@@ -22,6 +23,7 @@ func TestCausesAreTold(t *testing.T) {
 	token := k.certToken(t)
 	for _, c := range []struct{ name, hint, want string }{
 		{"renewed", hintOf(t, v, "Bearer "+token, k, renewed.Leaf), "renewed after the token was issued"},
+		{"another client's", hintOf(t, v, "Bearer "+token, k, younger.Leaf), "renewed since, or the token is another client's"},
 		{"older", hintOf(t, v, "Bearer "+token, k, older.Leaf), "older than the renewal, or the token is another client's"},
 		{"no certificate", hintOf(t, v, "Bearer "+token, k), "connect with it"},
 		{"another issuer", hintOf(t, v, "Bearer "+edited("iss", "https://as.example/"), k, k.cert.Leaf), "another issuer"},

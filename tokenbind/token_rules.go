@@ -202,7 +202,7 @@ func (q *request) judgeLifetime() finding {
 	if end := q.claims.ExpiresAt.Add(q.v.tolerance); !q.now.Before(end) {
 		q.forget()
 		return fail("expired "+q.now.Sub(q.claims.ExpiresAt).Round(time.Second).String()+" ago", "a token that is still valid").
-			because("get a new one; if it is new, the clock here is fast, or the issuer's slow, by at least that")
+			because("the token has expired: get a new one; if it is new, the clock here is fast, or the issuer's slow, by at least that")
 	}
 	for _, from := range []time.Time{q.claims.NotBefore, q.claims.IssuedAt} {
 		if from.After(q.now.Add(q.v.tolerance)) {
@@ -299,7 +299,7 @@ func (q *request) judgeBinding() finding {
 	case !c.Key.IsZero() && q.v.conf.NoDPoP:
 		return fail("a DPoP-bound token", "one that is bound to a certificate").because("this server takes no DPoP proofs")
 	case c.Key.IsZero() && q.scheme == schemeDPoP:
-		return fail("the DPoP scheme", "a token that is bound to a DPoP key").because("this one is not: send it with the Bearer scheme")
+		return fail("the DPoP scheme", "a token that is bound to a DPoP key").because("this token is bound to no DPoP key: send it with the Bearer scheme")
 	case c.IsZero() && !q.v.conf.AllowBearer:
 		return fail("a token that is bound to nothing", "one that is bound to a certificate or a DPoP key")
 	}
@@ -312,7 +312,8 @@ func (q *request) judgeScope() finding {
 	}
 	for _, s := range q.v.conf.RequiredScopes {
 		if !slices.Contains(q.claims.Scope, s) {
-			return fail(strings.Join(q.claims.Scope, " "), strings.Join(q.v.conf.RequiredScopes, " "))
+			return fail(strings.Join(q.claims.Scope, " "), strings.Join(q.v.conf.RequiredScopes, " ")).
+				because("ask for a token with this scope, which the client's record must allow")
 		}
 	}
 	return q.t.pass(func() string { return strings.Join(q.claims.Scope, " ") })
