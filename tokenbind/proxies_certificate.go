@@ -126,9 +126,6 @@ func parseRFC9440(value, chain string) (forwarded, error) {
 	if chain != "" {
 		members = append(members, strings.Split(chain, ",")...)
 	}
-	if len(members) > maxChain {
-		return forwarded{}, fmt.Errorf("%d certificates, at most %d are taken", len(members), maxChain)
-	}
 	ders := make([][]byte, len(members))
 	for i, m := range members {
 		m = strings.Trim(m, " \t")
@@ -201,9 +198,6 @@ func parseTraefik(value, _ string) (forwarded, error) {
 		return forwarded{}, nil
 	}
 	members := strings.Split(value, ",")
-	if len(members) > maxChain {
-		return forwarded{}, fmt.Errorf("%d certificates, at most %d are taken", len(members), maxChain)
-	}
 	ders := make([][]byte, len(members))
 	for i, m := range members {
 		text, err := url.PathUnescape(m)

@@ -5,8 +5,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"math/big"
+	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 )
@@ -90,6 +93,53 @@ func TestA30_CertificateFrom(t *testing.T) {
 	} {
 		if got, err := CertificateFrom(tt.roots, tt.names...)(t.Context(), tt.peer); got != tt.want || err != nil {
 			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// TestA30_Addresses: an address is the same in each way to write it, and what is none is nobody's.
+func TestA30_Addresses(t *testing.T) {
+	p := proxies(t)
+	for from, want := range map[string]bool{
+		"192.0.2.7:1": true, "[::ffff:192.0.2.7]:1": true, "[2001:db8::7]:1": true, "[2001:db8::7%eth0]:1": true,
+		"192.0.2.16:1": false, "[::ffff:192.0.2.16]:1": false, "[2001:db8:0:1::7]:1": false, "[::192.0.2.7]:1": false,
+		"192.0.2.7": false, "192.0.2.7:https": false, "192.0.2.07:1": false, "": false, "@": false, "/run/192.0.2.7:1": false, "localhost:1": false,
+	} {
+		r := fromProxy(nil)
+		r.RemoteAddr = from
+		if got, err := p.Trusts(r); got != want || err != nil {
+			t.Errorf("%q: %v, %v", from, got, err)
+		}
+	}
+}
+
+// TestA29_HeaderOfOurChoice: its name is the configuration's, and who is behind does not get it.
+func TestA29_HeaderOfOurChoice(t *testing.T) {
+	const name = "X-Our-Certificate"
+	client := proxyCert(t, "client.pem")
+	p := proxies(t, withForm(FormHAProxy), func(c *ProxiesConfig) { c.Header = strings.ToLower(name) })
+	got, err := p.Receive(fromProxy(header(name, derOf(client))))
+	if err != nil || !got.TLS.PeerCertificates[0].Equal(client) || len(got.Header) > 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, h := range []http.Header{header("X_Our_Certificate", derOf(client)), header(name, derOf(client), "X-Our_Certificate", "")} {
+		if got, err := p.Receive(fromProxy(h)); got != nil || !errors.Is(err, ErrForwarded) {
+			t.Errorf("%v: %v, %v", h, got, err)
+		}
+	}
+}
+
+// TestA29_ChainIsTheRequests: what was parsed before is that of the whole chain, not of its first certificate.
+func TestA29_ChainIsTheRequests(t *testing.T) {
+	c, ca := proxyCert(t, "client.pem"), proxyCert(t, "ca.pem")
+	p := proxies(t, withForm(FormRFC9440))
+	for want, h := range map[int]http.Header{
+		1: header("Client-Cert", ":"+derOf(c)+":"),
+		2: header("Client-Cert", ":"+derOf(c)+":", "Client-Cert-Chain", ":"+derOf(ca)+":"),
+		3: header("Client-Cert", ":"+derOf(c)+":", "Client-Cert-Chain", ":"+derOf(ca)+":,:"+derOf(ca)+":"),
+	} {
+		if got, err := p.Receive(fromProxy(h)); err != nil || len(got.TLS.PeerCertificates) != want {
+			t.Errorf("%v, %v, want %d", got, err, want)
 		}
 	}
 }

@@ -32,6 +32,7 @@ func TestF14_Original(t *testing.T) {
 		"sender with a port":      {nil, header("X-Forwarded-For", "198.51.100.9:1234"), "http://rs.example", "198.51.100.9:0"},
 		"sender, IPv6":            {nil, header("X-Forwarded-For", "2001:db8:1::9"), "http://rs.example", "[2001:db8:1::9]:0"},
 		"an invention before it":  {nil, header("X-Forwarded-For", "10.0.0.1, 198.51.100.9"), "http://rs.example", "198.51.100.9:0"},
+		"many inventions":         {nil, header("X-Forwarded-For", strings.Repeat("10.0.0.1, ", 2*maxHops)+"198.51.100.9"), "http://rs.example", "198.51.100.9:0"},
 		"proxies after it":        {nil, header("X-Forwarded-For", "10.0.0.1, 198.51.100.9, 192.0.2.3", "X-Forwarded-For", "2001:db8::8"), "http://rs.example", "198.51.100.9:0"},
 		"a client on a proxy":     {nil, header("X-Forwarded-For", "192.0.2.3, 192.0.2.4"), "http://rs.example", "192.0.2.3:0"},
 		"unknown":                 {nil, header("X-Forwarded-For", "198.51.100.9, unknown"), "http://rs.example", proxyAddress},
