@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/sha1" //nolint:gosec // G505: it names a key
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -81,7 +81,10 @@ func TestAnAnswerIsUsedAgain(t *testing.T) {
 		t.Error("it was signed again")
 	}
 	for step, status := range []Status{
-		{Kind: Revoked, At: start, Reason: 6}, {Kind: Good}, {Kind: Revoked, At: start, Reason: 6}, {Kind: Revoked, At: start, Reason: 1},
+		{Kind: Revoked, At: start, Reason: 6},
+		{Kind: Good},
+		{Kind: Revoked, At: start, Reason: 6},
+		{Kind: Revoked, At: start, Reason: 1},
 		{Kind: Revoked, At: start.Add(-time.Hour), Reason: 1},
 	} {
 		b.set(7, status)
@@ -151,7 +154,7 @@ func TestResponderID(t *testing.T) {
 	b.set(7, Status{Kind: Good})
 	got := b.read(b.ask(7), 7)
 	key, err := got.Certificate.PublicKey.(*ecdsa.PublicKey).Bytes()
-	if want := sha1.Sum(key); err != nil || !bytes.Equal(got.ResponderKeyHash, want[:]) { //nolint:gosec // G401: RFC 6960 section 4.2.1
+	if want := sha1.Sum(key); err != nil || !bytes.Equal(got.ResponderKeyHash, want[:]) { // RFC 6960 section 4.2.1
 		t.Errorf("got %x, want %x, %v", got.ResponderKeyHash, want, err)
 	}
 }

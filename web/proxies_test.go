@@ -110,7 +110,9 @@ func rfc9440(der []byte) string { return ":" + base64.StdEncoding.EncodeToString
 func TestA30_CannotTell(t *testing.T) {
 	f := newFixture(t)
 	f.c.Proxies = must[*tokenbind.Proxies](t)(tokenbind.NewProxies(tokenbind.ProxiesConfig{
-		Certificate: func(context.Context, []*x509.Certificate) (bool, error) { return false, errors.New("the store is away") },
+		Certificate: func(context.Context, []*x509.Certificate) (bool, error) {
+			return false, errors.New("the store is away")
+		},
 	}))
 	f.do(request{url: f.mtls.URL + "/v1/clients", cert: &f.admin}).problem(t, http.StatusServiceUnavailable, "unavailable")
 	h := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}

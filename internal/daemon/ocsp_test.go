@@ -427,6 +427,14 @@ func TestResponderWhileADeviceHangs(t *testing.T) {
 	<-kept
 }
 
+// What changes in the ring of keys, the responders hear of at once.
+func TestRespondersFollowTheRing(t *testing.T) {
+	d := opened(t, created(t))
+	if err := d.followRing(t.Context()); err != nil || len(d.responders.wake) != 1 {
+		t.Errorf("%v; they were woken %d times", err, len(d.responders.wake))
+	}
+}
+
 func TestADeviceThatHangsDelaysItsOwnResponderOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAnswering(t)
