@@ -7,7 +7,7 @@ import (
 // newFeed makes what tells resource servers of revocations.
 func (d *Daemon) newFeed() *feed.Feed {
 	return feed.New(feed.Config{
-		Log: d.store, Records: d.store, Restored: d.restored, Logger: d.log,
+		Log: d.store, Records: d.store, Logger: d.log,
 		IssuerKeyID: func(id string) []byte {
 			issuer, known := d.authority.FindIssuer(id)
 			if !known {

@@ -38,6 +38,8 @@ const (
 	tokenLife = time.Hour + 2*time.Minute
 	// skew is by how much the clocks of nodes may be apart.
 	skew = 10 * time.Second
+	// unlisted is for how long the newest CRL may be without a certificate that was revoked.
+	unlisted = time.Minute
 )
 
 // Log is the audit log; the stores implement it.
@@ -58,18 +60,18 @@ type Records interface {
 	// RevokedTokens returns until when revoked tokens count, by the SHA-256 of their ids: at most limit of those that
 	// have not expired by now.
 	RevokedTokens(ctx context.Context, now time.Time, limit int) (map[[32]byte]time.Time, error)
+	// Restored returns when the store was last brought back from a backup; zero if it never was.
+	Restored(ctx context.Context) (time.Time, error)
 }
 
-// Config is what a Feed needs. All of it is required but Restored, Logger and Now.
+// Config is what a Feed needs. All of it is required but Logger and Now.
 type Config struct {
 	Log     Log
 	Records Records
 	// IssuerKeyID returns the subject key identifier of an issuing CA, nil if it is not known.
 	IssuerKeyID func(issuer string) []byte
-	// Restored is when the store was last brought back from a backup; zero if it never was.
-	Restored time.Time
-	Logger   *slog.Logger     // nil: slog.Default()
-	Now      func() time.Time // nil: time.Now
+	Logger      *slog.Logger     // nil: slog.Default()
+	Now         func() time.Time // nil: time.Now
 }
 
 // Feed is read by all who listen. It looks at the log only while there are any, and for a minute after.
@@ -89,6 +91,7 @@ type Feed struct {
 	mu        sync.Mutex // guards what follows, which only Run and Listeners' own counts change
 	recent    recent
 	snapshot  snapshot
+	beginning *beginning    // nil, or what new listeners are told for as long as it can be gone on from
 	changed   chan struct{} // closed after each look, and when there is something to tell
 	begun     uint64        // looks
 	done      uint64        // the newest look that ended
@@ -97,6 +100,8 @@ type Feed struct {
 	listeners int
 	left      time.Time // when the last of them did
 	counts    counts
+
+	making sync.Mutex // held by whoever makes a beginning
 }
 
 type counts struct{ streams, resets, octets uint64 }
@@ -165,7 +170,7 @@ func (f *Feed) wanted() bool {
 	if f.listeners > 0 || f.now().Sub(f.left) < linger && f.loaded {
 		return true
 	}
-	f.loaded, f.recent, f.snapshot = false, recent{}, snapshot{}
+	f.loaded, f.recent, f.snapshot, f.beginning = false, recent{}, snapshot{}, nil
 	return false
 }
 
@@ -205,7 +210,13 @@ func (f *Feed) catchUp(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("reading the audit log: %w", err)
 		}
-		if !follows(f.last, entries) {
+		goesOn := follows(f.last, entries)
+		if len(entries) == 0 {
+			if goesOn, err = f.stands(ctx); err != nil {
+				return err
+			}
+		}
+		if !goesOn {
 			f.log.WarnContext(ctx, "the audit log does not go on from where it was; the stream of revocations starts over", "after", after)
 			return f.load(ctx)
 		}
@@ -216,6 +227,16 @@ func (f *Feed) catchUp(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// stands reports whether the log still has the end of what was read. It has not if a standby took over that lacks the
+// newest entries, or the store was brought back from a backup underneath; then other entries get those numbers.
+func (f *Feed) stands(ctx context.Context) (bool, error) {
+	head, err := bounded(ctx, f.c.Log.AuditHead)
+	if err != nil {
+		return false, fmt.Errorf("reading the audit log's head: %w", err)
+	}
+	return head == f.last || head.Seq > f.last.Seq, nil // the next look reads what came since
 }
 
 // follows reports whether entries go on from head, and whether each of them can be read. What a restore from a backup

@@ -2,7 +2,9 @@ package feed
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/pkid/pkid/internal/audit"
 	"github.com/pkid/pkid/internal/boltstore"
+	"github.com/pkid/pkid/revocation"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -24,40 +27,48 @@ type fixture struct {
 	*Feed
 	t     *testing.T
 	store *boltstore.Store
-	away  atomic.Bool // the store
+	away  atomic.Bool                     // the store
+	other atomic.Pointer[boltstore.Store] // whose log took the place of its own
 }
+
+func (f *fixture) log() *boltstore.Store { return cmp.Or(f.other.Load(), f.store) }
 
 // Audit stands before the store's, which then may be away.
 func (f *fixture) Audit(ctx context.Context, after uint64, limit int) ([]audit.Entry, error) {
 	if f.away.Load() {
 		return nil, errors.New("the store is away")
 	}
-	return f.store.Audit(ctx, after, limit)
+	return f.log().Audit(ctx, after, limit)
 }
 
 func (f *fixture) AuditHead(ctx context.Context) (audit.Head, error) {
-	return f.store.AuditHead(ctx)
+	return f.log().AuditHead(ctx)
 }
 
 func (f *fixture) AuditBase(ctx context.Context) (audit.Head, error) {
-	return f.store.AuditBase(ctx)
+	return f.log().AuditBase(ctx)
 }
 
-func newFixture(t *testing.T) *fixture {
+func openStore(t *testing.T) *boltstore.Store {
 	t.Helper()
 	store, err := boltstore.Open(filepath.Join(t.TempDir(), "pkid.db"), boltstore.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	f := &fixture{t: t, store: store}
-	f.start(time.Time{})
+	return store
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, store: openStore(t)}
+	f.start()
 	return f
 }
 
 // start starts a feed, as a start of the daemon does.
-func (f *fixture) start(restored time.Time) {
-	f.Feed = New(Config{Log: f, Records: f.store, IssuerKeyID: func(string) []byte { return nil }, Restored: restored, Logger: slog.New(slog.DiscardHandler)})
+func (f *fixture) start() {
+	f.Feed = New(Config{Log: f, Records: f.store, IssuerKeyID: func(string) []byte { return nil }, Logger: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(f.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { f.Run(ctx) })
@@ -66,10 +77,15 @@ func (f *fixture) start(restored time.Time) {
 
 func (f *fixture) revoke(jti string) {
 	f.t.Helper()
+	revokeIn(f.t, f.store, jti)
+}
+
+func revokeIn(t *testing.T, s *boltstore.Store, jti string) {
+	t.Helper()
 	now := time.Now()
 	ev := audit.Event{Time: now, Action: audit.TokenRevoke, Subject: jti}
-	if err := f.store.RevokeToken(f.t.Context(), jti, now.Add(time.Minute), ev); err != nil {
-		f.t.Fatal(err)
+	if err := s.RevokeToken(t.Context(), jti, now.Add(time.Minute), ev); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -146,7 +162,7 @@ func TestFeed_GoesOn(t *testing.T) {
 	f.listen(number + ".0011223344556677").want("reset token token token")
 	f.listen("99").want("reset token token token")
 
-	f.start(time.Time{}) // what was told before a restart is told again to whoever comes back
+	f.start() // what was told before a restart is told again to whoever comes back
 	f.listen(one).want("token")
 	for _, bad := range []string{"x", "1.2", "-1", "1.00112233445566778899", "99999999999999999999"} {
 		if _, err := f.Listen(t.Context(), bad); !errors.Is(err, ErrPosition) {
@@ -173,7 +189,7 @@ func TestFeed_Archived(t *testing.T) {
 	if _, err := f.store.DropAudit(t.Context(), base[0].Head(), 100); err != nil {
 		t.Fatal(err)
 	}
-	f.start(time.Time{})
+	f.start()
 	f.listen(ids[len(ids)-1]).want("")
 	f.listen("3").want("token token")
 	f.listen("2").want("reset token token token token token")
@@ -191,12 +207,67 @@ func TestFeed_Restored(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.revoke("two")
-	f.start(at)
+	f.Poke()
+	if _, err := l.Next(t.Context(), nil); !errors.Is(err, ErrClosed) { // the daemon still runs, which read the store's mark when it started
+		t.Errorf("a stream goes on over a restore: %v", err)
+	}
 	again := f.listen(before)
 	if want := at.Format(time.RFC3339); !bytes.Contains(again.first, []byte(`"tokens_not_before":"`+want)) {
 		t.Errorf("told %s, want %s", again.first, want)
 	}
-	again.want("reset token token")
+	id := again.want("reset token token")
+	f.start()
+	f.listen(id).want("")
+	f.listen(before).want("reset token token")
+}
+
+// TestFeed_LogGoesBack: where a log that lacks the newest entries takes the place of the one that was read, nobody is told
+// that there is nothing new: what is revoked then gets numbers that were told before.
+func TestFeed_LogGoesBack(t *testing.T) {
+	t.Parallel()
+	for name, entries := range map[string]int{"behind": 1, "as long": 3, "longer": 4} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			for range 3 {
+				f.revoke(rand.Text())
+			}
+			l := f.listen("")
+			l.want("reset token token token")
+			standby := openStore(t)
+			for range entries {
+				revokeIn(t, standby, rand.Text())
+			}
+			f.other.Store(standby)
+			f.Poke()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if b, err := l.Next(ctx, nil); !errors.Is(err, ErrClosed) {
+				t.Errorf("told %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// TestFeed_Unlisted: who starts is told of certificates that were revoked just now, since the CRL may not have them yet,
+// and cannot go on from them as if all had been told.
+func TestFeed_Unlisted(t *testing.T) {
+	t.Parallel()
+	var log recent
+	now := time.Now()
+	text := func(seq uint64) []byte {
+		return revocation.Append(nil, revocation.CertificateEvent, new(fmt.Sprint(seq)), revocation.Certificate{Serial: fmt.Sprint(seq)})
+	}
+	log.add(make([]mark, 4), []event{
+		{seq: 1, text: text(1), revoked: now.Add(-2 * unlisted)},
+		{seq: 2, text: []byte("a token's")},
+		{seq: 3, text: text(3), revoked: now},
+	})
+	found := log.unlisted(now.Add(-unlisted))
+	want := revocation.Append(nil, revocation.CertificateEvent, nil, revocation.Certificate{Serial: "3"})
+	if len(found) != 1 || string(found[0].withoutID()) != string(want) {
+		t.Errorf("%d found, want %s", len(found), want)
+	}
 }
 
 // TestFeed_Clients: the instant before which no token of a client counts is told as long as there may be any.

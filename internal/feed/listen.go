@@ -17,6 +17,7 @@ type Listener struct {
 	f     *Feed
 	at    position
 	first []byte    // what is to be sent before all else
+	rest  []byte    // and then this, which others are sent too
 	beat  time.Time // when the last heartbeat was sent
 }
 
@@ -43,23 +44,65 @@ func (f *Feed) Listen(ctx context.Context, id string) (*Listener, error) {
 		l.Close()
 		return nil, err
 	}
+	if !l.goOn(from) {
+		l.begin(from)
+	}
+	return l, nil
+}
+
+// goOn reports whether the listener can go on from where it was.
+func (l *Listener) goOn(from *position) bool {
+	f := l.f
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.counts.streams++
 	if from != nil && f.recent.has(*from) {
 		l.at = *from
-		f.mu.Unlock()
-		return l, nil
+		return true
 	}
 	f.counts.resets++
-	l.at = f.recent.at(f.recent.end())
-	known := f.snapshot.clone()
-	f.mu.Unlock()
+	return false
+}
+
+// begin has the listener told everything.
+func (l *Listener) begin(from *position) {
 	reason := "new"
 	if from != nil {
 		reason = "gap"
 	}
-	l.first = known.append(nil, reason)
-	return l, nil
+	b := l.f.begin()
+	l.at, l.rest = b.at, b.text
+	l.first = revocation.Append(nil, revocation.ResetEvent, new(""), revocation.Reset{Reason: reason, TokensNotBefore: b.notBefore})
+}
+
+// beginning is everything that a listener has to know who knows nothing, as of a position. However many there are, and
+// however slowly they read, they have it in common.
+type beginning struct {
+	at        position
+	notBefore time.Time
+	text      []byte
+}
+
+// begin returns a beginning, after which not much is left to be told.
+func (f *Feed) begin() *beginning {
+	f.making.Lock()
+	defer f.making.Unlock()
+	f.mu.Lock()
+	if b := f.beginning; b != nil && f.recent.has(b.at) && len(f.recent.after(b.at.seq)) < page {
+		f.mu.Unlock()
+		return b
+	}
+	b := &beginning{at: f.recent.at(f.recent.end()), notBefore: f.snapshot.notBefore}
+	known, late := f.snapshot.clone(), f.recent.unlisted(f.now().Add(-unlisted))
+	f.mu.Unlock()
+	b.text = known.append(nil)
+	for i := range late {
+		b.text = append(b.text, late[i].withoutID()...)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.beginning = b
+	return b
 }
 
 // await waits for a look that begins from now on.
@@ -82,9 +125,8 @@ func (f *Feed) await(ctx context.Context, want uint64) error {
 	}
 }
 
-// append appends everything that a listener has to know who knows nothing.
-func (s *snapshot) append(b []byte, reason string) []byte {
-	b = revocation.Append(b, revocation.ResetEvent, new(""), revocation.Reset{Reason: reason, TokensNotBefore: s.notBefore})
+// append appends what there is to know of clients and tokens.
+func (s *snapshot) append(b []byte) []byte {
 	for _, c := range s.clients {
 		b = revocation.Append(b, revocation.ClientEvent, nil, c)
 	}
@@ -125,6 +167,13 @@ func (l *Listener) take(b []byte) ([]byte, <-chan struct{}, error) {
 		return nil, nil, fmt.Errorf("%w: it is too far behind", ErrClosed)
 	}
 	b, l.first = append(b, l.first...), nil
+	if n := min(len(l.rest), chunk); n > 0 {
+		b, l.rest = append(b, l.rest[:n]...), l.rest[n:]
+		if len(l.rest) > 0 {
+			f.counts.octets += uint64(len(b))
+			return b, f.changed, nil
+		}
+	}
 	for _, e := range f.recent.after(l.at.seq) {
 		if len(b) >= chunk {
 			f.counts.octets += uint64(len(b))

@@ -1,12 +1,14 @@
 package feed
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pkid/pkid/internal/audit"
 )
@@ -50,8 +52,16 @@ func parsePosition(text string) (p position, ok bool) {
 
 // event is an entry that tells something.
 type event struct {
-	seq  uint64
-	text []byte // in the stream's notation
+	seq     uint64
+	text    []byte    // in the stream's notation
+	revoked time.Time // of a certificate's: when; zero of others
+}
+
+// withoutID returns the event's text without its id, which is its second line.
+func (e *event) withoutID() []byte {
+	name, rest, _ := bytes.Cut(e.text, []byte("\n"))
+	_, data, _ := bytes.Cut(rest, []byte("\n"))
+	return slices.Concat(name, []byte("\n"), data)
 }
 
 // recent is the end of the log: the marks of all entries after first, and what some of them tell.
@@ -81,6 +91,16 @@ func (r *recent) has(p position) bool {
 func (r *recent) after(seq uint64) []event {
 	i := sort.Search(len(r.events), func(i int) bool { return r.events[i].seq > seq })
 	return r.events[i:]
+}
+
+// unlisted returns the certificates' events since an instant.
+func (r *recent) unlisted(since time.Time) (found []event) {
+	for _, e := range r.events {
+		if e.revoked.After(since) {
+			found = append(found, e)
+		}
+	}
+	return found
 }
 
 // add appends entries, and forgets the oldest where there are too many.

@@ -39,7 +39,7 @@ func (f *Feed) load(ctx context.Context) error {
 		return err
 	}
 	f.mu.Lock()
-	f.recent, f.snapshot = r, s
+	f.recent, f.snapshot, f.beginning = r, s, nil
 	f.mu.Unlock()
 	f.loaded, f.last, f.swept = true, head, f.now()
 	return f.catchUp(ctx)
@@ -51,8 +51,12 @@ func (s snapshot) clone() snapshot {
 
 // readSnapshot reads the tokens that are revoked, and the clients whose tokens may still be about.
 func (f *Feed) readSnapshot(ctx context.Context) (snapshot, error) {
-	s := snapshot{notBefore: f.c.Restored, clients: map[revocation.Hash]revocation.Client{}, tokens: map[revocation.Hash]time.Time{}}
+	s := snapshot{clients: map[revocation.Hash]revocation.Client{}, tokens: map[revocation.Hash]time.Time{}}
 	now := f.now()
+	var err error
+	if s.notBefore, err = bounded(ctx, f.c.Records.Restored); err != nil {
+		return s, fmt.Errorf("reading when the store was restored: %w", err)
+	}
 	revoked, err := bounded(ctx, func(ctx context.Context) (map[[32]byte]time.Time, error) {
 		return f.c.Records.RevokedTokens(ctx, now, present+1)
 	})
@@ -89,7 +93,9 @@ func clientEvent(c *authserver.Client) revocation.Client {
 // bound ends all tokens of before where there would be too many to tell of: clients get new ones.
 func (s *snapshot) bound(now time.Time) {
 	if len(s.clients)+len(s.tokens) > present {
-		s.notBefore = now.Add(skew).UTC()
+		if all := now.Add(skew).UTC(); all.After(s.notBefore) {
+			s.notBefore = all
+		}
 		clear(s.clients)
 		clear(s.tokens)
 	}
@@ -252,7 +258,11 @@ func (f *Feed) resolve(ctx context.Context, entries []audit.Entry) (told []event
 			return nil, nil, fmt.Errorf("audit entry %d: %w", r.entry.Seq, r.err)
 		case r.data != nil:
 			id := position{r.entry.Seq, new(markOf(r.entry.Hash))}.String()
-			told = append(told, event{r.entry.Seq, revocation.Append(nil, r.name, &id, r.data)})
+			e := event{seq: r.entry.Seq, text: revocation.Append(nil, r.name, &id, r.data)}
+			if r.name == revocation.CertificateEvent {
+				e.revoked = r.entry.Time
+			}
+			told = append(told, e)
 			data = append(data, r.data)
 		}
 	}
