@@ -130,7 +130,6 @@ func (o receiver) ReceiveCheck(sub *http.Request) (*http.Request, error) {
 	out.URL.Scheme, out.URL.Host = told.GetScheme(), told.GetHost()
 	out.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: chain}
 	out.RemoteAddr = address(attributes.GetSource().GetAddress())
-	out.Header = http.Header{}
 	add := func(name, value string) {
 		// Envoy writes or removes this one itself, and what it says of the certificate stands in the attributes.
 		if !strings.HasPrefix(name, ":") && !strings.EqualFold(name, "X-Forwarded-Client-Cert") {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -66,6 +67,11 @@ func newEnvoy(t testing.TB, from string, edit ...func(*tokenbind.Config)) *envoy
 	h, err := forwardauth.New(forwardauth.Config{
 		Proxies: proxies, Servers: []forwardauth.Server{{Name: "orders", Config: conf}},
 		Replay: everFresh{tokenbind.NewMemoryReplay(100, nil)}, Logger: slog.New(slog.DiscardHandler),
+		Observe: func(_ *http.Request, o forwardauth.Outcome) {
+			if o.Original != nil && o.Original.RemoteAddr != "192.0.2.1:4711" {
+				t.Errorf("the client is %s", o.Original.RemoteAddr)
+			}
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -267,6 +273,23 @@ func TestF12_NonceReachesTheClient(t *testing.T) {
 	}
 }
 
+// With encode_raw_headers the headers come as a list, in which one may stand twice.
+func TestF11_RawHeaders(t *testing.T) {
+	e := newEnvoy(t, "127.0.0.1/32")
+	token := []byte("Bearer " + e.token(tokenbind.Confirmation{Cert: thumbprint.OfCertificate(e.cert)}))
+	for n, want := range []int{401, 200, 400} {
+		r, err := e.ask(e.cert, func(a *authv3.AttributeContext) {
+			a.Request.Http.Headers, a.Request.Http.HeaderMap = nil, &corev3.HeaderMap{}
+			for range n {
+				a.Request.Http.HeaderMap.Headers = append(a.Request.Http.HeaderMap.Headers, &corev3.HeaderValue{Key: "authorization", RawValue: token})
+			}
+		})
+		if code, _ := outcome(t, r, err); code != want {
+			t.Errorf("%d tokens: %d, want %d", n, code, want)
+		}
+	}
+}
+
 // Whoever is not named as a proxy is told nothing, and what cannot be read lets nobody through.
 func TestA30_OnlyFromAProxy(t *testing.T) {
 	stranger := newEnvoy(t, "192.0.2.0/24")
@@ -278,6 +301,7 @@ func TestA30_OnlyFromAProxy(t *testing.T) {
 	token = "Bearer " + e.token(tokenbind.Confirmation{Cert: thumbprint.OfCertificate(e.cert)})
 	whole := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.cert.Raw})))
 	for name, edit := range map[string]func(*authv3.AttributeContext){
+		"another's behind":  func(a *authv3.AttributeContext) { a.Source.Certificate = whole + "x" },
 		"no request":        func(a *authv3.AttributeContext) { a.Request = nil },
 		"no path":           func(a *authv3.AttributeContext) { a.Request.Http.Path = "" },
 		"no PEM":            func(a *authv3.AttributeContext) { a.Source.Certificate = "x" },

@@ -162,12 +162,55 @@ func TestHAProxyThatHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	h := &HAProxy{Socket: socket + "2", Name: "/crl.pem", File: file}
+	t.Run("in the middle", func(t *testing.T) { hangsAtCommit(t, socket+"4", file) })
 	if err := h.Replace(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("it hangs: %v", err)
 	}
 	h.Socket += "3"
 	if err := h.Replace(t.Context()); err == nil || !strings.Contains(err.Error(), "connecting to HAProxy") {
 		t.Errorf("it is not there: %v", err)
+	}
+}
+
+// hangsAtCommit: what is half done is undone, though the time is over.
+func hangsAtCommit(t *testing.T, socket, file string) {
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := make(chan string, 3)
+	go func() {
+		defer close(heard)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			line, _ := bufio.NewReader(c).ReadString('\n')
+			word, _, _ := strings.Cut(line, " ")
+			heard <- word
+			switch word {
+			case "set":
+				io.WriteString(c, "transaction created\n")
+			case "commit":
+				cancel()
+				defer c.Close()
+				continue
+			}
+			c.Close()
+		}
+	}()
+	if err := (&HAProxy{Socket: socket, Name: "/crl.pem", File: file}).Replace(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("it hangs: %v", err)
+	}
+	l.Close()
+	var all []string
+	for word := range heard {
+		all = append(all, word)
+	}
+	if got := strings.Join(all, " "); got != "set commit abort" {
+		t.Errorf("it heard %s", got)
 	}
 }
 

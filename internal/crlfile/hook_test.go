@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -198,6 +199,12 @@ func TestAnotherHandsChangeIsTold(t *testing.T) {
 		pass(5 * time.Second)
 		h.want(begun, 0)
 		h.f.want("A 11, A 10, B 10, Root 10")
+		older := (&target{}).encode([][]byte{h.f.lists[urlA], h.f.lists[urlA1], h.f.lists[urlB], h.f.lists[urlR]})
+		if err := os.WriteFile(h.f.file, older, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pass(5 * time.Second)
+		h.f.want("A 11, A 10, B 10, Root 10")
 		stop()
 	})
 }
@@ -289,7 +296,7 @@ func TestCommandIsEndedWithAllThatItStarted(t *testing.T) {
 	if err := Command("mkfifo "+fifo, "", 10*time.Second, slog.New(slog.DiscardHandler))(t.Context()); err != nil {
 		t.Skip(err)
 	}
-	hook := Command("(exec 3>"+fifo+"; sleep 60) & wait", "", 100*time.Millisecond, slog.New(slog.DiscardHandler))
+	hook := Command("(exec 3>"+fifo+"; sleep 600) & wait", "", 100*time.Millisecond, slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
 	go func() { ended <- hook(t.Context()) }()
 	f, err := os.Open(fifo) // until the child has opened it too
@@ -300,7 +307,10 @@ func TestCommandIsEndedWithAllThatItStarted(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("no error from a command that hangs")
 	}
-	if n, err := f.Read(make([]byte, 1)); n != 0 || err == nil { // ends when no process has it open
+	if err := f.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) { // when no process has it open
 		t.Errorf("read %d, %v", n, err)
 	}
 }

@@ -1,6 +1,10 @@
 // An issuer, clients and requests for the tests, without a network.
 import '../src/webcrypto.js'
+import { execFileSync } from 'node:child_process'
 import { X509Certificate, createHash, randomUUID } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import * as jose from 'jose'
 import { Verifier } from '../src/verifier.js'
 
@@ -74,5 +78,20 @@ export async function outcome(v, req) {
   } catch (err) {
     if (err.code === undefined) throw err
     return err.code
+  }
+}
+
+/** A key and a certificate for localhost; undefined where there is no openssl. */
+export function selfSigned() {
+  const dir = mkdtempSync(join(tmpdir(), 'pkid-node-'))
+  try {
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=localhost',
+      '-addext', 'subjectAltName=DNS:localhost', '-keyout', join(dir, 'key'), '-out', join(dir, 'cert')], { stdio: 'ignore' })
+    return { key: readFileSync(join(dir, 'key')), cert: readFileSync(join(dir, 'cert')) }
+  } catch (err) {
+    if (err.code === 'ENOENT') return undefined
+    throw err
+  } finally {
+    rmSync(dir, { recursive: true })
   }
 }

@@ -1,12 +1,9 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:https'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'node:test'
 import { Known, Revocations, events } from '../src/revocations.js'
+import { selfSigned } from './helpers.js'
 
 const hash = (id) => createHash('sha256').update(id).digest('base64url')
 const later = '2026-01-01T01:00:00Z'
@@ -66,21 +63,6 @@ test('events are read across pieces, and within bounds', async () => {
   await assert.rejects(read('data: {\n\n'))
 })
 
-/** A key and a certificate for localhost; undefined where there is no openssl. */
-function selfSigned() {
-  const dir = mkdtempSync(join(tmpdir(), 'pkid-node-'))
-  try {
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=localhost',
-      '-addext', 'subjectAltName=DNS:localhost', '-keyout', join(dir, 'key'), '-out', join(dir, 'cert')], { stdio: 'ignore' })
-    return { key: readFileSync(join(dir, 'key')), cert: readFileSync(join(dir, 'cert')) }
-  } catch (err) {
-    if (err.code === 'ENOENT') return undefined
-    throw err
-  } finally {
-    rmSync(dir, { recursive: true })
-  }
-}
-
 test('a stream that is cut after a reset and before its heartbeat is begun anew', async (t) => {
   const tls = selfSigned()
   if (!tls) return t.skip('there is no openssl')
@@ -95,14 +77,25 @@ test('a stream that is cut after a reset and before its heartbeat is begun anew'
     if (asked.length < 3) res.end()
   })
   await new Promise((resolve) => server.listen(0, 'localhost', resolve))
-  const r = new Revocations({ issuer: `https://localhost:${server.address().port}`, ca: tls.cert })
+  let skew = 0
+  const now = () => Date.now() / 1000 + skew
+  const issuer = `https://localhost:${server.address().port}`
+  const r = new Revocations({ issuer, ca: tls.cert, now })
+  const small = new Revocations({ issuer, ca: tls.cert, maxEntries: 1 })
   try {
     await r.start()
-    assert.match(r.check({ claims: { ...claims, iat: Date.now() / 1000 } }), /token was revoked/)
+    assert.match(r.check({ claims: { ...claims, iat: now() } }), /token was revoked/)
+    assert.match(r.check({ claims: { ...bound, jti: 'three', iat: now() - 60 } }), /older/)
+    assert.equal(r.check({ claims: { ...claims, jti: 'three', iat: now() - 60 } }), undefined)
     while (asked.length < 3) await new Promise((resolve) => setTimeout(resolve, 10))
     assert.deepEqual(asked, ['', '', '9-c'])
+    await small.start()
+    assert.match(small.check({ claims: { ...claims, jti: 'three', iat: now() } }), /every token of that time/)
+    skew = 3600
+    assert.throws(() => r.check({ claims: { ...claims, jti: 'three', iat: now() } }), /away for too long/)
   } finally {
     r.close()
+    small.close()
     server.closeAllConnections()
     server.close()
   }

@@ -83,6 +83,8 @@ test('requests that are refused before their token is read', async () => {
     [request(good, { url: '/orders?access%5Ftoken=x' }), 'invalid_request'],
     [request({ ...good, 'client-cert': ':MII=:' }), 'invalid_request'], // A30
     [request({ ...good, 'x-forwarded-client-cert': '' }), 'invalid_request'],
+    [request({ ...good, 'ssl_client_cert': '' }), 'invalid_request'],
+    [request({ ...good, 'x-forwarded-tls-client-cert-info': '' }), 'invalid_request'],
     [request({ ...good, authorization: `DPoP ${text}` }, { certificate }), 'invalid_token'],
   ]) assert.equal(await outcome(verifier(), req), want, JSON.stringify(req.headers).slice(0, 80))
 })
@@ -95,6 +97,11 @@ test('scope, revocation and what cannot be checked', async () => {
   assert.equal(seen[0].certificate.fingerprint256, certificate.fingerprint256)
   assert.equal(seen[0].claims.client_id, 'shop')
   assert.equal(await outcome(verifier({ revocation: { check: () => { throw new Error('stale') } } }), await mtls()), 'temporarily_unavailable')
+  const dpop = await token({ cnf: { jkt } })
+  for (const use of [() => 'full', () => undefined, () => { throw new Error('away') }]) {
+    const req = request({ authorization: `DPoP ${dpop}`, dpop: await proof(dpop) })
+    assert.equal(await outcome(verifier({ replay: { use } }), req), 'temporarily_unavailable')
+  }
   const away = () => { throw new TypeError('fetch failed') }
   assert.equal(await outcome(verifier({ keys: away }), await mtls()), 'temporarily_unavailable')
 })
