@@ -217,8 +217,12 @@ func TestConsole_RevokeLineage(t *testing.T) {
 func TestConsole_ClientsAndAudit(t *testing.T) {
 	f := newFixture(t)
 	f.invite("payments")
-	if body := f.page("/console/clients", http.StatusOK); !strings.Contains(body, "payments") {
-		t.Errorf("lacks the client: %s", body)
+	if body := f.page("/console/clients", http.StatusOK); !strings.Contains(body, "payments") || strings.Contains(body, "fapi2") {
+		t.Errorf("lacks the client, or says more of it than is so: %s", body)
+	}
+	f.operate("PATCH", "/v1/clients/payments", `{"profile":"fapi2","dpop_nonce":"optional"}`).want(t, http.StatusOK, nil)
+	if body := f.page("/console/clients", http.StatusOK); !strings.Contains(body, "bound, nonce optional, fapi2") {
+		t.Errorf("lacks the client's profile, or what nonces it needs: %s", body)
 	}
 	if body := f.page("/console/audit", http.StatusOK); !strings.Contains(body, "invitation.create") {
 		t.Errorf("lacks the invitation: %s", body)
