@@ -119,6 +119,9 @@ func unanswered(req *http.Request, err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && req.Context().Err() == nil {
 		return &unreachableError{base: req.URL.Scheme + "://" + req.URL.Host, dial: op, whole: err}
 	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return fmt.Errorf("what answers at %s://%s is not of the CA whose root is trusted here: %w", req.URL.Scheme, req.URL.Host, err)
+	}
 	return err
 }
 

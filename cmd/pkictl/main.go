@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.command()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	a.note("%v", err)
 	if _, ok := errors.AsType[usageError](err); ok {
-		a.note("see `pkictl --help`")
+		a.note("see `%s --help`", cmd.CommandPath())
 		return exitUsage
 	}
 	return exitFailed

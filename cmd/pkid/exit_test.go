@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/pkid/pkid/internal/stepca"
 )
 
@@ -35,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 
 // What starts pkid again by itself does not after a refused PIN: the unit says so, and the code is one of its own.
 func TestRefusedPINIsNotTriedAgain(t *testing.T) {
-	if got := exitCode(fmt.Errorf("issuing key: %w", stepca.ErrPIN), io.Discard); got != exitPIN {
+	if got := exitCode(&cobra.Command{}, fmt.Errorf("issuing key: %w", stepca.ErrPIN), io.Discard); got != exitPIN {
 		t.Errorf("exits with %d", got)
 	}
 	unit, err := os.ReadFile("../../deploy/systemd/pkid.service")

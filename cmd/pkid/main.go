@@ -52,17 +52,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintf(stderr, "pkid: %v\n", err)
-	return exitCode(err, stderr)
+	return exitCode(cmd, err, stderr)
 }
 
-func exitCode(err error, stderr io.Writer) int {
+func exitCode(cmd *cobra.Command, err error, stderr io.Writer) int {
 	if _, ok := errors.AsType[usageError](err); ok {
-		fmt.Fprintln(stderr, "pkid: see `pkid --help`")
+		fmt.Fprintf(stderr, "pkid: see `%s --help`\n", cmd.CommandPath())
 		return exitUsage
 	}
 	if errors.Is(err, stepca.ErrPIN) {
