@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -118,4 +119,33 @@ func TestA30_CannotTell(t *testing.T) {
 	h := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 	f.do(request{method: "POST", url: f.mtls.URL + "/oauth/token", body: form(), header: h, cert: &f.admin}).
 		oauthError(t, http.StatusServiceUnavailable, "temporarily_unavailable")
+}
+
+// TestInvariant9_ProxysOwnCertificate: it is no client's, on any route, but for the one by which it renews itself. And what
+// it hands on takes its place there too.
+func TestInvariant9_ProxysOwnCertificate(t *testing.T) {
+	f := behind(t, wide, tokenbind.FormRFC9440)
+	own := must[*x509.Certificate](t)(x509.ParseCertificate(f.admin.Certificate[0]))
+	for _, route := range append(f.table, Route{Name: "none of them"}) {
+		for _, header := range []http.Header{{}, {"Client-Cert": {"::"}}, {"Client-Cert": {rfc9440(own.Raw)}}} {
+			r := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), http.MethodPost, "/x", nil))
+			r.RemoteAddr, r.Header = "127.0.0.1:4000", header
+			r.TLS = &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{own, own}}
+			c := new(call)
+			got := f.receive(r, c, &route)
+			if c.proxy == nil || c.forwarded != nil {
+				t.Errorf("%s: %v", route.Name, c.forwarded)
+			}
+			want := 0
+			switch {
+			case route.Access == TrustedProxy, route.Name == "certificates.renew" && len(header.Get("Client-Cert")) < 3:
+				want = 2 // as it was
+			case len(header.Get("Client-Cert")) > 2:
+				want = 1
+			}
+			if n := len(got.TLS.PeerCertificates); n != want {
+				t.Errorf("%s, %.9s: %d certificates, want %d", route.Name, header.Get("Client-Cert"), n, want)
+			}
+		}
+	}
 }
