@@ -37,15 +37,16 @@ func TestH92H94_VerifierOfTheProfile(t *testing.T) {
 	refuses(t, revoked, k.dpopRequest(t, k.dpopToken(t), ProofOptions{}), invalid, CodeInvalidToken, "token revocation")
 
 	for what, spoil := range map[string]func(*Config){
-		"AllowBearer":             func(c *Config) { c.AllowBearer = true },
-		"Tokens and Revocation":   func(c *Config) { c.Tokens = nil },
-		"Revocation":              func(c *Config) { c.Revocation = nil },
-		"Tolerance":               func(c *Config) { c.Tolerance = 9 * time.Second },
-		"ES384":                   func(c *Config) { c.Algorithms = []string{"ES256", "ES384"} },
-		"RS256":                   func(c *Config) { c.Algorithms = []string{"RS256"} },
-		"https BaseURL":           func(c *Config) { c.BaseURL = "http://rs.example" },
-		"InsecureIssuerHTTP":      func(c *Config) { c.InsecureIssuerHTTP = true },
-		"InsecureHostFromRequest": func(c *Config) { c.InsecureHostFromRequest = true },
+		"AllowBearer":              func(c *Config) { c.AllowBearer = true },
+		"Tokens and Revocation":    func(c *Config) { c.Tokens = nil },
+		"Revocation":               func(c *Config) { c.Revocation = nil },
+		"Tolerance":                func(c *Config) { c.Tolerance = 9 * time.Second },
+		"ES384":                    func(c *Config) { c.Algorithms = []string{"ES256", "ES384"} },
+		"RS256":                    func(c *Config) { c.Algorithms = []string{"RS256"} },
+		"https BaseURL":            func(c *Config) { c.BaseURL = "http://rs.example" },
+		"not \"http://b.example\"": func(c *Config) { c.BaseURLs = []string{"https://rs.example", "http://b.example"} },
+		"InsecureIssuerHTTP":       func(c *Config) { c.InsecureIssuerHTTP = true },
+		"InsecureHostFromRequest":  func(c *Config) { c.InsecureHostFromRequest = true },
 	} {
 		c := k.conf
 		underFAPI2(&c)

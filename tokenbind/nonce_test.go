@@ -41,6 +41,9 @@ func TestE13_RecentlySupplied(t *testing.T) {
 			t.Errorf("%q is valid", bad)
 		}
 	}
+	if soon := n.at(n.bucket() + 1); n.Valid(soon) {
+		t.Error("one that nobody was given yet is valid")
+	}
 	for range 120 { // the current stretch and the next
 		if !n.Valid(nonce) || !other.Valid(nonce) {
 			t.Fatalf("not valid at %v", c.Now())

@@ -1,6 +1,7 @@
 package tokenbind
 
 import (
+	"context"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rsa"
@@ -396,6 +397,29 @@ func TestE27_WholeWindow(t *testing.T) {
 	}
 	k.clock.Add(time.Second)
 	k.refuse(t, "iat", proof)
+}
+
+// lastUntil hears until when it is asked to remember.
+type lastUntil struct {
+	Replay
+	until time.Time
+}
+
+func (l *lastUntil) Use(ctx context.Context, key [32]byte, until time.Time) error {
+	l.until = until
+	return l.Replay.Use(ctx, key, until)
+}
+
+// Nodes that share a memory may differ by a tolerance, so the one whose clock is ahead does not forget what the other
+// still takes.
+func TestE27_RememberedForNodesWhoseClocksDiffer(t *testing.T) {
+	k := newProofKit(t)
+	replay := &lastUntil{Replay: k.checker.Replay}
+	k.checker.Replay = replay
+	k.accept(t, k.proof(t))
+	if got, want := replay.until.Sub(testStart), 80*time.Second; got != want { // 60, and twice 10
+		t.Errorf("remembered for %v, want %v", got, want)
+	}
 }
 
 func TestE28_ReplayIsInvalidProof(t *testing.T) {

@@ -54,6 +54,39 @@ func TestA06_ExactlyOneSubject(t *testing.T) {
 	f.operate("POST", "/v1/clients", `{"client_id":"mine","token_endpoint_auth_method":"client_secret_post","client_secret":"mine"}`).problem(t, http.StatusBadRequest, "bad-request")
 }
 
+// TestH23_ProfileOverTheAPI: a client is registered under the profile or brought under it, and then no change lets it off
+// while it stays there.
+func TestH23_ProfileOverTheAPI(t *testing.T) {
+	f := newFixture(t)
+	const mtls = `"token_endpoint_auth_method":"tls_client_auth","tls_client_auth_san_dns":"a.example"`
+	var c client.ClientRecord
+	f.operate("POST", "/v1/clients", `{"client_id":"a",`+mtls+`,"profile":"fapi2"}`).want(t, http.StatusCreated, &c)
+	if c.Profile != "fapi2" {
+		t.Errorf("added %+v", c)
+	}
+	for _, body := range []string{
+		`{"client_id":"b","token_endpoint_auth_method":"client_secret_post","profile":"fapi2"}`,
+		`{"client_id":"b",` + mtls + `,"insecure_bearer":true,"profile":"fapi2"}`,
+		`{"client_id":"b",` + mtls + `,"profile":"FAPI2"}`,
+	} {
+		f.operate("POST", "/v1/clients", body).problem(t, http.StatusUnprocessableEntity, "bad-client")
+	}
+	for _, body := range []string{`{"insecure_bearer":true}`, `{"profile":"fapi2","insecure_bearer":true}`, `{"profile":"fapi1"}`} {
+		f.operate("PATCH", "/v1/clients/a", body).problem(t, http.StatusUnprocessableEntity, "bad-client")
+	}
+	f.operate("PATCH", "/v1/clients/a", `{"scopes":["read"]}`).want(t, http.StatusOK, &c)
+	if c.Profile != "fapi2" {
+		t.Errorf("a change of something else took the profile away: %+v", c)
+	}
+	var loose client.ClientRecord // the profile and what it has no room for go in one change
+	f.operate("PATCH", "/v1/clients/a", `{"profile":"","insecure_bearer":true}`).want(t, http.StatusOK, &loose)
+	f.operate("PATCH", "/v1/clients/a", `{"profile":"fapi2"}`).problem(t, http.StatusUnprocessableEntity, "bad-client")
+	f.operate("PATCH", "/v1/clients/a", `{"profile":"fapi2","insecure_bearer":false}`).want(t, http.StatusOK, &c)
+	if loose.Profile != "" || !loose.Bearer || c.Profile != "fapi2" || c.Bearer {
+		t.Errorf("let go %+v, and back %+v", loose, c)
+	}
+}
+
 func TestClients_List(t *testing.T) {
 	f := newFixture(t)
 	for _, id := range []string{"a", "b", "c"} {

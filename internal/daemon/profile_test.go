@@ -2,13 +2,20 @@ package daemon
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
 )
 
@@ -71,6 +78,13 @@ func TestVerifyUnderTheProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secret := authserver.Client{ID: "secret", Auth: authserver.ClientSecretBasic}
+	if _, _, err := d.clients.Add(t.Context(), secret); !errors.Is(err, authserver.ErrClientMetadata) {
+		t.Errorf("a client with a secret is registered: %v", err)
+	}
+	if proof := explainedProof(t, d); proof.Result != tokenbind.Fail || !strings.Contains(proof.Wanted, "ES256 EdDSA PS256") {
+		t.Errorf("a proof of ES384 is explained with %+v", proof)
+	}
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
@@ -79,6 +93,44 @@ func TestVerifyUnderTheProfile(t *testing.T) {
 		d.Close()
 		t.Error("it takes tokens that are bound to nothing")
 	}
+}
+
+// explainedProof is what the daemon says of the algorithm of a proof made with P-384.
+func explainedProof(t *testing.T, d *Daemon) tokenbind.Check {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prover, err := tokenbind.NewProver(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := base64.RawURLEncoding.EncodeToString
+	token := part([]byte(`{"typ":"at+jwt","alg":"ES256"}`)) + "." + part([]byte(`{"cnf":{"jkt":"`+prover.Key().String()+`"}}`)) + "." + part(make([]byte, 64))
+	proof, err := prover.Proof("GET", "https://a.example/", tokenbind.ProofOptions{AccessToken: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := client.Presented{Token: token, Proof: proof, Audience: "https://a.example", Method: "GET", URL: "https://a.example/"}
+	if err := p.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Request(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := d.explain(p, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range out.Checks {
+		if c.Name == "alg" {
+			return c
+		}
+	}
+	t.Fatalf("nothing is said of the proof's algorithm: %+v", out.Checks)
+	return tokenbind.Check{}
 }
 
 // A directory that is made now asks for nonces; a configuration that does not say so never did.

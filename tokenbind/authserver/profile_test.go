@@ -227,7 +227,15 @@ func TestH101_AlgorithmsOfTheProfile(t *testing.T) {
 	if _, _, err := h.registry.Add(t.Context(), Client{ID: "b", Auth: PrivateKeyJWT, JWKS: publicSet(t, p384.Public()), Profile: FAPI2}); !errors.Is(err, ErrClientMetadata) {
 		t.Errorf("a client whose only key is on P-384: %v", err)
 	}
+	under := newHouse(t, underFAPI2)
+	if _, _, err := under.registry.Add(t.Context(), Client{ID: "b", Auth: PrivateKeyJWT, JWKS: publicSet(t, p384.Public())}); !errors.Is(err, ErrClientMetadata) {
+		t.Errorf("the same where all are under the profile: %v", err)
+	}
 	p256 := newKey(t)
+	secrecy := strings.Replace(string(publicSet(t, p256.Public())), `"kid"`, `"use":"enc","kid"`, 1)
+	if _, _, err := h.registry.Add(t.Context(), Client{ID: "b", Auth: PrivateKeyJWT, JWKS: []byte(secrecy), Profile: FAPI2}); !errors.Is(err, ErrClientMetadata) {
+		t.Errorf("a client whose only key is for encryption, %s: %v", secrecy, err)
+	}
 	h.add(Client{ID: "a", Auth: PrivateKeyJWT, JWKS: publicSet(t, p256.Public(), p384.Public()), Profile: FAPI2})
 	prove := func(key *ecdsa.PrivateKey) string {
 		made, err := tokenbind.NewProver(key)

@@ -109,3 +109,29 @@ func TestToken_NoncesAfterACrashDoNotSpoilEachOther(t *testing.T) {
 		})
 	}
 }
+
+// So does one whose clock is slow, whose fresh proofs are held for longer, and in whose answers the nonce must stay one
+// that lets it in.
+func TestToken_SlowClientAfterACrash(t *testing.T) {
+	p, client := dpopHouse(t, requireNonce)
+	nonce, refusals := "", 0
+	p.crash()
+	for range 50 {
+		proof, err := p.Proof("POST", p.url+TokenPath, tokenbind.ProofOptions{Nonce: nonce, Now: p.clock.now().Add(-65 * time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := p.token(nil, client, header("DPoP", proof))
+		if next := a.header.Get("DPoP-Nonce"); next != "" {
+			nonce = next
+		}
+		if a.status != 200 {
+			mustRefuse(t, a, 400, "use_dpop_nonce", "")
+			refusals++
+		}
+		p.clock.advance(2 * time.Second)
+	}
+	if refusals != 1 {
+		t.Errorf("%d refusals; want one", refusals)
+	}
+}
