@@ -12,10 +12,15 @@ import (
 // of revocations in another way as well, such as revocation.Follower: while that works, the polls are for what it missed.
 func (k *Checker) Pace(interval time.Duration) {
 	if was := k.pace.Swap(int64(interval)); int64(max(interval, k.interval)) < was {
-		select {
-		case k.paced <- struct{}{}:
-		default:
-		}
+		k.wake()
+	}
+}
+
+// wake has Run poll now.
+func (k *Checker) wake() {
+	select {
+	case k.paced <- struct{}{}:
+	default:
 	}
 }
 

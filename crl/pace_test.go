@@ -66,6 +66,34 @@ func TestChecker_Pace(t *testing.T) {
 	})
 }
 
+// TestChecker_PollsWhatWasOnDisk: a list from disk may be hours old. Where the first certificate is checked against it, it
+// does not wait for the next poll until it is asked for anew.
+func TestChecker_PollsWhatWasOnDisk(t *testing.T) {
+	f := newFixture(t)
+	f.c.Dir, f.c.Interval = t.TempDir(), time.Hour
+	f.site.serve(f.ca.list(t, 10, f.now, nil))
+	cert := f.ca.leaf(t, 5, testURL)
+	if err := newChecker(t, f.c).Check(t.Context(), cert); err != nil {
+		t.Fatal(err)
+	}
+	f.site.serve(f.ca.list(t, 11, f.now, nil, 5)) // revoked while nobody looked
+	k := newChecker(t, f.c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = k.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		err := k.Check(t.Context(), cert)
+		if _, revoked := errors.AsType[*RevokedError](err); revoked {
+			return
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("a list from disk is not asked for anew: %v", err)
+		}
+	}
+}
+
 // serving answers with a list.
 type serving []byte
 

@@ -96,6 +96,7 @@ func (k *Checker) await(ctx context.Context, s *source) error {
 	}
 	k.load(s)
 	if l := s.list.Load(); l != nil && !l.Stale(k.now()) {
+		k.wake() // it is from disk, and Run did not know of it yet: a newer one is not to wait for the next poll
 		return nil
 	}
 	if done, ended, err := s.outcome(); done > before || (err != nil && time.Since(ended) < k.interval) {

@@ -225,8 +225,11 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 		f.lost(err, heard || try == 0)
 		wait := min(firstWait<<min(try, 10), mostWait)
-		if later, ok := errors.AsType[*answerError](err); ok {
-			wait = max(wait, min(later.retryAfter, mostEvery))
+		if answer, ok := errors.AsType[*answerError](err); ok {
+			wait = max(wait, min(answer.retryAfter, mostEvery))
+			if answer.anew {
+				f.begin()
+			}
 		}
 		select { // at another moment than all the others, which lost it together
 		case <-time.After(wait/2 + rand.N(wait)):
@@ -235,6 +238,13 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 	f.lost(context.Canceled, false)
 	return nil //nolint:nilerr // the error is that of the stream, which the end of ctx has ended
+}
+
+// begin has the next attempt ask for everything.
+func (f *Follower) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = ""
 }
 
 // lost goes back to the CRL's own pace.

@@ -132,6 +132,31 @@ func TestFollower_GoesOnWhereItWas(t *testing.T) {
 	})
 }
 
+// TestFollower_IDRefused: an issuer that does not take the id is asked for everything.
+func TestFollower_IDRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		f := newFollower(t, w, Config{})
+		run(t, f)
+		to := w.stream()
+		begin(t, to, "7.aa")
+		to.Close()
+		for _, status := range []int{http.StatusServiceUnavailable, http.StatusBadRequest} {
+			w.answers <- &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody}
+		}
+		to = w.stream()
+		for _, want := range []string{"", "7.aa", "7.aa", ""} {
+			if got := (<-w.asked).Get("Last-Event-ID"); got != want {
+				t.Errorf("it asks to go on after %q, want %q", got, want)
+			}
+		}
+		begin(t, to, "1.bb")
+		if st := f.Status(); !st.Connected || st.Position != "1.bb" {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // TestFollower_Silence: a stream that says nothing for three heartbeats is dead, however open its connection is, and after
 // MaxStale no token is taken.
 func TestFollower_Silence(t *testing.T) {
@@ -258,6 +283,15 @@ func TestFollower_Bounds(t *testing.T) {
 		}
 		if err := f.CheckToken(t.Context(), token("new", now.Add(2*time.Minute))); err != nil {
 			t.Errorf("a token from after all that: %v", err)
+		}
+		later := now.Add(time.Hour) // what the issuer says is not taken back by what there is no room for
+		send(t, to, "", ResetEvent, Reset{Reason: "gap", TokensNotBefore: later})
+		for i := range 25 {
+			send(t, to, "-", TokenEvent, Token{HashOf(fmt.Sprint(i)), now.Add(time.Hour)})
+		}
+		send(t, to, "4.aa", HeartbeatEvent, Heartbeat{2})
+		if !revoked(f.CheckToken(t.Context(), token("new", later.Add(-time.Second)))) {
+			t.Error("a token of before the instant that the issuer told is taken")
 		}
 		if st := f.Status(); st.Tokens > 10 || st.Certificates > 10 || st.Forgot != 15 {
 			t.Errorf("%+v", st)

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// slack is by how much this machine's clock may be behind the issuer's, and a token be taken after it expired.
+	// slack is for how long a token may be taken after the instant by which the issuer says that nobody does any more, as the
+	// clocks of nodes may be apart, and verifiers be lenient about the end.
 	slack = 2 * time.Minute
 	// sweepEvery is how often what has expired is looked for.
 	sweepEvery = 10 * time.Second
@@ -26,7 +27,8 @@ const (
 	ahead = time.Minute
 )
 
-// certificates are those that were revoked or are held, until a CRL at hand tells of them, or they expire.
+// certificates are those that were revoked or are held, until a CRL at hand tells of them, or they expire; and those that
+// were released, until no CRL at hand has them.
 type certificates struct {
 	most   int
 	known  map[thumbprint.Cert]*list.Element
@@ -41,11 +43,12 @@ type certificate struct {
 	serial     *big.Int
 	status     string
 	until      time.Time
+	released   bool // before it was revoked or held: what a CRL at hand says of it may be older than the release
 }
 
 // status returns what became of a certificate; empty if nothing is known.
 func (c *certificates) status(t thumbprint.Cert) string {
-	if e := c.known[t]; e != nil {
+	if e := c.known[t]; e != nil && e.Value.(*certificate).status != Good {
 		return e.Value.(*certificate).status
 	}
 	return ""
@@ -57,13 +60,12 @@ func (c *certificates) take(ev Certificate, now time.Time) error {
 	if !ok || err != nil || len(ev.Serial) > 40 || len(issuer) > 64 || ev.Thumbprint.IsZero() {
 		return fmt.Errorf("%w: a certificate with serial %.50q of %.150q", errStream, ev.Serial, ev.IssuerKeyID)
 	}
-	switch ev.Status {
-	case Revoked, Held:
-	case Good:
-		c.drop(ev.Thumbprint)
-		return nil
-	default:
+	if ev.Status != Revoked && ev.Status != Held && ev.Status != Good {
 		return fmt.Errorf("%w: a certificate that is %.50q", errStream, ev.Status)
+	}
+	released := ev.Status == Good
+	if e := c.known[ev.Thumbprint]; e != nil {
+		released = released || e.Value.(*certificate).released
 	}
 	c.drop(ev.Thumbprint)
 	until := ev.NotAfter.Add(slack)
@@ -77,7 +79,7 @@ func (c *certificates) take(ev Certificate, now time.Time) error {
 		c.drop(c.order.Front().Value.(*certificate).thumbprint)
 		c.forgot++
 	}
-	c.known[ev.Thumbprint] = c.order.PushBack(&certificate{ev.Thumbprint, issuer, serial, ev.Status, until})
+	c.known[ev.Thumbprint] = c.order.PushBack(&certificate{ev.Thumbprint, issuer, serial, ev.Status, until, released})
 	return nil
 }
 
@@ -98,7 +100,7 @@ func (c *certificates) reset(now time.Time) {
 }
 
 // sweep drops those that have expired, and those that a CRL at hand has: the Checker goes back to none without them, but
-// for a release. Where no CRL at hand has one, because none of its shard's was ever shown here, others are looked for
+// for a release, and after one they stay until a CRL was there that tells of it. Where no CRL at hand has one, because none of its shard's was ever shown here, others are looked for
 // first the next time.
 func (c *certificates) sweep(now time.Time, checker *crl.Checker) {
 	if len(c.known) == 0 || now.Sub(c.swept) < sweepEvery {
@@ -117,10 +119,12 @@ func (c *certificates) sweep(now time.Time, checker *crl.Checker) {
 	}
 	for range min(len(c.known), sweepAtOnce) {
 		e := c.order.Front()
-		if of := e.Value.(*certificate); checker.Lists(of.issuer, of.serial) {
+		c.order.MoveToBack(e)
+		of := e.Value.(*certificate)
+		listed := checker.Lists(of.issuer, of.serial)
+		of.released = of.released && listed // the next list that has it is newer than the release
+		if listed && !of.released || !listed && of.status == Good {
 			c.drop(of.thumbprint)
-		} else {
-			c.order.MoveToBack(e)
 		}
 	}
 }
@@ -180,7 +184,9 @@ func (t *tokens) room(now time.Time) bool {
 	if len(t.clients)+len(t.revoked) < t.most {
 		return true
 	}
-	t.notBefore = now.Add(ahead)
+	if all := now.Add(ahead); all.After(t.notBefore) {
+		t.notBefore = all
+	}
 	clear(t.clients)
 	clear(t.revoked)
 	return false

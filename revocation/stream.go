@@ -17,6 +17,7 @@ type answerError struct {
 	status     string
 	hint       string
 	retryAfter time.Duration
+	anew       bool // the issuer does not take the id, as one of another version may not
 }
 
 func (e *answerError) Error() string { return "the answer is " + e.status + e.hint }
@@ -90,7 +91,7 @@ func accept(resp *http.Response) error {
 	case resp.StatusCode == http.StatusNotFound:
 		return &answerError{status: resp.Status, hint: ": the issuer has no revocation stream"}
 	case resp.StatusCode != http.StatusOK:
-		e := &answerError{status: resp.Status}
+		e := &answerError{status: resp.Status, anew: resp.StatusCode == http.StatusBadRequest}
 		if d, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s"); err == nil { // Run bounds it
 			e.retryAfter = d
 		}
