@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.Token, "token", "", "the access token, - for stdin")
+	f.StringVar(&v.Token, "token", "", "the access token, - for stdin, where it may stand in the answer of 'pkictl token'")
 	f.StringVar(&v.cert, "cert", "", "file with the certificate that the client showed")
 	f.StringVar(&v.Proof, "proof", "", "the DPoP header")
 	f.StringVar(&v.Method, "method", http.MethodGet, "of the request")
@@ -65,7 +66,7 @@ func (a *app) complete(v *verifyFlags) (err error) {
 		if err != nil {
 			return err
 		}
-		v.Token = strings.TrimSpace(string(text))
+		v.Token = tokenIn(text)
 	}
 	v.Scopes = v.scopes
 	if v.at != "" {
@@ -88,6 +89,17 @@ func (a *app) complete(v *verifyFlags) (err error) {
 		a.note("taking the token's word for its audience, %s: name yours with --audience", printable(v.Audience))
 	}
 	return nil
+}
+
+// tokenIn is the token itself, or that of a token endpoint's answer, as `pkictl token` prints it.
+func tokenIn(text []byte) string {
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.Unmarshal(text, &answer); err == nil && answer.Token != "" {
+		return answer.Token
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // explain asks the CA if the home is an operator's and no other issuer is named, and looks for itself otherwise.
@@ -140,7 +152,7 @@ func trusting(roots *x509.CertPool) *http.Client {
 	return &http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{
-			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(), RootCAs: roots},
 			TLSHandshakeTimeout: 10 * time.Second,
 			ForceAttemptHTTP2:   true,
 		},
