@@ -61,6 +61,7 @@ func openResourceServer(ctx context.Context, ca, id *client.Identity) (*resource
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		TLSConfig: &tls.Config{
 			MinVersion:   tls.VersionTLS12,
+			CipherSuites: tokenbind.CipherSuites(),
 			Certificates: []tls.Certificate{*id.Certificate()},
 			ClientAuth:   tls.RequestClientCert, // possession is what counts, RFC 8705 section 6.2
 		},

@@ -104,6 +104,28 @@ func TestE27_CrashUnderBothProfiles(t *testing.T) {
 	}
 }
 
+// Whoever's proof it is, it is remembered for as long as a client under the profile might use it on a node whose clock
+// differs: 60 s, and twice 10.
+func TestE27_RememberedForEitherProfile(t *testing.T) {
+	replay := new(lateReplay)
+	h := newHouse(t, func(c *Config) {
+		c.Tolerance, replay.Replay = time.Second, c.Replay
+		c.Replay = replay
+	})
+	key, secret := newKey(t), h.add(Client{ID: "b", Auth: ClientSecretBasic, DPoP: true})
+	h.add(Client{ID: "a", Auth: PrivateKeyJWT, JWKS: publicSet(t, key.Public()), Profile: FAPI2})
+	p, a := h.prover(), &asserter{h, "a", jose.ES256, key}
+	want := h.clock.now().Truncate(time.Second).Add(80 * time.Second)
+	for name, ask := range map[string]func(option) answer{
+		"outside": func(o option) answer { return h.token(nil, basic("b", secret), o) },
+		"under":   func(o option) answer { return h.token(a.assert(nil), o) },
+	} {
+		if mustIssue(t, ask(header("DPoP", p.proof("")))); !replay.until.Equal(want) {
+			t.Errorf("%s the profile: until %v, want %v", name, replay.until, want)
+		}
+	}
+}
+
 // Of several keys with one kid, which a client should not have, the one that the signature holds under counts, if it is
 // for signatures and of the algorithm (FAPI 2.0 section 5.4).
 func TestH109_KidThatSeveralKeysOfAClientHave(t *testing.T) {

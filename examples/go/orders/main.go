@@ -78,7 +78,7 @@ func serve(ctx context.Context, identity, addr, url string) error {
 		Handler:           verifier.Handler(http.HandlerFunc(orders)),
 		ReadHeaderTimeout: 5 * time.Second,
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12,
+			MinVersion: tls.VersionTLS12, CipherSuites: tokenbind.CipherSuites(),
 			ClientAuth: tls.RequestClientCert, // any, or none: the verifier decides
 			// The identity's files are renewed by `pkictl renew --daemon`; Certificate reads them again.
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return id.Certificate(), nil },
