@@ -107,10 +107,10 @@ func TestE27_CrashUnderBothProfiles(t *testing.T) {
 // Whoever's proof it is, it is remembered for as long as a client under the profile might use it on a node whose clock
 // differs: 60 s, and twice 10.
 func TestE27_RememberedForEitherProfile(t *testing.T) {
-	replay := new(lateReplay)
+	replay, assertions := new(lateReplay), new(lateReplay)
 	h := newHouse(t, func(c *Config) {
-		c.Tolerance, replay.Replay = time.Second, c.Replay
-		c.Replay = replay
+		c.Tolerance, replay.Replay, assertions.Replay = time.Second, c.Replay, c.Assertions
+		c.Replay, c.Assertions = replay, assertions
 	})
 	key, secret := newKey(t), h.add(Client{ID: "b", Auth: ClientSecretBasic, DPoP: true})
 	h.add(Client{ID: "a", Auth: PrivateKeyJWT, JWKS: publicSet(t, key.Public()), Profile: FAPI2})
@@ -123,6 +123,9 @@ func TestE27_RememberedForEitherProfile(t *testing.T) {
 		if mustIssue(t, ask(header("DPoP", p.proof("")))); !replay.until.Equal(want) {
 			t.Errorf("%s the profile: until %v, want %v", name, replay.until, want)
 		}
+	}
+	if assertions.until.Before(want) { // exp is a minute ahead too
+		t.Errorf("an assertion: until %v, want %v", assertions.until, want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -232,9 +233,11 @@ func TestH101_AlgorithmsOfTheProfile(t *testing.T) {
 		t.Errorf("the same where all are under the profile: %v", err)
 	}
 	p256 := newKey(t)
-	secrecy := strings.Replace(string(publicSet(t, p256.Public())), `"kid"`, `"use":"enc","kid"`, 1)
-	if _, _, err := h.registry.Add(t.Context(), Client{ID: "b", Auth: PrivateKeyJWT, JWKS: []byte(secrecy), Profile: FAPI2}); !errors.Is(err, ErrClientMetadata) {
-		t.Errorf("a client whose only key is for encryption, %s: %v", secrecy, err)
+	for member, key := range map[string]crypto.PublicKey{`"use":"enc",`: p256.Public(), `"alg":"PS384",`: signers(t)["PS256"].Public()} {
+		set := strings.Replace(string(publicSet(t, key)), `"kid"`, member+`"kid"`, 1)
+		if _, _, err := h.registry.Add(t.Context(), Client{ID: "b", Auth: PrivateKeyJWT, JWKS: []byte(set), Profile: FAPI2}); !errors.Is(err, ErrClientMetadata) {
+			t.Errorf("a client whose only key has %s %v", member, err)
+		}
 	}
 	h.add(Client{ID: "a", Auth: PrivateKeyJWT, JWKS: publicSet(t, p256.Public(), p384.Public()), Profile: FAPI2})
 	prove := func(key *ecdsa.PrivateKey) string {
