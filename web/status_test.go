@@ -56,6 +56,13 @@ func TestStatus_DeltaCRL(t *testing.T) {
 	f := newFixture(t)
 	issuer := f.c.Authority.Issuer()
 	victim := f.certificate("victim", "client")
+	full := "/crl/" + issuer.ID() + ".crl"
+	eventually(t, func() error { // the first list is published
+		if a := f.do(request{url: f.status.URL + full}); a.StatusCode != http.StatusOK {
+			return errors.New(a.Status)
+		}
+		return nil
+	})
 	var asked []string
 	client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 		asked = append(asked, r.URL.Path)
@@ -75,7 +82,6 @@ func TestStatus_DeltaCRL(t *testing.T) {
 		}
 		return nil
 	})
-	full := "/crl/" + issuer.ID() + ".crl"
 	if asked[0] != full || slices.Contains(asked[1:], full) || !slices.Contains(asked, crl.DeltaURL(full)) {
 		t.Errorf("the checker asked for %q", asked)
 	}
