@@ -225,7 +225,7 @@ func parseXFCC(value, _ string) (forwarded, error) {
 	}
 	if len(elements) != 1 {
 		return forwarded{}, fmt.Errorf("%d elements, want one: let the proxy replace what it receives (in Envoy, "+
-			"forward_client_cert_details: SANITIZE_SET)", len(elements)) //nolint:misspell // Envoy's word
+			"forward_client_cert_details: SANITIZE_SET)", len(elements))
 	}
 	members := map[string]string{}
 	for _, m := range elements[0] {

@@ -21,8 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/admission"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/revocation"
 	"github.com/pkid/pkid/tokenbind"
 )
 
@@ -97,19 +99,61 @@ func TestInvariant9_NotRevoked(t *testing.T) {
 	}
 }
 
-// TestH101_Profile: under FAPI 2.0 the algorithms are its own, for each resource server.
-func TestH101_Profile(t *testing.T) {
+// authority makes the certificate of a CA.
+func authority(t *testing.T) *x509.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), BasicConstraintsValid: true, IsCA: true, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), BasicConstraintsValid: true, IsCA: true, SubjectKeyId: []byte{1}, NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestInvariant8_NothingIsKnownAtFirst: without the CA's issuers, and then without the stream, nobody is known to be good, and
+// the process says that it is not ready.
+func TestInvariant8_NothingIsKnownAtFirst(t *testing.T) {
+	s := &status{issuer: "https://pki.example"}
+	if err := s.ready(); !errors.Is(err, errNoIssuers) {
+		t.Error(err)
+	}
+	unknown := func() {
+		t.Helper()
+		if err := s.CheckToken(t.Context(), &tokenbind.Claims{ID: "a"}); !errors.Is(err, tokenbind.ErrUnavailable) {
+			t.Error(err)
+		}
+	}
+	unknown()
+	if err := s.Check(t.Context(), authority(t)); !errors.Is(err, tokenbind.ErrUnavailable) {
+		t.Error(err)
+	}
+	checker, err := crl.NewChecker(crl.CheckerConfig{Issuers: []*x509.Certificate{authority(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	follower, err := revocation.New(revocation.Config{Issuer: s.issuer, Checker: checker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.known.Store(&knowledge{checker, follower})
+	if err := s.ready(); !errors.Is(err, revocation.ErrNotReady) {
+		t.Error(err)
+	}
+	unknown()
+}
+
+// TestH101_Profile: under FAPI 2.0 the algorithms are its own, for each resource server.
+func TestH101_Profile(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root.crt")
-	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t).Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for profile, want := range map[string]bool{"": true, config.ProfileFAPI2: false} {
