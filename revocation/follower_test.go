@@ -253,6 +253,11 @@ func TestFollower_Clients(t *testing.T) {
 		if err := f.CheckToken(t.Context(), after); err != nil {
 			t.Errorf("a later token: %v", err)
 		}
+		of = HashOf("client of b") // tokens have whole seconds: one of the second in which the client was disabled is dead
+		send(t, to, "3.bb", ClientEvent, Client{of, false, now.Add(500 * time.Millisecond), now.Add(time.Hour)})
+		if !revoked(f.CheckToken(t.Context(), token("b", now))) {
+			t.Error("a token of the second in which the client was disabled is taken")
+		}
 		for range 30 * 65 { // it expires, and is forgotten
 			time.Sleep(2 * time.Second)
 			send(t, to, "4.aa", HeartbeatEvent, Heartbeat{Every: 2})
@@ -283,6 +288,11 @@ func TestFollower_Bounds(t *testing.T) {
 		}
 		if err := f.CheckToken(t.Context(), token("new", now.Add(2*time.Minute))); err != nil {
 			t.Errorf("a token from after all that: %v", err)
+		}
+		for n, want := range map[byte]bool{1: false, 15: false, 16: true, 25: true} { // the oldest are left to the CRL
+			if got := revoked(f.checkThumbprint(thumbprint.Cert{n})); got != want {
+				t.Errorf("certificate %d of 25 is refused: %t", n, got)
+			}
 		}
 		later := now.Add(time.Hour) // what the issuer says is not taken back by what there is no room for
 		send(t, to, "", ResetEvent, Reset{Reason: "gap", TokensNotBefore: later})

@@ -2,19 +2,26 @@ package revocation
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/thumbprint"
+	"github.com/pkid/pkid/tokenbind"
 )
 
 // authority signs lists, of which a Checker gets the newest.
@@ -23,7 +30,8 @@ type authority struct {
 	key    *ecdsa.PrivateKey
 	cert   *x509.Certificate
 	number int64
-	newest []byte
+	newest []byte // nil: it is away
+	asked  atomic.Int64
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -49,7 +57,23 @@ func newAuthority(t *testing.T) *authority {
 }
 
 func (a *authority) RoundTrip(*http.Request) (*http.Response, error) {
+	a.asked.Add(1)
+	if a.newest == nil {
+		return nil, errors.New("away")
+	}
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: int64(len(a.newest)), Body: io.NopCloser(bytes.NewReader(a.newest))}, nil
+}
+
+func (a *authority) checker() *crl.Checker {
+	a.t.Helper()
+	checker, err := crl.NewChecker(crl.CheckerConfig{
+		Issuers: []*x509.Certificate{a.cert}, Points: []crl.Point{{Issuer: a.cert, From: "http://pki.example.com/crl"}},
+		HTTPClient: &http.Client{Transport: a}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return checker
 }
 
 // publish has a Checker know a list of these.
@@ -73,13 +97,7 @@ func (a *authority) publish(k *crl.Checker, serials ...int64) {
 // it, since the list after that one may be without.
 func TestCertificates_ReleasedAndRevoked(t *testing.T) {
 	ca := newAuthority(t)
-	checker, err := crl.NewChecker(crl.CheckerConfig{
-		Issuers: []*x509.Certificate{ca.cert}, Points: []crl.Point{{Issuer: ca.cert, From: "http://pki.example.com/crl"}},
-		HTTPClient: &http.Client{Transport: ca},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	checker := ca.checker()
 	now := time.Now()
 	known := certificates{most: 10}
 	told := func(n byte, status string) {
@@ -128,5 +146,68 @@ func TestCertificates_ReleasedAndRevoked(t *testing.T) {
 	wants("expired", "", "", "", "")
 	if len(known.known) != 0 || known.order.Len() != 0 {
 		t.Errorf("%d are remembered for good", len(known.known))
+	}
+}
+
+// TestFollower_Paces: the CRL is polled seldom while the stream is heard, and at its own pace while it is not, and after a
+// certificate's event, so that a release does not wait.
+func TestFollower_Paces(t *testing.T) {
+	ca := newAuthority(t)
+	synctest.Test(t, func(t *testing.T) {
+		checker := ca.checker()
+		w := newWire()
+		f := newFollower(t, w, Config{Checker: checker})
+		run(t, f)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = checker.Run(ctx) })
+		t.Cleanup(func() { cancel(); running.Wait() })
+		var to io.WriteCloser
+		polls := func(when string, least, most int64) {
+			t.Helper()
+			before := ca.asked.Load()
+			for range 2 {
+				time.Sleep(2 * time.Second)
+				if to != nil {
+					send(t, to, "1.aa", HeartbeatEvent, Heartbeat{Every: 2})
+				}
+			}
+			if n := ca.asked.Load() - before; n < least || n > most {
+				t.Errorf("%s: %d polls in 4 s, want %d to %d", when, n, least, most)
+			}
+		}
+		polls("without a stream", 7, 10)
+		to = w.stream()
+		begin(t, to, "1.aa")
+		polls("after a reset", 7, 10)
+		polls("then", 0, 5)
+		polls("while it is heard", 0, 2)
+		send(t, to, "2.aa", CertificateEvent, certificateEvent(1, Good, time.Now()))
+		polls("after a certificate's event", 7, 10)
+		polls("then", 0, 5)
+		polls("while it is heard", 0, 2)
+		to.Close()
+		to = nil
+		synctest.Wait()
+		polls("after it was lost", 7, 10)
+		if err := f.Check(t.Context(), ca.cert); !errors.Is(err, crl.ErrUnavailable) || !errors.Is(err, tokenbind.ErrUnavailable) {
+			t.Errorf("without a CRL: %v", err)
+		}
+	})
+}
+
+// TestTokens_Slack: the issuer's instant is not that of whoever takes a token after its end, or whose clock is behind.
+func TestTokens_Slack(t *testing.T) {
+	now := time.Now()
+	known := newTokens(10)
+	known.client(Client{ID: HashOf("a"), Disabled: true, Until: now}, now)
+	known.token(Token{HashOf("b"), now}, now)
+	known.sweep(now.Add(slack - time.Second))
+	if len(known.clients) != 1 || len(known.revoked) != 1 {
+		t.Errorf("%d clients and %d tokens are left while they may count", len(known.clients), len(known.revoked))
+	}
+	known.sweep(now.Add(slack + sweepEvery))
+	if len(known.clients) != 0 || len(known.revoked) != 0 {
+		t.Errorf("%d clients and %d tokens are left", len(known.clients), len(known.revoked))
 	}
 }

@@ -63,6 +63,9 @@ func TestStream_TellsAtOnce(t *testing.T) {
 	if got := resp.Header.Get("Content-Type"); resp.StatusCode != http.StatusOK || got != revocation.ContentType || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%s, %q", resp.Status, got)
 	}
+	if resp.Header.Get("X-Accel-Buffering") != "no" {
+		t.Error("a proxy may keep events until it has many")
+	}
 	lines := bufio.NewScanner(resp.Body)
 	until := func(want string) {
 		t.Helper()

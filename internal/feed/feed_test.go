@@ -28,6 +28,7 @@ type fixture struct {
 	t     *testing.T
 	store *boltstore.Store
 	away  atomic.Bool                     // the store
+	loads atomic.Int64                    // how often all was read
 	other atomic.Pointer[boltstore.Store] // whose log took the place of its own
 }
 
@@ -46,6 +47,7 @@ func (f *fixture) AuditHead(ctx context.Context) (audit.Head, error) {
 }
 
 func (f *fixture) AuditBase(ctx context.Context) (audit.Head, error) {
+	f.loads.Add(1)
 	return f.log().AuditBase(ctx)
 }
 
@@ -168,6 +170,30 @@ func TestFeed_GoesOn(t *testing.T) {
 		if _, err := f.Listen(t.Context(), bad); !errors.Is(err, ErrPosition) {
 			t.Errorf("Listen(%q): %v", bad, err)
 		}
+	}
+}
+
+// TestFeed_Lingers: readers that come and go do not have everything read each time.
+func TestFeed_Lingers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for range 3 {
+		l, err := f.Listen(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener{l, t}.want("reset")
+		l.Close()
+		for range 2 { // the second is after a look that nobody listened to
+			f.Poke()
+			for len(f.poked) > 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	f.listen("").want("reset")
+	if n := f.loads.Load(); n != 1 {
+		t.Errorf("all was read %d times", n)
 	}
 }
 
