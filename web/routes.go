@@ -172,7 +172,7 @@ func plain(h http.HandlerFunc) func(http.ResponseWriter, *http.Request) error {
 // preflight goes to the authorization server.
 func (r *Route) methods() []string {
 	if r.Method == AnyMethod {
-		return everyMethod
+		return slices.Clone(everyMethod) // the mux writes into it
 	}
 	methods := []string{r.Method}
 	if r.Method == http.MethodGet {
