@@ -92,7 +92,8 @@ func ParseKey(text []byte) (crypto.Signer, error) {
 }
 
 // LoadKey reads a private key from a PKCS#8 PEM file, or makes one of the type and writes the file (0600) if
-// there is none; of several that do so at once, all get the same key. pkictl keeps its DPoP keys with it.
+// there is none, in a directory that is made (0700) if it is missing; of several that do so at once, all get the same key.
+// pkictl keeps its DPoP keys with it.
 func LoadKey(name, keyType string) (crypto.Signer, error) {
 	if !exists(name) {
 		if err := createKey(name, keyType); err != nil && !errors.Is(err, fs.ErrExist) { // another was faster
@@ -120,7 +121,7 @@ func createKey(name, keyType string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockDir(context.Background(), filepath.Dir(name))
+	unlock, err := openDir(context.Background(), filepath.Dir(name))
 	if err != nil {
 		return err
 	}

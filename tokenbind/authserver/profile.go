@@ -36,7 +36,7 @@ func (p Profile) Check(c *Client) error {
 	case p != FAPI2:
 		return p.validate()
 	case !slices.Contains(fapiMethods, c.Auth):
-		return invalid("profile %s has no %s: want one of %v (FAPI 2.0 section 5.3.2.1); add the client anew to change its authentication method",
+		return invalid("profile %s has no %s: want one of %v (FAPI 2.0 section 5.3.2.1); a client is added with one of these, and keeps it",
 			p, c.Auth, fapiMethods)
 	case c.InsecureBearer:
 		return invalid("profile %s has no insecure_bearer: every token is bound to a key (FAPI 2.0 section 5.3.2.1)", p)
