@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -24,7 +25,7 @@ func (p *Proxy) grpcServer() *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.InTapHandle(service.Tap),
 		grpc.MaxRecvMsgSize(maxCheck), grpc.MaxConcurrentStreams(4 * atOnce), grpc.ConnectionTimeout(5 * time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 2 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.UnaryInterceptor(p.admit),
 	}
 	if p.tls != nil {
@@ -46,7 +47,8 @@ func (p *Proxy) admit(ctx context.Context, req any, _ *grpc.UnaryServerInfo, nex
 	return next(ctx, req)
 }
 
-// serveGRPC serves until ctx ends, and then lets calls under way end.
+// serveGRPC serves until ctx ends, and then lets calls under way end. There are no more connections at once than over HTTP:
+// the next one waits.
 func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -55,7 +57,7 @@ func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 		defer cut.Stop()
 		s.GracefulStop()
 	})
-	err := s.Serve(l)
+	err := s.Serve(netutil.LimitListener(l, connections))
 	if !stop() {
 		<-stopped
 	}
