@@ -88,15 +88,21 @@ func (k *Checker) refresh(ctx context.Context, s *source) error {
 // caller's. An attempt that failed less than Interval ago is not repeated.
 func (k *Checker) await(ctx context.Context, s *source) error {
 	before, _, _ := s.outcome()
+	fromDisk := false
 	select {
 	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
+		defer func() {
+			<-s.turn
+			if fromDisk { // Run did not know of it yet: a newer one is not to wait for the next poll, which takes its turn
+				k.wake()
+			}
+		}()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	k.load(s)
 	if l := s.list.Load(); l != nil && !l.Stale(k.now()) {
-		k.wake() // it is from disk, and Run did not know of it yet: a newer one is not to wait for the next poll
+		fromDisk = true
 		return nil
 	}
 	if done, ended, err := s.outcome(); done > before || (err != nil && time.Since(ended) < k.interval) {
