@@ -38,14 +38,14 @@ func TestKeyCeremony(t *testing.T) {
 	pkitest.Need(t, "openssl")
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
-	status := freeAddress(t)
+	status := pkitest.FreeAddress(t)
 	_, port, err := net.SplitHostPort(status)
 	if err != nil {
 		t.Fatal(err)
 	}
 	here := strings.NewReplacer(
 		"/var/lib/pkid", data, "pki.example.com:8080", "localhost:"+port, "pki.example.com", "localhost", "0.0.0.0:8080", status,
-		"0.0.0.0:8443", freeAddress(t), "0.0.0.0:9443", freeAddress(t), "127.0.0.1:9090", freeAddress(t),
+		"0.0.0.0:8443", pkitest.FreeAddress(t), "0.0.0.0:9443", pkitest.FreeAddress(t), "127.0.0.1:9090", pkitest.FreeAddress(t),
 	)
 	sh := &shell{t: t, dir: dir, env: append(os.Environ(), "PATH="+filepath.Dir(pkitest.Build(t, "pkid"))+string(os.PathListSeparator)+os.Getenv("PATH"))}
 	conf := section(t, "Key ceremony", "ini")

@@ -19,7 +19,7 @@ func TestHAProxyRefusesFiles(t *testing.T) {
 	s := pkitest.Start(t, pkitest.Options{})
 	dir := shortDir(t)
 	f := &crlFixture{
-		T: t, s: s, dir: dir, addr: freeAddress(t), file: filepath.Join(dir, "crl.pem"), pkictl: pkitest.Build(t, "pkictl"),
+		T: t, s: s, dir: dir, addr: pkitest.FreeAddress(t), file: filepath.Join(dir, "crl.pem"), pkictl: pkitest.Build(t, "pkictl"),
 		sessions: tls.NewLRUClientSessionCache(1),
 	}
 	f.identity = s.Enrol(t, client.InvitationRequest{ClientID: "server", Profile: "server", SANs: []string{"localhost", "127.0.0.1"}})

@@ -126,7 +126,7 @@ func TestCRLSync(t *testing.T) {
 		t.Run(server.name, func(t *testing.T) {
 			dir := shortDir(t)
 			f := &crlFixture{
-				T: t, s: s, dir: dir, addr: freeAddress(t), file: filepath.Join(dir, "crl.pem"), pkictl: pkictl,
+				T: t, s: s, dir: dir, addr: pkitest.FreeAddress(t), file: filepath.Join(dir, "crl.pem"), pkictl: pkictl,
 				sessions: tls.NewLRUClientSessionCache(100),
 			}
 			f.identity = s.Enrol(t, client.InvitationRequest{ClientID: "server-" + server.name, Profile: "server", SANs: []string{"localhost", "127.0.0.1"}})

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,7 +19,7 @@ func TestExampleOrders(t *testing.T) {
 	s := pkitest.Start(t, pkitest.Options{})
 	sh := newShell(t, s)
 	orders := s.Enrol(t, client.InvitationRequest{ClientID: "orders", Profile: "server", SANs: []string{"localhost"}})
-	addr := freeAddress(t)
+	addr := pkitest.FreeAddress(t)
 	url := "https://localhost:" + addr[strings.LastIndex(addr, ":")+1:]
 	shop := s.Enrol(t, client.InvitationRequest{ClientID: "shop", Resources: []string{url}})
 
@@ -59,15 +58,4 @@ func TestExampleOrders(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// freeAddress is free at the moment it is asked for.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -194,7 +194,7 @@ func startSamples(t *testing.T) *samples {
 	p.root = filepath.Join(orders.Dir(), "root.crt")
 	var resources []string
 	for _, name := range []string{"go", "node", "go bearer", "node bearer"} {
-		addr := freeAddress(t)
+		addr := pkitest.FreeAddress(t)
 		p.urls[name] = "https://localhost:" + addr[strings.LastIndex(addr, ":")+1:]
 		resources = append(resources, p.urls[name])
 		env := []string{"ORDERS_IDENTITY=" + orders.Dir(), "ORDERS_ADDR=" + addr, "ORDERS_URL=" + p.urls[name]}

@@ -240,7 +240,7 @@ func TestF14_VerifyProxy(t *testing.T) {
 func verifyProxyJudges(t *testing.T, bin string) {
 	t.Helper()
 	g := newGuests(t)
-	listen, ops := freeAddress(t), freeAddress(t)
+	listen, ops := pkitest.FreeAddress(t), pkitest.FreeAddress(t)
 	stop := startVerifyProxy(t, bin, "--issuer", g.server.URLs.Public, "--root", g.alice.Dir()+"/root.crt", "--audience", ordersAPI, "--name", "orders",
 		"--proxy-form", "rfc9440", "--listen", listen, "--ops", ops)
 	ready := func() error { return seek("http://"+ops+"/readyz", "ready") }
@@ -291,7 +291,7 @@ func verifyProxyWaits(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	g.server.Stop(t)
-	listen, ops := freeAddress(t), freeAddress(t)
+	listen, ops := pkitest.FreeAddress(t), pkitest.FreeAddress(t)
 	startVerifyProxy(t, bin, "--issuer", g.server.URLs.Public, "--root", root, "--audience", ordersAPI, "--proxy-form", "rfc9440", "--listen", listen, "--ops", ops)
 	c := checkpoint{"http://" + listen + "/v1/verify", http.DefaultClient}
 	pkitest.Eventually(t, 20*time.Second, func() error { return seek("http://"+ops+"/healthz", "ok") })

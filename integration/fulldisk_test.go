@@ -17,7 +17,6 @@ import (
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/internal/audit"
-	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/daemon"
 	"github.com/pkid/pkid/internal/pkitest"
 )
@@ -26,7 +25,7 @@ import (
 func TestFullDisk(t *testing.T) {
 	disk := smallDisk(t, 32<<20)
 	dir := filepath.Join(disk, "pkid-data")
-	listen := config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"}
+	listen := pkitest.FreeListen(t)
 	if err := daemon.Init(t.Context(), daemon.InitSpec{Dir: dir, Listen: listen}); err != nil {
 		t.Fatal(err)
 	}

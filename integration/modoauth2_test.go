@@ -135,7 +135,7 @@ func startModOAuth2(t *testing.T, s *pkitest.Server, api *client.Identity) strin
 	if _, err := os.Stat("/usr/lib/apache2/modules/mod_oauth2.so"); err != nil {
 		pkitest.Missing(t, "libapache2-mod-oauth2 is not installed: `make deps` installs it on Debian as root")
 	}
-	dir, addr := t.TempDir(), freeAddress(t)
+	dir, addr := t.TempDir(), pkitest.FreeAddress(t)
 	url := "https://localhost:" + addr[strings.LastIndex(addr, ":")+1:]
 	text, err := os.ReadFile("../deploy/apache/mod_oauth2.conf")
 	if err != nil {

@@ -77,7 +77,7 @@ func TestNginxRefusesARevokedClient(t *testing.T) {
 // startNginx serves the configuration until the test ends, and returns its address.
 func startNginx(t *testing.T, nginx, dir, serverIdentity string) string {
 	t.Helper()
-	addr := freeAddress(t)
+	addr := pkitest.FreeAddress(t)
 	runNginx(t, nginx, dir, addr, fmt.Sprintf(nginxConf, dir, addr, serverIdentity))
 	return addr
 }

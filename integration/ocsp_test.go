@@ -178,7 +178,7 @@ func TestNginxAsksOCSP(t *testing.T) {
 	nginx := pkitest.Need(t, "nginx")
 	a := newAsking(t)
 	web := a.server.Enrol(t, client.InvitationRequest{ClientID: "web", Profile: "server", SANs: []string{"localhost", "127.0.0.1"}})
-	addr := freeAddress(t)
+	addr := pkitest.FreeAddress(t)
 	responder := regexp.MustCompile(`//[^:]+`).ReplaceAllString(a.url, "//127.0.0.1") // nginx has no resolver here
 	runNginx(t, nginx, a.dir, addr, fmt.Sprintf(nginxOCSPConf, a.dir, addr, web.Dir(), responder))
 	get := func(id *client.Identity) string {

@@ -62,7 +62,7 @@ func newSite(t *testing.T, p *proxyProgram, path, pkid string) *site {
 	}
 	at := addresses{pkid: mtls.Host, verify: s.verifyProxy(t, pkid)}
 	for _, a := range p.arrangements() {
-		at.proxy, at.api = freeAddress(t), serveHandler(t, http.HandlerFunc(trusting))
+		at.proxy, at.api = pkitest.FreeAddress(t), serveHandler(t, http.HandlerFunc(trusting))
 		if a == passes {
 			at.api = serveHandler(t, s.verified(t, proxy))
 		}
@@ -119,7 +119,7 @@ func trusting(w http.ResponseWriter, r *http.Request) {
 // verifyProxy runs `pkid verify-proxy` until the test ends or stops it, and returns its address.
 func (s *site) verifyProxy(t *testing.T, pkid string) string {
 	t.Helper()
-	listen, ops := freeAddress(t), freeAddress(t)
+	listen, ops := pkitest.FreeAddress(t), pkitest.FreeAddress(t)
 	cmd := exec.CommandContext(t.Context(), pkid, "verify-proxy", "--issuer", s.server.URLs.Public, "--root", filepath.Join(s.shop.Dir(), "root.crt"),
 		"--audience", apiURL, "--name", "orders", "--scope", "orders", "--require-nonce", "--proxy-form", string(s.program.form), "--listen", listen, "--ops", ops)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()

@@ -18,7 +18,6 @@ import (
 
 	"github.com/pkid/pkid/client"
 	"github.com/pkid/pkid/crl"
-	"github.com/pkid/pkid/internal/config"
 	"github.com/pkid/pkid/internal/daemon"
 	"github.com/pkid/pkid/internal/pgtest"
 	"github.com/pkid/pkid/internal/pkitest"
@@ -47,7 +46,7 @@ func newStepCA(t *testing.T, engine string) *stepCA {
 func (s *stepCA) takeOver(t *testing.T, spec daemon.InitSpec, keepIssuer bool) (dir string, done *daemon.Imported, err error) {
 	t.Helper()
 	spec.Dir = filepath.Join(t.TempDir(), "pkid-data")
-	spec.Listen = config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"}
+	spec.Listen = pkitest.FreeListen(t)
 	from := daemon.StepCA{Home: s.home, PasswordFile: filepath.Join(s.home, "password"), KeepIssuer: keepIssuer}
 	done, err = daemon.ImportStepCA(t.Context(), spec, from)
 	return spec.Dir, done, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -49,7 +50,7 @@ func (s *Server) NewNode(t testing.TB) (dir string) {
 		t.Fatal(err)
 	}
 	for _, addr := range []string{s.Config.Listen.Public, s.Config.Listen.MTLS, s.Config.Listen.Status, s.Config.Listen.Ops} {
-		text = regexp.MustCompile(`"`+regexp.QuoteMeta(addr)+`"`).ReplaceAll(text, []byte(`"`+freeAddress(t)+`"`))
+		text = regexp.MustCompile(`"`+regexp.QuoteMeta(addr)+`"`).ReplaceAll(text, []byte(`"`+FreeAddress(t)+`"`))
 	}
 	text = fmt.Appendf(text, "urls: {public: %q, mtls: %q, status: %q}\n", s.Config.URLs.Public, s.Config.URLs.MTLS, s.Config.URLs.Status)
 	err = errors.Join(root.RemoveAll("admin"), root.RemoveAll("keys/root.key"), root.WriteFile(config.File, text, 0o600), private(root))
@@ -69,13 +70,26 @@ func private(root *os.Root) error {
 	})
 }
 
-// freeAddress returns a loopback address whose port is free now.
-func freeAddress(t testing.TB) string {
+// FreeAddress returns a loopback address whose port is free now. It lies below the ports that the system gives to
+// connections and to those who ask for any, so that none of them takes it before it is listened to, or while what listens
+// there starts again.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, last = 10_000, 30_000
+	for range 100 {
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.N(last-first)))
+		if err != nil {
+			continue // somebody listens there
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
+}
+
+// FreeListen are such addresses for a daemon.
+func FreeListen(t testing.TB) config.Listen {
+	t.Helper()
+	return config.Listen{Public: FreeAddress(t), MTLS: FreeAddress(t), Status: FreeAddress(t), Ops: FreeAddress(t)}
 }

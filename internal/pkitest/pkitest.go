@@ -50,7 +50,7 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	err := daemon.Init(t.Context(), daemon.InitSpec{
 		Dir: dir, KeyType: o.KeyType, Store: store, StorePassword: password,
-		Listen: config.Listen{Public: "127.0.0.1:0", MTLS: "127.0.0.1:0", Status: "127.0.0.1:0", Ops: "127.0.0.1:0"},
+		Listen: FreeListen(t),
 	})
 	if err != nil {
 		t.Fatal(err)
