@@ -162,12 +162,7 @@ func (s *InitSpec) complete(ctx context.Context) (err error) {
 	if err := checkEmpty(s.Dir); err != nil {
 		return err
 	}
-	for _, addr := range []*string{&s.Listen.Public, &s.Listen.MTLS, &s.Listen.Status, &s.Listen.Ops} {
-		if err := freePort(ctx, addr); err != nil {
-			return err
-		}
-	}
-	return nil
+	return freePorts(ctx, &s.Listen.Public, &s.Listen.MTLS, &s.Listen.Status, &s.Listen.Ops)
 }
 
 // checkEmpty refuses a directory that holds something, lost+found of a new volume excepted.
@@ -193,18 +188,21 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-// freePort replaces port 0 by one that is free now: certificates carry the status listener's URL, so its
-// port must be known and stay.
-func freePort(ctx context.Context, addr *string) error {
-	if !strings.HasSuffix(*addr, ":0") {
-		return nil
+// freePorts replaces each port 0 by another one that is free now: certificates carry the status listener's URL, so its
+// port must be known and stay. All are held until the last is chosen, or one could be chosen twice.
+func freePorts(ctx context.Context, addrs ...*string) error {
+	for _, addr := range addrs {
+		if !strings.HasSuffix(*addr, ":0") {
+			continue
+		}
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)
+		if err != nil {
+			return fmt.Errorf("choosing a port: %w", err)
+		}
+		defer l.Close()
+		*addr = l.Addr().String()
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)
-	if err != nil {
-		return fmt.Errorf("choosing a port: %w", err)
-	}
-	*addr = l.Addr().String()
-	return l.Close()
+	return nil
 }
 
 // Exists reports whether dir is a data directory.
