@@ -33,7 +33,7 @@ lint: $(GOLANGCI)
 unit:
 	@race=; if scripts/has-cc; then race=-race; \
 	elif [[ $$CI == true ]]; then echo "no C compiler for the race detector: install gcc and libc6-dev" >&2; exit 1; fi; \
-	set -x; go test -shuffle=on -parallel 4 -timeout 8m ./integration/... ./cmd/... && \
+	set -x; go test -shuffle=on -timeout 8m ./cmd/... && go test -shuffle=on -parallel 4 -timeout 8m ./integration/... && \
 	go test $$race -shuffle=on -timeout 8m $$(go list ./... | grep -vE '/(integration|cmd)(/|$$)')
 
 ## race: every test with the race detector
