@@ -2,7 +2,7 @@
 
 GOLANGCI := bin/golangci-lint
 # A count, since go test -fuzz now and then fails with "context deadline exceeded" when a time runs out.
-FUZZTIME ?= 10000x
+FUZZTIME ?= 20000x
 SHELL    := bash
 
 .PHONY: test build tools deps lint unit race pkcs11 kms fuzz zlint cross smoke bench chaos clean
