@@ -24,6 +24,7 @@ var rooms = []struct {
 	{"internal/audit", []string{module + "internal/appendjson"}, "an audit log that depends on what it audits proves little; a notation is not audited"},
 	{"internal/jws", nil, "what strangers send is read by this and the standard library alone"},
 	{"internal/admission", []string{module + "internal/recent", "golang.org/x/time/rate"}, "who may come in, before anybody asks what for"},
+	{"internal/durable", nil, "a flush, and nothing of what is flushed"},
 	{"internal/recent", nil, "a bounded memory, and nothing of what is remembered"},
 	{"crl", []string{module + "thumbprint"}, "servers import the checker; it must not pull in a CA"},
 	{"revocation", []string{module + "thumbprint", module + "crl", module + "tokenbind"}, "a resource server must not pull in a CA"},
@@ -35,8 +36,8 @@ var rooms = []struct {
 		module + "tokenbind", module + "thumbprint", module + "internal/appendjson", module + "internal/audit", module + "internal/jws", module + "internal/recent",
 	}, "the CA reaches it through an interface"},
 	{"forwardauth", []string{module + "tokenbind"}, "a resource server behind a proxy must not pull in a CA either"},
-	{"client", []string{module + "tokenbind", module + "thumbprint"}, "an application must not pull in a CA"},
-	{"internal/crlfile", []string{module + "crl"}, "a file of CRLs, and not where the CA names them"},
+	{"client", []string{module + "tokenbind", module + "thumbprint", module + "internal/durable"}, "an application must not pull in a CA"},
+	{"internal/crlfile", []string{module + "crl", module + "internal/durable"}, "a file of CRLs, and not where the CA names them"},
 	{"grpcauth", []string{
 		module + "client", module + "tokenbind", "google.golang.org/grpc", "google.golang.org/grpc/codes", "google.golang.org/grpc/credentials",
 		"google.golang.org/grpc/metadata", "google.golang.org/grpc/peer", "google.golang.org/grpc/status",

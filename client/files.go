@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/pkid/pkid/internal/durable"
 )
 
 // maxFile bounds what is read from an identity directory; a key and a chain are a few kilobytes.
@@ -41,7 +43,7 @@ func writeFile(name string, data []byte, perm fs.FileMode) (err error) {
 	if err = os.Rename(f.Name(), name); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.Dir(dir)
 }
 
 // createFile is writeFile for a file that must not exist. The directory's lock keeps other processes of this
@@ -58,20 +60,7 @@ func removeFile(name string) error {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
-}
-
-// syncDir makes renames in dir durable. Windows has no such call and journals them itself.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Dir(filepath.Dir(name))
 }
 
 // readFile reads a whole file of at most maxFile octets.

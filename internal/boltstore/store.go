@@ -31,6 +31,7 @@ import (
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/crl"
 	"github.com/pkid/pkid/enroll"
+	"github.com/pkid/pkid/internal/durable"
 	"github.com/pkid/pkid/internal/keyring"
 	"github.com/pkid/pkid/tokenbind"
 	"github.com/pkid/pkid/tokenbind/authserver"
@@ -256,19 +257,7 @@ func prepare(db *bolt.DB, path string, o Options) error {
 	if err := db.Update(func(b *bolt.Tx) error { return (&tx{b: b}).create(o.Identity) }); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a new file's name durable. Windows has no such call, and needs none.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir) //nolint:gosec // G304: the operator's path
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Dir(filepath.Dir(path))
 }
 
 // Close waits for the writes that were accepted and for the reads under way, and gives up the lock. It may be

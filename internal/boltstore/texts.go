@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/crl"
+	"github.com/pkid/pkid/internal/durable"
 )
 
 // texts keeps the DER of each shard's newest CRL in a file of its own. One goroutine writes them, the newest of each
@@ -283,7 +284,7 @@ func writeText(path string, der crl.DER, stop <-chan struct{}) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.Dir(dir)
 }
 
 func readText(path string) (crl.DER, error) {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/pkid/pkid/internal/durable"
 )
 
 // Hook tells a server that the file has changed.
@@ -61,7 +63,7 @@ func (r *runner) due() error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(r.note))
+	return durable.Dir(filepath.Dir(r.note))
 }
 
 // wake has the hook run.

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/pkid/pkid/internal/durable"
 )
 
 const (
@@ -204,7 +206,7 @@ func (t *target) replace(content []byte) (err error) {
 		{"sync", f.Sync},
 		{"close", f.Close},
 		{"rename", func() error { return os.Rename(f.Name(), t.name) }},
-		{"sync directory", func() error { return syncDir(filepath.Dir(t.name)) }},
+		{"sync directory", func() error { return durable.Dir(filepath.Dir(t.name)) }},
 	} {
 		if t.fault != nil {
 			if err := t.fault(step.name); err != nil {
@@ -232,17 +234,4 @@ func (t *target) setMode(f *os.File, old fs.FileInfo) error {
 		return nil
 	}
 	return f.Chmod(mode)
-}
-
-// syncDir makes a rename durable. Windows has no such call and journals it itself.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

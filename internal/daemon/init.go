@@ -9,12 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/durable"
 	"github.com/pkid/pkid/internal/secret"
 	"github.com/pkid/pkid/internal/stepca"
 )
@@ -100,32 +100,20 @@ func moveUpBut(last, tmp, dir string) error {
 			names = append(names, e.Name())
 		}
 	}
-	steps := []func() error{func() error { return syncDir(tmp) }}
+	steps := []func() error{func() error { return durable.Dir(tmp) }}
 	for _, name := range append(names, last) {
 		if name == last {
-			steps = append(steps, func() error { return syncDir(dir) })
+			steps = append(steps, func() error { return durable.Dir(dir) })
 		}
 		steps = append(steps, func() error { return os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)) })
 	}
-	steps = append(steps, func() error { return os.Remove(tmp) }, func() error { return syncDir(dir) })
+	steps = append(steps, func() error { return os.Remove(tmp) }, func() error { return durable.Dir(dir) })
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return fmt.Errorf("creating data directory: %w", err)
 		}
 	}
 	return nil
-}
-
-// syncDir makes the names in a directory durable. Windows has no such call, and journals them itself.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // complete fills in the defaults and refuses, before anything is made, what would make a CA that cannot serve.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/pkid/pkid/internal/durable"
 )
 
 // lineFile is a file that whole lines are appended to. It is opened for each write, so that it can be moved away at any
@@ -29,7 +31,7 @@ func (f *lineFile) Write(lines []byte) (n int, err error) {
 		return 0, errors.Join(err, file.Truncate(info.Size()))
 	}
 	if missing != nil {
-		return len(lines), syncDir(filepath.Dir(f.path))
+		return len(lines), durable.Dir(filepath.Dir(f.path))
 	}
 	return len(lines), nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/durable"
 	"github.com/pkid/pkid/internal/stepca"
 )
 
@@ -145,10 +146,10 @@ func makeInstallation(ctx context.Context, cfg *config.Config, made string, chai
 	if err := begin(ctx, inside, chain, crl, key, nil); err != nil {
 		return err
 	}
-	if err := errors.Join(syncDir(tmp), os.Rename(tmp, made)); err != nil {
+	if err := errors.Join(durable.Dir(tmp), os.Rename(tmp, made)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.Dir(dir)
 }
 
 // InstallRootCRL replaces the CRL that the daemon publishes of who signed the issuing CA.

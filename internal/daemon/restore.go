@@ -14,6 +14,7 @@ import (
 
 	"github.com/pkid/pkid/internal/backup"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/durable"
 )
 
 // Restore makes the data directory dir of a backup. It may be there if it is empty. As with Init, everything is made in a
@@ -101,7 +102,7 @@ func place(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	if err := errors.Join(err, out.Sync(), out.Close(), syncDir(filepath.Dir(to))); err != nil {
+	if err := errors.Join(err, out.Sync(), out.Close(), durable.Dir(filepath.Dir(to))); err != nil {
 		return errors.Join(err, os.Remove(to))
 	}
 	return os.Remove(from)

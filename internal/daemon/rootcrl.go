@@ -13,6 +13,7 @@ import (
 
 	"github.com/pkid/pkid/ca"
 	"github.com/pkid/pkid/internal/config"
+	"github.com/pkid/pkid/internal/durable"
 	"github.com/pkid/pkid/internal/stepca"
 )
 
@@ -117,5 +118,5 @@ func replaceFile(path string, content []byte) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Dir(filepath.Dir(path))
 }

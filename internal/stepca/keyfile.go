@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/pkid/pkid/internal/durable"
 	"github.com/pkid/pkid/internal/secret"
 )
 
@@ -75,5 +76,5 @@ func createFile(path, blockType string, plaintext, passphrase []byte, cost int) 
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Dir(filepath.Dir(path))
 }

@@ -1,4 +1,0 @@
-package stepca
-
-// syncDir has nothing to do: a directory cannot be flushed.
-func syncDir(string) error { return nil }
